@@ -1,0 +1,56 @@
+import { randomBytes } from 'node:crypto';
+import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { MeshError, systemCode } from './errors.js';
+
+/** Creates a directory that only its owner can enter. Existing directories keep their mode. */
+export function makePrivateDir(path: string): void {
+  try {
+    mkdirSync(path, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    throw new MeshError('DATA_DIR', `cannot create ${path} (${systemCode(error)})`, { cause: error });
+  }
+}
+
+/** Replaces a file at once or not at all, and survives a power cut. */
+export function writeFileAtomic(path: string, content: string | Uint8Array, mode = 0o644): void {
+  const temporary = `${path}.${randomBytes(4).toString('hex')}.tmp`;
+  try {
+    const descriptor = openSync(temporary, 'wx', mode);
+    try {
+      const bytes = typeof content === 'string' ? Buffer.from(content) : content;
+      for (let done = 0; done < bytes.length; ) done += writeSync(descriptor, bytes, done);
+      fsyncSync(descriptor);
+    } finally {
+      closeSync(descriptor);
+    }
+    renameSync(temporary, path);
+  } catch (error) {
+    rmSync(temporary, { force: true });
+    throw new MeshError('DATA_DIR', `cannot write ${path} (${systemCode(error) ?? 'unknown'})`, { cause: error });
+  }
+}
+
+/** The file's text, or undefined when it does not exist. */
+export function readIfExists(path: string): string | undefined {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return undefined;
+    throw new MeshError('DATA_DIR', `cannot read ${path} (${systemCode(error)})`, { cause: error });
+  }
+}
+
+/** Written for whoever waits for a process to be ready; atomic, so a reader never sees half of it. */
+export function writeReadyFile(path: string, content: Record<string, unknown>): void {
+  mkdirSync(dirname(path), { recursive: true });
+  writeFileAtomic(path, `${JSON.stringify(content)}\n`);
+}
+
+/** Where data lives without `--data`: `MESH_HOME`, or the XDG data directory. */
+export function defaultDataDir(part: 'coordinator' | 'agent', environment: NodeJS.ProcessEnv): string {
+  const home = environment.MESH_HOME;
+  if (home) return join(home, part);
+  return join(environment.XDG_DATA_HOME || join(homedir(), '.local', 'share'), 'planetary-mesh', part);
+}

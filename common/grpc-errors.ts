@@ -1,0 +1,41 @@
+import { Metadata, type ServiceError, status, type StatusObject } from '@grpc/grpc-js';
+import { isErrorCode, MeshError, toMeshError } from './errors.js';
+
+/** How a MeshError crosses gRPC: the status says the class, two trailers say the code and the hint. */
+const CODE = 'mesh-code';
+const HINT = 'mesh-hint-bin';
+
+export function toStatus(error: unknown): Partial<StatusObject> {
+  const known = toMeshError(error);
+  const metadata = new Metadata();
+  metadata.set(CODE, known.code);
+  metadata.set(HINT, Buffer.from(known.hint));
+  const details = known.code === 'INTERNAL' ? 'internal error; the coordinator log says more' : known.message;
+  return { code: known.grpcStatus, details, metadata };
+}
+
+export function fromServiceError(error: unknown): MeshError {
+  if (error instanceof MeshError) return error;
+  const failure = error as Partial<ServiceError>;
+  const code = failure.metadata?.get(CODE)[0];
+  const hint = failure.metadata?.get(HINT)[0];
+  if (isErrorCode(code)) {
+    return new MeshError(code, failure.details ?? code, { cause: error, ...(hint ? { hint: hint.toString() } : {}) });
+  }
+  switch (failure.code) {
+    case status.UNAVAILABLE:
+      return new MeshError('UNREACHABLE', `the coordinator cannot be reached (${failure.details})`, { cause: error });
+    case status.UNAUTHENTICATED:
+      return new MeshError('UNAUTHENTICATED', failure.details ?? 'no identity', { cause: error });
+    case status.PERMISSION_DENIED:
+      return new MeshError('DENIED', failure.details ?? 'denied', { cause: error });
+    case status.DEADLINE_EXCEEDED:
+      return new MeshError('TIMED_OUT', 'the coordinator did not answer in time', { cause: error });
+    case status.CANCELLED:
+      return new MeshError('INTERRUPTED', 'the call was cancelled', { cause: error });
+    case status.RESOURCE_EXHAUSTED:
+      return new MeshError('OVERLOADED', failure.details ?? 'too much at once', { cause: error });
+    default:
+      return new MeshError('INTERNAL', failure.details ?? String(error), { cause: error });
+  }
+}

@@ -1,0 +1,34 @@
+import { randomBytes } from 'node:crypto';
+
+const CROCKFORD = '0123456789abcdefghjkmnpqrstvwxyz';
+
+/**
+ * A job or node identifier: 9 characters of time, 7 of randomness, Crockford base 32, lower case. Ids sort by the time
+ * they were made and hold no look-alike letters, so they can be read aloud and typed.
+ */
+export function makeId(nowMs: number, random: Uint8Array = randomBytes(5)): string {
+  let time = '';
+  for (let rest = Math.floor(nowMs), i = 0; i < 9; i++, rest = Math.floor(rest / 32))
+    time = CROCKFORD[rest % 32] + time;
+  let tail = '';
+  let bits = random.reduce((sum, byte) => sum * 256n + BigInt(byte), 0n);
+  for (let i = 0; i < 7; i++, bits /= 32n) tail += CROCKFORD[Number(bits % 32n)];
+  return time + tail;
+}
+
+export const ID_PATTERN = /^[0-9a-hjkmnp-tv-z]{16}$/;
+
+/** The only names there are: nodes, users, coordinators. Lower case, digits and hyphens; 1 to 63 characters. */
+export const NAME_PATTERN = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/;
+
+export const isName = (text: string): boolean => NAME_PATTERN.test(text);
+
+/** The nearest valid name to a host name such as `Anna's MacBook.local`; `fallback` when nothing is left of it. */
+export function nameFrom(text: string, fallback: string): string {
+  const name = (text.split('.')[0] ?? '')
+    .toLowerCase()
+    .replace(/[^a-z0-9]+/g, '-')
+    .slice(0, 60)
+    .replace(/^-+|-+$/g, '');
+  return isName(name) ? name : fallback;
+}

@@ -1,0 +1,63 @@
+import { Command, CommanderError } from 'commander';
+import { ERRORS, MeshError, toMeshError } from './errors.js';
+import { packageVersion } from './package.js';
+
+/** A command with the manners all of ours share: errors thrown instead of exits, help with examples. */
+export function makeProgram(name: string, description: string, examples: string[]): Command {
+  const program = new Command(name);
+  program.description(description).version(packageVersion).showHelpAfterError(false).enablePositionalOptions();
+  return withExamples(program, examples);
+}
+
+export function withExamples(command: Command, examples: string[]): Command {
+  if (examples.length > 0)
+    command.addHelpText('after', `\nExamples:\n${examples.map((line) => `  ${line}\n`).join('')}`);
+  return command;
+}
+
+/** Makes commander throw, in this command and all below it. */
+function throwInsteadOfExit(command: Command): void {
+  command.exitOverride();
+  command.configureOutput({ outputError: () => undefined });
+  for (const child of command.commands) throwInsteadOfExit(child);
+}
+
+/** Commander says «error: unknown option '--x'»; we say it as all other errors are said. */
+function fromCommander(error: CommanderError): MeshError {
+  const [first, ...rest] = error.message.replace(/^error: /, '').split('\n');
+  return new MeshError('USAGE', first ?? 'wrong usage', rest[0] ? { hint: rest[0].replace(/[()]/g, '') } : {});
+}
+
+/** One line: what and why, then what to do. Under `--json` one JSON document. Both on standard error. */
+export function reportError(name: string, error: unknown, json: boolean): number {
+  const known = toMeshError(error);
+  const text = json
+    ? JSON.stringify({ error: { code: known.code, message: known.message, hint: known.hint } })
+    : `${name}: ${oneLine(known.message)}; ${oneLine(known.hint)}`;
+  process.stderr.write(`${text}\n`);
+  if (known.code === 'INTERNAL' && process.env.MESH_DEBUG)
+    process.stderr.write(`${toMeshError(error).stack ?? ""}\n`);
+  return ERRORS[known.code].exit;
+}
+
+const oneLine = (text: string): string => text.replace(/\s+/g, ' ').trim();
+
+/** Parses, runs, reports; sets the exit code and never throws. */
+export async function runProgram(program: Command, argv: readonly string[] = process.argv): Promise<void> {
+  throwInsteadOfExit(program);
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') process.exit(0);
+  });
+  const separator = argv.indexOf('--');
+  const json = argv.slice(0, separator < 0 ? undefined : separator).includes('--json');
+  try {
+    await program.parseAsync([...argv]);
+  } catch (error) {
+    if (error instanceof CommanderError) {
+      if (error.exitCode === 0) return;
+      process.exitCode = reportError(program.name(), fromCommander(error), json);
+    } else {
+      process.exitCode = reportError(program.name(), error, json);
+    }
+  }
+}

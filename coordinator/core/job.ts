@@ -1,0 +1,32 @@
+import type { OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
+
+/**
+ * The life of a job.
+ *
+ * QUEUED     accepted; no task has been assigned yet. Left by: the first assignment, cancel.
+ * RUNNING    some task has been assigned. Left when every task is terminal.
+ * COMPLETED  every task completed.
+ * FAILED     a task ran out of attempts, and the policy does not forgive it.
+ * PARTIALLY_COMPLETED  some tasks failed and the policy is `partial`.
+ * CANCELLED  somebody cancelled it, or its policy did (`fail-fast` ends as FAILED).
+ */
+export const JOB_STATUSES = ['QUEUED', 'RUNNING', 'COMPLETED', 'FAILED', 'PARTIALLY_COMPLETED', 'CANCELLED'] as const;
+export type JobStatus = (typeof JOB_STATUSES)[number];
+
+export const isTerminal = (status: JobStatus): boolean => status !== 'QUEUED' && status !== 'RUNNING';
+
+/** Columns of the job row, moved in the same statement as the tasks they count. */
+export interface JobCounts {
+  /** Tasks the job will have; rows may not exist yet. */
+  total: number;
+  materialised: number;
+  queued: number;
+  assigned: number;
+  running: number;
+  retrying: number;
+  completed: number;
+  failed: number;
+  cancelled: number;
+}
+
+export type FailurePolicy = Exclude<OnFailure, OnFailure.UNSPECIFIED>;

@@ -1,0 +1,129 @@
+import type { Selector } from '../../../common/selector.js';
+import type { Resources } from '../../../proto/gen/mesh/v1/common.js';
+
+/** What a request asks of a node, interned: jobs that ask the same share one Kind, and the planner looks at kinds. */
+export interface Kind {
+  /** Small integer, unique while the coordinator runs. */
+  id: number;
+  executor: 'process' | 'function';
+  resources: Resources;
+  selector: Selector;
+}
+
+/** Resources as numbers to subtract. `slots` bounds how many tasks run whatever they ask. */
+export interface Room {
+  slots: number;
+  cpuMillis: number;
+  memoryBytes: number;
+  gpus: number;
+  custom: ReadonlyMap<string, number>;
+}
+
+/** A node as the planner sees it at one instant. */
+export interface NodeView {
+  /** The node's number in the store. */
+  seq: number;
+  name: string;
+  labels: ReadonlyMap<string, string>;
+  executors: ReadonlySet<string>;
+  state: 'HEALTHY' | 'SUSPECT' | 'OFFLINE';
+  draining: boolean;
+  revoked: boolean;
+  /** What the whole node has. */
+  total: Room;
+  /** What is not held by attempts that run, or will as soon as the agent hears of them. Prefilled tasks hold none. */
+  free: Room;
+  /** Assigned there beyond what fits: the prefill queue. */
+  queued: number;
+  /** Busy share of the whole machine at the last heartbeat, 0 to 1, with own placements since then added. */
+  load: number;
+  rttMs: number;
+  /** Exponentially weighted share of attempts that the node did not spoil, 0 to 1. */
+  reliability: number;
+  /** Attempts ever finished here; small numbers earn the newcomer's boost. */
+  finished: number;
+}
+
+/** A task that came back: retried, retracted or lost. */
+export interface ReturnedTask {
+  index: number;
+  /** Nodes it failed on; avoided while another feasible node exists. */
+  failedNodes: readonly number[];
+}
+
+/** The waiting work of one job. */
+export interface WorkView {
+  job: number;
+  kind: Kind;
+  priority: number;
+  submitter: string;
+  /** Position in the order of arrival. */
+  arrival: number;
+  /** Rows that exist and were never assigned. */
+  fresh: number;
+  /** Due now, a bounded page of them. */
+  returned: readonly ReturnedTask[];
+  /** Nodes this job must not use. */
+  blockedNodes: ReadonlySet<number>;
+  /** Learned running time of its tasks; undefined before the first has ended. */
+  taskMs: number | undefined;
+}
+
+export interface Snapshot {
+  nodes: readonly NodeView[];
+  work: readonly WorkView[];
+  /** Tasks each submitter has assigned or running now. */
+  heldBySubmitter: ReadonlyMap<string, number>;
+  /** Tasks assigned and not started that could be moved, per node and job; the planner asks for some back. */
+  prefilled: readonly { node: number; job: number; count: number }[];
+}
+
+export interface Assignment {
+  job: number;
+  node: number;
+  /** So many of the job's fresh tasks, from its cursor. */
+  fresh: number;
+  /** These returned tasks. */
+  returned: number[];
+}
+
+/** Why a node was not taken for a kind, or what it scored; what `mesh why` shows. */
+export interface NodeReason {
+  node: number;
+  feasible: boolean;
+  /** The first thing that ruled it out, or how it stands: "chosen", "full: 0 of 8 slots free". */
+  reason: string;
+  score: number | undefined;
+  terms: Readonly<Record<string, number>>;
+}
+
+export interface Plan {
+  assignments: Assignment[];
+  /** Ask `node` to give back up to `count` unstarted tasks of `job`. */
+  retractions: { node: number; job: number; count: number }[];
+  /** Reasons per kind id, for kinds that had work in this snapshot. */
+  reasons: Map<number, NodeReason[]>;
+}
+
+/** Weights of the score's terms. Each term is in [0, 1]; lower scores are better. */
+export interface Coefficients {
+  /** α: a round trip, relative to the job's task time. Higher keeps short tasks near. */
+  rtt: number;
+  /** β: busy share of the machine. Higher spreads work and spares machines that people sit at. */
+  load: number;
+  /** γ: queue, relative to what the node finishes in one pipeline delay. Higher evens queues out. */
+  queue: number;
+  /** δ: 1 − reliability. Higher avoids nodes that spoil attempts. */
+  reliability: number;
+}
+
+export interface PlanSettings {
+  strategy: 'score' | 'round-robin' | 'random';
+  coefficients: Coefficients;
+  /** Time from a slot falling free to its next task arriving; sizes the prefill. */
+  pipelineDelayMs: number;
+  /** The most an agent may hold beyond its slots. */
+  prefillMax: number;
+  /** The most tasks one plan assigns; the rest waits for the next. */
+  assignmentsMax: number;
+}

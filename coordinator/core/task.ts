@@ -1,0 +1,45 @@
+/**
+ * The life of a task. Guards are in SQL (coordinator/store/tasks.ts); decisions are here.
+ *
+ * QUEUED     waits for its first assignment, or again after a retraction. Left by: assign, cancel, adoption.
+ * ASSIGNED   committed to a node, which may not know yet. Left by: start (after ~250 ms), end, retraction, loss, cancel.
+ * RUNNING    seen running for a while; short tasks skip it. Left by: end, loss, cancel.
+ * RETRYING   failed or was lost with attempts left; waits until `due_at`. Left by: assign, cancel, adoption.
+ * COMPLETED, FAILED, CANCELLED  terminal.
+ */
+export const TASK_STATUSES = ['QUEUED', 'ASSIGNED', 'RUNNING', 'RETRYING', 'COMPLETED', 'FAILED', 'CANCELLED'] as const;
+export type TaskStatus = (typeof TASK_STATUSES)[number];
+
+/** Which attempt is meant: with the node it is the fence on every message about the task (invariant I3). */
+export interface TaskRef {
+  /** The job's number in the store. */
+  job: number;
+  index: number;
+  generation: number;
+}
+
+/** How an attempt ended, as the agent or the reaper says it. */
+export type AttemptOutcome =
+  | 'succeeded'
+  | 'failed'
+  | 'timed-out'
+  | 'cancelled'
+  | 'shutdown'
+  | 'node-fault'
+  | 'node-lost'
+  | 'retracted';
+
+/** Counted on the task and bounded separately (I4): what the task did itself, and what the infrastructure did to it. */
+export interface AttemptCounts {
+  failures: number;
+  losses: number;
+}
+
+export interface RetryPolicy {
+  /** A task may fail this many times; one more than `--retries`. */
+  failuresMax: number;
+  /** A task may be lost this many times. */
+  lossesMax: number;
+  backoffMs: number;
+  backoffCapMs: number;
+}
