@@ -67,6 +67,7 @@ export const ERRORS = {
   PROTOCOL: entry(1, 9, 'the two sides speak no common protocol version', 'upgrade the older side'),
   LEADERSHIP_LOST: entry(1, 10, 'another coordinator leads now', 'the agents follow it by themselves'),
   DISK_FULL: entry(1, 8, 'there is no room left on the disk', 'free some space'),
+  PROCESS_FAILED: entry(1, 13, 'a process of the local mesh failed', 'its log says more'),
   INTERRUPTED: entry(130, 1, 'interrupted', 'the job goes on; see: mesh jobs'),
   INTERNAL: entry(1, 13, 'a defect of this program', 'please report it with the log'),
 } as const satisfies Record<string, ErrorEntry>;

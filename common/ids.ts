@@ -16,6 +16,10 @@ export function makeId(nowMs: number, random: Uint8Array = randomBytes(5)): stri
   return time + tail;
 }
 
+/** Characters of the same alphabet, 5 random bits each. */
+export const randomCharacters = (count: number): string =>
+  Array.from(randomBytes(count), (byte) => CROCKFORD[byte % 32]).join('');
+
 export const ID_PATTERN = /^[0-9a-hjkmnp-tv-z]{16}$/;
 
 /** The only names there are: nodes, users, coordinators. Lower case, digits and hyphens; 1 to 63 characters. */

@@ -25,15 +25,19 @@ export class ServiceGroup implements Service {
   }
 
   async start(): Promise<void> {
-    for (const service of this.#services) {
-      this.#started.push(service);
-      try {
-        await service.start();
-      } catch (error) {
-        await this.stop().catch(() => undefined);
-        throw error;
-      }
+    try {
+      for (const service of this.#services) await this.run(service);
+    } catch (error) {
+      await this.stop().catch(() => undefined);
+      throw error;
     }
+  }
+
+  /** Starts one more service on top of the running ones; it is stopped before them. */
+  async run<S extends Service>(service: S): Promise<S> {
+    this.#started.push(service);
+    await service.start();
+    return service;
   }
 
   stop(): Promise<void> {

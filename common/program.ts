@@ -24,6 +24,7 @@ function throwInsteadOfExit(command: Command): void {
 
 /** Commander says «error: unknown option '--x'»; we say it as all other errors are said. */
 function fromCommander(error: CommanderError): MeshError {
+  if (error.code === 'commander.help') return new MeshError('USAGE', 'a command is missing');
   const [first, ...rest] = error.message.replace(/^error: /, '').split('\n');
   return new MeshError('USAGE', first ?? 'wrong usage', rest[0] ? { hint: rest[0].replace(/[()]/g, '') } : {});
 }

@@ -36,8 +36,11 @@ export interface NewJob {
   id: string;
   submitter: string;
   idempotencyKey: string;
-  /** SHA-256 of specification and items: tells a repeated submission from a different one with the same key. */
-  specDigest: string;
+  /**
+   * SHA-256 of specification and items: tells a repeated submission from a different one with the same key. Asked after
+   * the inputs were read to their end, because they are hashed on the way and never held.
+   */
+  specDigest: () => string;
   spec: JobSpec;
   total: number;
   retryOf: string | undefined;
@@ -61,8 +64,10 @@ export interface JobStore {
   list(query: { status?: JobStatus; submitter?: string; limit: number; before?: number }): Promise<JobRow[]>;
   /** Jobs that are not terminal, in order of arrival. */
   live(): Promise<JobRow[]>;
-  /** Number of jobs per status, for the metrics. */
+  /** Number of retained jobs per status, for the metrics. */
   countByStatus(): Promise<Map<JobStatus, number>>;
+  /** Sums of the task counters over all retained jobs, for the metrics. */
+  taskTotals(): Promise<JobCounts>;
   /** Inserts the next `limit` task rows; idempotent. Returns the new number of rows. */
   materialise(epoch: number, seq: number, limit: number): Promise<number>;
   /** Marks it; undefined when it was terminal already. `error` is set for fail-fast. */
@@ -187,7 +192,11 @@ export interface TaskStore {
     job: number,
     fromIndex: number,
     limit: number,
-  ): Promise<{ index: number; status: TaskStatus; resultJson: string | undefined }[]>;
+  ): Promise<{ index: number; status: TaskStatus; resultJson: string | undefined; output?: Uint8Array | undefined }[]>;
+  /** The stored input of each given task, by position. */
+  inputs(refs: readonly TaskRef[]): Promise<(string | undefined)[]>;
+  /** How many distinct nodes were lost under each given task before, by position. */
+  nodesLost(refs: readonly TaskRef[]): Promise<number[]>;
   /** Inputs of the tasks that did not complete, in index order, for a retry. */
   unfinishedInputs(
     job: number,

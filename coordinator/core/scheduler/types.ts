@@ -19,6 +19,15 @@ export interface Room {
   custom: ReadonlyMap<string, number>;
 }
 
+/** What one task takes from a Room, defaults filled in. Every task takes one slot beside it. */
+export interface Cost {
+  /** At least 1; a task that asks for nothing takes one CPU. */
+  cpuMillis: number;
+  memoryBytes: number;
+  gpus: number;
+  custom: readonly (readonly [name: string, amount: number])[];
+}
+
 /** A node as the planner sees it at one instant. */
 export interface NodeView {
   /** The node's number in the store. */
@@ -42,6 +51,10 @@ export interface NodeView {
   reliability: number;
   /** Attempts ever finished here; small numbers earn the newcomer's boost. */
   finished: number;
+  /** What a large attempt asks that waits there for room; nothing smaller may overtake it. See ledger.ts. */
+  reserve?: Cost | undefined;
+  /** Tasks per millisecond that the busy slots finish, from learned task times; undefined when nothing is known. */
+  turnoverPerMs?: number | undefined;
 }
 
 /** A task that came back: retried, retracted or lost. */
@@ -51,7 +64,7 @@ export interface ReturnedTask {
   failedNodes: readonly number[];
 }
 
-/** The waiting work of one job. */
+/** The work of one job: what waits, or, with nothing waiting, what is prefilled and might be moved. */
 export interface WorkView {
   job: number;
   kind: Kind;
@@ -71,6 +84,7 @@ export interface WorkView {
 
 export interface Snapshot {
   nodes: readonly NodeView[];
+  /** Every job with waiting work or with prefilled tasks. */
   work: readonly WorkView[];
   /** Tasks each submitter has assigned or running now. */
   heldBySubmitter: ReadonlyMap<string, number>;
@@ -94,7 +108,16 @@ export interface NodeReason {
   /** The first thing that ruled it out, or how it stands: "chosen", "full: 0 of 8 slots free". */
   reason: string;
   score: number | undefined;
+  /** What each term added to the score, its weight included; they sum up to it. */
   terms: Readonly<Record<string, number>>;
+}
+
+/** The reasons of one plan, worked out when somebody asks. */
+export interface Reasons {
+  /** Kinds that had work in the snapshot. */
+  kinds(): number[];
+  /** How each node stood for a kind; for one job of it when given, whose task time and blocked nodes then count. */
+  get(kind: number, job?: number): NodeReason[] | undefined;
 }
 
 export interface Plan {
@@ -102,7 +125,11 @@ export interface Plan {
   /** Ask `node` to give back up to `count` unstarted tasks of `job`. */
   retractions: { node: number; job: number; count: number }[];
   /** Reasons per kind id, for kinds that had work in this snapshot. */
-  reasons: Map<number, NodeReason[]>;
+  reasons: Reasons;
+  /** When it was made, on the caller's clock. */
+  atMs: number;
+  /** Nodes looked at and heap steps taken: what the plan cost, independent of the machine. */
+  operations: number;
 }
 
 /** Weights of the score's terms. Each term is in [0, 1]; lower scores are better. */
@@ -126,4 +153,6 @@ export interface PlanSettings {
   prefillMax: number;
   /** The most tasks one plan assigns; the rest waits for the next. */
   assignmentsMax: number;
+  /** Shares of submitters relative to each other; 1 when absent. Positive. */
+  submitterWeights?: ReadonlyMap<string, number>;
 }

@@ -22,16 +22,7 @@ import {
   type ServiceError,
   type UntypedServiceImplementation,
 } from "@grpc/grpc-js";
-import {
-  ArraySpec,
-  Capabilities,
-  FunctionWork,
-  ProcessWork,
-  Resources,
-  StagedFile,
-  Stream,
-  TaskInput,
-} from "./common.js";
+import { ArraySpec, Capabilities, FunctionWork, ProcessWork, Resources, Stream, TaskInput } from "./common.js";
 
 export const protobufPackage = "mesh.v1";
 
@@ -69,8 +60,6 @@ export interface JobSpec {
   /** Zero means none. */
   timeoutMs: number;
   onFailure: OnFailure;
-  /** Files staged for every task. */
-  files: StagedFile[];
 }
 
 export interface SubmitJobRequest {
@@ -221,8 +210,8 @@ export interface ReadLogsRequest {
   index?:
     | number
     | undefined;
-  /** Generation of the attempt; the latest when absent. */
-  generation?: number | undefined;
+  /** Number of the attempt, from 1; the latest when absent. */
+  attempt?: number | undefined;
   follow: boolean;
 }
 
@@ -374,7 +363,6 @@ function createBaseJobSpec(): JobSpec {
     backoffMs: 0,
     timeoutMs: 0,
     onFailure: 0,
-    files: [],
   };
 }
 
@@ -417,9 +405,6 @@ export const JobSpec: MessageFns<JobSpec> = {
     }
     if (message.onFailure !== 0) {
       writer.uint32(96).int32(message.onFailure);
-    }
-    for (const v of message.files) {
-      StagedFile.encode(v!, writer.uint32(106).fork()).join();
     }
     return writer;
   },
@@ -533,14 +518,6 @@ export const JobSpec: MessageFns<JobSpec> = {
             message.onFailure = reader.int32() as any;
             continue;
           }
-          case 13: {
-            if (tag !== 106) {
-              break;
-            }
-
-            message.files.push(StagedFile.decode(reader, reader.uint32()));
-            continue;
-          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -586,7 +563,6 @@ export const JobSpec: MessageFns<JobSpec> = {
     message.backoffMs = object.backoffMs ?? 0;
     message.timeoutMs = object.timeoutMs ?? 0;
     message.onFailure = object.onFailure ?? 0;
-    message.files = object.files?.map((e) => StagedFile.fromPartial(e)) || [];
     return message;
   },
 };
@@ -2478,7 +2454,7 @@ export const WatchJobResponse: MessageFns<WatchJobResponse> = {
 };
 
 function createBaseReadLogsRequest(): ReadLogsRequest {
-  return { job: "", index: undefined, generation: undefined, follow: false };
+  return { job: "", index: undefined, attempt: undefined, follow: false };
 }
 
 export const ReadLogsRequest: MessageFns<ReadLogsRequest> = {
@@ -2489,8 +2465,8 @@ export const ReadLogsRequest: MessageFns<ReadLogsRequest> = {
     if (message.index !== undefined) {
       writer.uint32(16).uint32(message.index);
     }
-    if (message.generation !== undefined) {
-      writer.uint32(24).uint32(message.generation);
+    if (message.attempt !== undefined) {
+      writer.uint32(24).uint32(message.attempt);
     }
     if (message.follow !== false) {
       writer.uint32(32).bool(message.follow);
@@ -2532,7 +2508,7 @@ export const ReadLogsRequest: MessageFns<ReadLogsRequest> = {
               break;
             }
 
-            message.generation = reader.uint32();
+            message.attempt = reader.uint32();
             continue;
           }
           case 4: {
@@ -2562,7 +2538,7 @@ export const ReadLogsRequest: MessageFns<ReadLogsRequest> = {
     const message = createBaseReadLogsRequest();
     message.job = object.job ?? "";
     message.index = object.index ?? undefined;
-    message.generation = object.generation ?? undefined;
+    message.attempt = object.attempt ?? undefined;
     message.follow = object.follow ?? false;
     return message;
   },

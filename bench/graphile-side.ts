@@ -1,0 +1,92 @@
+/**
+ * graphile-worker doing the same: N jobs that do nothing, from the first insert to the commit that completes the last.
+ * Insertion and workers share this process, which spares it every network hop but the database's. The workers run
+ * before the first job is inserted and are idle, as the mesh's agents are.
+ */
+import { Logger, type RunnerOptions, makeWorkerUtils, run, runMigrations } from 'graphile-worker';
+import postgres from 'postgres';
+import { systemClock, pause } from '../common/clock.js';
+import { type DatabaseAddress, toConnectionString } from './database.js';
+import type { Side } from './side.js';
+
+export type GraphileMode = 'default' | 'batched';
+
+const CONCURRENCY = 24;
+/** Jobs in one add_jobs statement; larger ones gained nothing. */
+const INSERT_BATCH = 5000;
+const POLL_MS = 2;
+
+const silent = new Logger(() => () => undefined);
+
+/**
+ * The documented settings of each mode; everything else is graphile-worker's default. `batched` fetches 500 jobs at
+ * once and completes them in batches; a delay of 0 still merges what ends in one turn of the event loop.
+ */
+function options(mode: GraphileMode): Pick<RunnerOptions, 'preset'> {
+  const shared = { concurrentJobs: CONCURRENCY, maxPoolSize: CONCURRENCY + 1 };
+  if (mode === 'default') return { preset: { worker: shared } };
+  return {
+    preset: {
+      worker: { ...shared, localQueue: { size: 500 }, completeJobBatchDelay: 0, failJobBatchDelay: 0 },
+    },
+  };
+}
+
+async function insert(connectionString: string, tasks: number): Promise<void> {
+  const utils = await makeWorkerUtils({ connectionString, logger: silent });
+  try {
+    for (let done = 0; done < tasks; done += INSERT_BATCH) {
+      const count = Math.min(INSERT_BATCH, tasks - done);
+      await utils.addJobs(Array.from({ length: count }, (_, index) => ({ identifier: 'noop', payload: { index: done + index } })));
+    }
+  } finally {
+    await utils.release();
+  }
+}
+
+/** `database` is one of its own, which is migrated here. */
+export async function makeGraphileSide(mode: GraphileMode, database: DatabaseAddress): Promise<Side> {
+  const connectionString = toConnectionString(database);
+  await runMigrations({ connectionString, logger: silent });
+  const sql = postgres({ ...database, max: 1, onnotice: () => undefined });
+  const isEmpty = async (): Promise<boolean> => {
+    const [row] = await sql<{ some: boolean }[]>`select exists (select from graphile_worker._private_jobs) as some`;
+    return row?.some === false;
+  };
+  return {
+    name: `graphile-worker, ${mode}`,
+    config: {
+      version: '0.17.3',
+      concurrentJobs: String(CONCURRENCY),
+      maxPoolSize: String(CONCURRENCY + 1),
+      localQueue: mode === 'batched' ? '500' : 'off',
+      completeJobBatchDelay: mode === 'batched' ? '0 ms' : 'off',
+      failJobBatchDelay: mode === 'batched' ? '0 ms' : 'off',
+      insertion: `addJobs, ${INSERT_BATCH} at a time`,
+      process: 'insertion and workers in the process of the bench, no network but the database',
+    },
+    async run(tasks) {
+      if (!(await isEmpty())) throw new Error('graphile-worker has jobs left over from another run');
+      let executed = 0;
+      const runner = await run({
+        ...options(mode),
+        connectionString,
+        logger: silent,
+        noHandleSignals: true,
+        taskList: { noop: () => void executed++ },
+      });
+      const from = systemClock.monotonicMs();
+      await insert(connectionString, tasks);
+      while (executed < tasks) await pause(systemClock, POLL_MS);
+      // All have run; the commit that completes the last is the end.
+      while (!(await isEmpty())) await pause(systemClock, POLL_MS);
+      const elapsedMs = systemClock.monotonicMs() - from;
+      await runner.stop();
+      if (executed !== tasks) throw new Error(`graphile-worker ran ${executed} of ${tasks} jobs`);
+      return elapsedMs;
+    },
+    async stop() {
+      await sql.end();
+    },
+  };
+}

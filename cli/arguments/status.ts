@@ -1,0 +1,2 @@
+/** Statuses are upper case; people need not be. */
+export const upperCase = (text: string): string => text.toUpperCase();

@@ -1,0 +1,99 @@
+import { type Command, Option } from 'commander';
+import { asInteger, asNumber } from '../../common/settings.js';
+import { parseSelector } from '../../common/selector.js';
+import { parseDuration, parseSize } from '../../common/units.js';
+import { DEFAULT_BACKOFF_MS, DEFAULT_RETRIES } from '../../sdk/limits.js';
+import { jobShape } from '../../sdk/shapes.js';
+import { hasEnded, requireCompleted } from '../../sdk/watch.js';
+import { parseArray } from '../arguments/array.js';
+import { awaitJob } from '../await-job.js';
+import { collect, exitOnInterrupt, makeCommand, optionsOf, parsedOption, print, withConnection } from '../context.js';
+import { printResults } from '../print-results.js';
+import { prepare, send, type SubmitOptions } from '../submission.js';
+
+const ON_FAILURE = ['finish', 'fail-fast', 'partial'] as const;
+
+/** Checked here, sent as it was written. */
+function asSelector(text: string): string {
+  parseSelector(text);
+  return text;
+}
+
+const DESCRIPTION = [
+  'Submit a job and print its id. One task, or one per number of --array, or one per line or file of --each.',
+  'The command is an argument vector; no shell reads it. In it, {} is the line or file of the task, {/} the same without its folders, {/.} also without its extension, {index} the number of the task.',
+  '--each takes - for the lines of standard input, a file for its lines, or a glob or folder: then every matching file is one task, and is shipped to the node under its path relative to the current folder. Blank lines are left out.',
+  'A function gets a line as JSON if it is JSON, otherwise as a string.',
+].join('\n\n');
+
+const EXAMPLES = [
+  'mesh submit -- uname -a',
+  'mesh submit --array 0-99 --wait -- sh -c \'echo "$MESH_INDEX"\'',
+  "mesh submit --each 'frames/*.png' -- convert {} {/.}.webp",
+  'mesh submit --each urls.txt --retries 5 --results -- curl -fsS {}',
+  'mesh submit --fn audit.mjs#audit --each inputs.jsonl --results --json',
+];
+
+export function build(): Command {
+  const command = makeCommand('submit', DESCRIPTION, EXAMPLES).argument('[command...]', 'what to run, after --');
+  command.passThroughOptions();
+  addWork(command);
+  addConditions(command);
+  return command.action(async (words: string[], _options: SubmitOptions, self: Command) => {
+    const options = optionsOf<SubmitOptions>(self);
+    exitOnInterrupt(options.json === true);
+    const prepared = await prepare(options, words, { cwd: process.cwd(), environment: process.env, stdin: () => process.stdin });
+    try {
+      await withConnection(options, async ({ mesh }) => {
+        const job = await send(mesh, prepared);
+        const shape = jobShape(job);
+        if (!options.wait && !options.results) return print(options, shape, () => `${shape.id}\n`);
+        if (!options.json) (options.results ? process.stderr : process.stdout).write(`${shape.id}\n`);
+        const ended = hasEnded(job) ? job : await awaitJob(mesh, job.id, { title: prepared.spec.name });
+        if (options.results) await printResults(mesh, job.id, { json: options.json === true, follow: false });
+        else if (options.json) print(options, jobShape(ended), () => '');
+        requireCompleted(ended);
+      });
+    } finally {
+      prepared.close();
+    }
+  });
+}
+
+function addWork(command: Command): void {
+  command
+    .option('--name <name>', 'what people call it; otherwise the command or module')
+    .addOption(parsedOption('--array <A-B[:STEP]>', 'one task per number, both ends included', parseArray))
+    .option('--each <GLOB|FILE|->', 'one task per line, or per file, which is shipped')
+    .option('--fn <MODULE[#EXPORT]>', 'run a function of a module instead of a command; the module is shipped')
+    .option('--env <K=V>', 'set a variable; K alone takes it from here; can be repeated', collect);
+}
+
+function addConditions(command: Command): void {
+  const addOption = (option: Option) => command.addOption(option);
+  addOption(parsedOption('--cpus <n>', 'CPUs per task, such as 0.5', asNumber(0.001, 65_536)));
+  addOption(parsedOption('--memory <size>', 'memory per task, such as 512MiB', parseSize));
+  addOption(parsedOption('--gpus <n>', 'GPUs per task', asInteger(0, 1024)));
+  addOption(parsedOption('--where <selector>', "only on nodes with these labels: 'os=linux,gpu'", asSelector));
+  addOption(parsedOption('--priority <n>', 'from -100 to 100, higher goes first', asInteger(-100, 100), shown(0)));
+  addOption(
+    parsedOption('--retries <n>', 'a task may fail so often and run again', asInteger(0, 1000), shown(DEFAULT_RETRIES)),
+  );
+  addOption(
+    parsedOption('--backoff <duration>', 'pause before the first retry, doubled with each, at random', parseDuration, {
+      value: DEFAULT_BACKOFF_MS,
+      shown: '1s',
+    }),
+  );
+  addOption(parsedOption('--timeout <duration>', 'stop an attempt after so long; it counts as failed', parseDuration));
+  addOption(
+    new Option('--on-failure <policy>', 'when a task is out of attempts: finish the others, cancel them, or forgive it')
+      .choices(ON_FAILURE)
+      .default('finish'),
+  );
+  addOption(new Option('--idempotency-key <key>', 'the same key gives the same job; otherwise a new one each time'));
+  addOption(new Option('--wait', 'wait until the job ends; exit code 1 unless it completed'));
+  addOption(new Option('--results', 'wait, then print the results in index order'));
+}
+
+const shown = (value: number) => ({ value, shown: String(value) });

@@ -1,0 +1,66 @@
+import { accessSync, constants, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { MeshError, systemCode } from '../common/errors.js';
+import { readIfExists } from '../common/files.js';
+
+/**
+ * A fresh data directory: `.quickstart` below the package, or one of the system's temporary ones where that cannot be
+ * written. What an earlier run left there is removed.
+ * @throws MeshError IN_USE when an earlier run is still going
+ */
+export function freshDataDir(root: string): string {
+  const directory = join(root, '.quickstart');
+  if (!prepare(directory)) return mkdtempSync(join(tmpdir(), 'mesh-quickstart-'));
+  return directory;
+}
+
+function prepare(directory: string): boolean {
+  try {
+    mkdirSync(directory, { recursive: true, mode: 0o700 });
+    accessSync(directory, constants.W_OK | constants.X_OK);
+  } catch (error) {
+    if (['EACCES', 'EROFS', 'EPERM', 'EEXIST', 'ENOTDIR'].includes(systemCode(error) ?? '')) return false;
+    throw error;
+  }
+  const pids = alivePids(join(directory, 'log'), directory);
+  if (pids.length > 0)
+    throw new MeshError('IN_USE', `an earlier quickstart still runs in ${directory}`, {
+      hint: `wait for it, or stop it: kill ${pids.join(' ')}`,
+    });
+  try {
+    for (const name of readdirSync(directory)) rmSync(join(directory, name), { recursive: true, force: true });
+    return true;
+  } catch {
+    // Left behind by another user.
+    return false;
+  }
+}
+
+/** Processes that wrote a ready file there and still run with that directory on their command line. */
+function alivePids(logDir: string, directory: string): number[] {
+  const names = (() => {
+    try {
+      return readdirSync(logDir).filter((name) => name.endsWith('.ready'));
+    } catch {
+      return [];
+    }
+  })();
+  return names.flatMap((name) => {
+    const pid = Number(/"pid":(\d+)/.exec(readIfExists(join(logDir, name)) ?? '')?.[1]);
+    return Number.isInteger(pid) && pid > 1 && isAlive(pid, directory) ? [pid] : [];
+  });
+}
+
+function isAlive(pid: number, directory: string): boolean {
+  try {
+    process.kill(pid, 0);
+  } catch (error) {
+    return systemCode(error) === 'EPERM';
+  }
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(directory);
+  } catch {
+    return true;
+  }
+}

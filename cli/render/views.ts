@@ -1,0 +1,126 @@
+/** Jobs, tasks and nodes as people read them. */
+import { formatDuration, formatSize } from '../../common/units.js';
+import type { JobShape, NodeShape, TaskShape } from '../../sdk/shapes.js';
+import { type Column, renderFields, renderTable } from './table.js';
+import { ago, paintStatus, safe } from './terminal.js';
+
+const right = (title: string): Column => ({ title, align: 'right' });
+const left = (title: string): Column => ({ title });
+
+const shorten = (text: string, width: number): string => (text.length > width ? `${text.slice(0, width - 1)}…` : text);
+
+export function jobsTable(jobs: readonly JobShape[], nowMs: number): string {
+  const columns = [left('ID'), left('NAME'), left('STATUS'), right('DONE'), right('TASKS'), right('FAILED'), left('BY')];
+  const rows = jobs.map((job) => [
+    job.id,
+    shorten(safe(job.name), 40),
+    paintStatus(job.status),
+    String(job.tasks.completed),
+    String(job.tasks.total),
+    String(job.tasks.failed),
+    safe(job.submitter),
+    ago(job.createdAt, nowMs),
+  ]);
+  return renderTable([...columns, left('CREATED')], rows);
+}
+
+const span = (from: string | null, to: string | null): string =>
+  from === null || to === null ? '' : ` (${formatDuration(Date.parse(to) - Date.parse(from))})`;
+
+export function jobView(job: JobShape): string {
+  const { total, ...byStatus } = job.tasks;
+  const counts = Object.entries(byStatus)
+    .filter(([, count]) => count > 0)
+    .map(([status, count]) => `${count} ${status}`);
+  const fields: [string, string][] = [
+    ['job', job.id],
+    ['name', safe(job.name)],
+    ['status', paintStatus(job.status)],
+    ['type', safe(job.type)],
+    ['priority', String(job.priority)],
+    ['submitter', safe(job.submitter)],
+    ['tasks', `${total}: ${counts.join(', ')}`],
+    ['created', job.createdAt ?? '-'],
+    ['started', job.startedAt ?? '-'],
+    ['completed', `${job.completedAt ?? '-'}${span(job.startedAt, job.completedAt)}`],
+  ];
+  if (job.error !== null) fields.push(['error', safe(job.error)]);
+  if (job.retryOf !== null) fields.push(['retry of', job.retryOf]);
+  return renderFields(fields);
+}
+
+export function tasksTable(tasks: readonly TaskShape[]): string {
+  const columns = [left('TASK'), left('STATUS'), right('ATTEMPTS'), left('NODE'), right('EXIT'), right('RAN')];
+  const rows = tasks.map((task) => [
+    `${task.job}.${task.index}`,
+    paintStatus(task.status),
+    `${task.attempts}/${task.maxAttempts}`,
+    safe(task.node ?? '-'),
+    task.exitCode === null ? '-' : String(task.exitCode),
+    task.runMs === null ? '-' : formatDuration(task.runMs),
+    shorten(safe(task.lastError ?? ''), 60),
+  ]);
+  return renderTable([...columns, left('LAST ERROR')], rows);
+}
+
+/** The state and the flags beside it. */
+function nodeState(node: NodeShape): string {
+  const flags = [node.draining ? 'draining' : '', node.revoked ? 'revoked' : ''].filter(Boolean);
+  return [node.state, ...flags].map(paintStatus).join(' ');
+}
+
+const percent = (share: number): string => `${Math.round(share * 100)} %`;
+const milliseconds = (ms: number | null): string => (ms === null ? '-' : `${ms.toFixed(ms < 10 ? 1 : 0)} ms`);
+
+export function nodesTable(nodes: readonly NodeShape[]): string {
+  const columns = [
+    left('NAME'),
+    left('STATE'),
+    right('CPUS'),
+    right('MEMORY'),
+    right('LOAD'),
+    right('RUNNING'),
+    right('QUEUED'),
+    right('RTT'),
+    right('RELIABLE'),
+    left('PLATFORM'),
+  ];
+  const rows = nodes.map((node) => [
+    safe(node.name),
+    nodeState(node),
+    String(node.capabilities.cpus),
+    formatSize(node.capabilities.memoryBytes),
+    percent(node.load),
+    String(node.running),
+    String(node.queued),
+    milliseconds(node.rttMs),
+    percent(node.reliability),
+    safe(`${node.capabilities.os}/${node.capabilities.arch}`),
+  ]);
+  return renderTable(columns, rows);
+}
+
+export function nodeView(node: NodeShape): string {
+  const { capabilities } = node;
+  const labels = Object.entries(capabilities.labels).map(([key, value]) => (value === '' ? key : `${key}=${value}`));
+  const gpus = capabilities.gpus.map((gpu) => `${gpu.model} (${formatSize(gpu.memoryBytes)})`);
+  return renderFields([
+    ['node', safe(node.name)],
+    ['id', safe(node.id)],
+    ['state', nodeState(node)],
+    ['platform', safe(`${capabilities.os}/${capabilities.arch}`)],
+    ['cpus', `${capabilities.cpus}, ${capabilities.slots} slots`],
+    ['memory', formatSize(capabilities.memoryBytes)],
+    ['gpus', safe(gpus.join(', ')) || 'none'],
+    ['labels', safe(labels.join(', ')) || 'none'],
+    ['executors', safe(capabilities.executors.join(', '))],
+    ['sandbox', safe(capabilities.sandbox)],
+    ['load', percent(node.load)],
+    ['tasks', `${node.running} running, ${node.queued} queued`],
+    ['round trip', milliseconds(node.rttMs)],
+    ['reliability', percent(node.reliability)],
+    ['last heartbeat', node.lastHeartbeatAt ?? '-'],
+    ['certificate', `${safe(node.certFingerprint)}, until ${node.certExpiresAt ?? '-'}`],
+    ['version', safe(node.version)],
+  ]);
+}

@@ -1,0 +1,166 @@
+/**
+ * The bundled CA inside the coordinator: opens or makes the CA directory, signs for the services, and keeps the
+ * coordinator's own certificate and the first operator's profile alive. The coordinator's leaf is made at every start
+ * with the host names and addresses of that moment and lives in memory alone.
+ */
+import { X509Certificate } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { hostname } from 'node:os';
+import { join } from 'node:path';
+import { type CaDirectory, initDirectory, openDirectory } from '../ca/directory.js';
+import type { Clock } from '../common/clock.js';
+import { writeFileAtomic } from '../common/files.js';
+import { nameFrom } from '../common/ids.js';
+import { makeCsr, readCsr } from '../common/identity/csr.js';
+import { makeKeyPair, publicKeyDigest } from '../common/identity/keys.js';
+import { lanAddresses } from '../common/interfaces.js';
+import type { Service } from '../common/lifecycle.js';
+import { ServiceGroup } from '../common/lifecycle.js';
+import type { Logger } from '../common/log.js';
+import { Loop } from '../common/loop.js';
+import type { Credential } from '../link/credentials.js';
+import { CredentialStore } from '../link/credential-store.js';
+import { Renewal } from '../link/renewal.js';
+import type { CertificateStore } from './ports.js';
+import type { Issued, Signer } from './services/issuance.js';
+
+const ISSUER_CHECK_MS = 3_600_000;
+const ADMIN = 'admin';
+
+export class EmbeddedAuthority implements Signer {
+  private constructor(
+    private readonly directory: CaDirectory,
+    private readonly clock: Clock,
+    private readonly log: Logger,
+    /** This coordinator's name in its certificate. */
+    readonly name: string,
+  ) {}
+
+  static async open(dataDir: string, options: { name: string | undefined; clock: Clock; log: Logger }): Promise<EmbeddedAuthority> {
+    const path = join(dataDir, 'ca');
+    const { clock, log } = options;
+    const directory = existsSync(join(path, 'ca.crt'))
+      ? openDirectory(path, clock)
+      : await initDirectory(path, { nowMs: clock.wallMs(), clock });
+    await directory.renewIssuerIfDue(clock.wallMs());
+    return new EmbeddedAuthority(directory, clock, log, options.name ?? nameFrom(hostname(), 'coordinator'));
+  }
+
+  get meshId(): string {
+    return this.directory.authority.meshId;
+  }
+
+  get rootPem(): string {
+    return this.directory.authority.rootPem;
+  }
+
+  get rootFingerprint(): string {
+    return this.directory.authority.rootFingerprint;
+  }
+
+  publicKeyDigest(csr: Uint8Array): string {
+    return publicKeyDigest(readCsr(csr).publicKeyDer);
+  }
+
+  sign(request: Parameters<Signer['sign']>[0]): Issued {
+    const { csr, role, name, lifetimeMs, nowMs } = request;
+    const { pem, ...issued } = this.directory.authority.issue({
+      csrDer: csr,
+      role,
+      name,
+      nowMs,
+      ...(lifetimeMs === undefined ? {} : { lifetimeMs }),
+      ...(role === 'coordinator' ? hostNames() : {}),
+    });
+    return { ...issued, chainPem: pem };
+  }
+
+  /** What `mesh-ca` issued or revoked in the directory since the last start. */
+  async importIndex(certificates: CertificateStore): Promise<void> {
+    for (const entry of this.directory.list()) {
+      const { pem, revokedAtMs, ...rest } = entry;
+      await certificates.record({ ...rest, pem, revokedAtMs: undefined, tokenId: undefined }, { sameHolder: true });
+      if (revokedAtMs !== undefined) await certificates.revoke(entry.serial);
+    }
+  }
+
+  /** A fresh certificate of this coordinator. */
+  async ownCredential(certificates: CertificateStore): Promise<Credential> {
+    return this.#issueOwn('coordinator', this.name, certificates);
+  }
+
+  /** Keeps the issuer, the coordinator's own certificate and the operator's profile alive. */
+  keeper(options: {
+    certificates: CertificateStore;
+    credential: Credential;
+    onRenewed: (credential: Credential) => void;
+    adminDir: string;
+  }): Service {
+    const { certificates, credential, onRenewed, adminDir } = options;
+    const { clock, log } = this;
+    const group = new ServiceGroup('authority');
+    group.add(
+      new Loop({
+        name: 'authority.issuer',
+        clock,
+        everyMs: ISSUER_CHECK_MS,
+        turn: async () => void (await this.directory.renewIssuerIfDue(clock.wallMs())),
+        onError: (error) => log.error({ event: 'issuer.renewal-failed', err: error }),
+      }),
+    );
+    const renewal = (credential: Credential, role: 'coordinator' | 'operator', name: string, keep: (c: Credential) => void) =>
+      new Renewal({
+        clock,
+        log,
+        credential,
+        issue: async (csr) => this.#record(csr, role, name, certificates),
+        onRenewed: keep,
+      });
+    group.add(renewal(credential, 'coordinator', this.name, onRenewed));
+    const store = new CredentialStore(adminDir, 'client');
+    const admin = store.load();
+    if (admin) group.add(renewal(admin, 'operator', ADMIN, (renewed) => store.save(renewed)));
+    return group;
+  }
+
+  /** The first operator's profile, made once; its addresses follow the port. */
+  async writeAdminProfile(adminDir: string, addresses: string[], certificates: CertificateStore): Promise<void> {
+    const store = new CredentialStore(adminDir, 'client');
+    const usable = store.load();
+    if (!usable || usable.root !== this.rootPem || expired(usable, this.clock.wallMs()))
+      store.save(await this.#issueOwn('operator', ADMIN, certificates));
+    const profile = { meshId: this.meshId, coordinators: addresses };
+    writeFileAtomic(join(adminDir, 'profile.json'), `${JSON.stringify(profile, null, 2)}\n`, 0o600);
+  }
+
+  async #issueOwn(role: 'coordinator' | 'operator', name: string, certificates: CertificateStore): Promise<Credential> {
+    const { privateKey, privateKeyPem } = makeKeyPair();
+    const { certificateChain, root } = await this.#record(makeCsr(privateKey, name), role, name, certificates);
+    return { certificateChain, privateKey: privateKeyPem, root };
+  }
+
+  async #record(
+    csr: Uint8Array,
+    role: 'coordinator' | 'operator',
+    name: string,
+    certificates: CertificateStore,
+  ): Promise<{ certificateChain: string; root: string }> {
+    const issued = this.sign({ csr, role, name, lifetimeMs: undefined, nowMs: this.clock.wallMs() });
+    const { chainPem: pem, ...row } = issued;
+    await certificates.record({ ...row, role, name, pem, revokedAtMs: undefined, tokenId: undefined }, { sameHolder: true });
+    return { certificateChain: pem, root: this.rootPem };
+  }
+}
+
+function expired(credential: Credential, nowMs: number): boolean {
+  return Date.parse(new X509Certificate(credential.certificateChain).validTo) <= nowMs;
+}
+
+/** For browsers and Prometheus; mesh peers never look at these. */
+function hostNames(): { dnsNames: string[]; ipAddresses: string[] } {
+  const name = hostname().toLowerCase();
+  return {
+    dnsNames: [...new Set(['localhost', name, `${name.split('.')[0]}.local`])].filter((host) => /^[a-z0-9.-]+$/.test(host)),
+    ipAddresses: ['127.0.0.1', '::1', ...lanAddresses().map(({ address }) => address)].slice(0, 60),
+  };
+}

@@ -1,0 +1,160 @@
+/**
+ * The composition root: everything is made here, once, and handed what it needs. Started in the order of dependence,
+ * stopped in reverse: the door closes before the services, the services before the store, the store before PostgreSQL.
+ */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Clock } from '../common/clock.js';
+import { MeshError } from '../common/errors.js';
+import { makePrivateDir, readIfExists, writeFileAtomic } from '../common/files.js';
+import { randomCharacters } from '../common/ids.js';
+import { lanAddresses } from '../common/interfaces.js';
+import { ServiceGroup } from '../common/lifecycle.js';
+import type { Logger } from '../common/log.js';
+import type { Values } from '../common/settings.js';
+import { EmbeddedAuthority } from './authority.js';
+import { DataLock } from './data-lock.js';
+import { Door } from './door/door.js';
+import { makeHttp } from './http/server.js';
+import type { PostgresStore } from './store/index.js';
+import { openStore } from './store/index.js';
+import { EmbeddedPostgres } from './postgres/embedded.js';
+import { registerServices } from './rpc/register.js';
+import { Advertiser } from './services/advertise.js';
+import type { coordinatorSettings } from './services/settings.js';
+import { ControlPlane } from './control-plane.js';
+
+export type CoordinatorConfig = Values<typeof coordinatorSettings> & { dataDir: string };
+
+export interface Running {
+  meshId: string;
+  caFingerprint: string;
+  address: string;
+  adminProfile: string;
+  stop(): Promise<void>;
+}
+
+export interface Surroundings {
+  clock: Clock;
+  log: Logger;
+  random: () => number;
+  /** The process must end: another coordinator leads. */
+  onFatal: (error: MeshError) => void;
+}
+
+/** @throws MeshError; nothing runs any more when it does */
+export async function startCoordinator(config: CoordinatorConfig, surroundings: Surroundings): Promise<Running> {
+  const { clock, log } = surroundings;
+  makePrivateDir(config.dataDir);
+  const lock = new DataLock(join(config.dataDir, 'coordinator.lock'));
+  lock.acquire();
+  const group = new ServiceGroup('coordinator');
+  group.add({ name: 'data-lock', start: async () => undefined, stop: async () => lock.release() });
+  try {
+    await group.start();
+    const authority = await EmbeddedAuthority.open(config.dataDir, { name: config.name, clock, log });
+    const store = await startStore(config, surroundings, group);
+    await claimDatabase(store, authority.meshId);
+    await authority.importIndex(store.certificates);
+    return await serve(config, surroundings, { authority, store, group });
+  } catch (error) {
+    await group.stop().catch((stopping: unknown) => log.error({ event: 'stop.failed', err: stopping }));
+    throw error;
+  }
+}
+
+async function startStore(
+  config: CoordinatorConfig,
+  { clock, log }: Surroundings,
+  group: ServiceGroup,
+): Promise<PostgresStore> {
+  let postgres: EmbeddedPostgres | undefined;
+  if (!config.databaseUrl) {
+    postgres = new EmbeddedPostgres({ directory: join(config.dataDir, 'postgres'), log, clock });
+    await group.run(postgres);
+  }
+  const store = await openStore({ url: config.databaseUrl, connection: postgres?.connection, log, clock });
+  await group.run({ name: 'store', start: async () => undefined, stop: () => store.close() });
+  await store.migrate();
+  return store;
+}
+
+/** A database serves one mesh for ever. */
+async function claimDatabase(store: PostgresStore, meshId: string): Promise<void> {
+  const owner = await store.settings.claim('mesh-id', meshId);
+  if (owner !== meshId)
+    throw new MeshError('DATABASE_FOREIGN', `the database belongs to ${owner}; this data directory is of ${meshId}`);
+}
+
+async function serve(
+  config: CoordinatorConfig,
+  surroundings: Surroundings,
+  parts: { authority: EmbeddedAuthority; store: PostgresStore; group: ServiceGroup },
+): Promise<Running> {
+  const { clock, log } = surroundings;
+  const { authority, store, group } = parts;
+  const { meshId } = authority;
+  const rootDigest = authority.rootFingerprint;
+  let door: Door | undefined;
+  const addresses = () => reachableAt(config.listen, door?.port ?? config.port);
+  const plane = new ControlPlane({
+    ...surroundings,
+    config,
+    store,
+    signer: authority,
+    rootDigest,
+    holder: coordinatorId(config.dataDir),
+    coordinators: addresses,
+    onRevoked: (isRevoked) => void door?.destroyWhere(isRevoked),
+  });
+  const credential = await authority.ownCredential(store.certificates);
+  const http = await makeHttp({
+    peerOf: (socket) => door?.peerOf(socket) ?? { kind: 'nobody' },
+    denylist: plane.denylist,
+    metrics: plane.metrics,
+    log,
+    notReady: () => plane.notReady(),
+  });
+  door = new Door({
+    meshId,
+    credential,
+    clock,
+    log,
+    port: config.port,
+    host: config.listen === '::' ? undefined : config.listen,
+    http: http.server,
+    register: (server) => registerServices(server, plane, { meshId, coordinators: addresses, peerOf: (call) => door?.peerOf(call) ?? { kind: 'nobody' }, log }),
+  });
+  const open = door;
+  await group.run(plane);
+  await group.run({ name: 'http', start: async () => undefined, stop: () => http.app.close() });
+  await group.run(open);
+  const adminDir = join(config.dataDir, 'admin');
+  await authority.writeAdminProfile(adminDir, addresses(), store.certificates);
+  const onRenewed = (renewed: typeof credential) => open.swapCertificate(renewed);
+  await group.run(authority.keeper({ certificates: store.certificates, credential, onRenewed, adminDir }));
+  if (config.mdns) {
+    const host = config.listen === '::' ? undefined : config.listen;
+    await group.run(new Advertiser({ clock, log, name: authority.name, port: open.port, rootDigest, host }));
+  }
+  const address = addresses()[0] ?? `127.0.0.1:${open.port}`;
+  log.info({ event: 'coordinator.ready', meshId, address });
+  return { meshId, caFingerprint: rootDigest, address, adminProfile: adminDir, stop: () => group.stop() };
+}
+
+/** Where others may reach this coordinator; loopback first, because the local reader of the ready file is the nearest. */
+function reachableAt(listen: string, port: number): string[] {
+  const wrap = (address: string) => (address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`);
+  if (listen !== '::' && listen !== '0.0.0.0') return [wrap(listen)];
+  return [wrap('127.0.0.1'), ...lanAddresses().map(({ address }) => wrap(address))].slice(0, 16);
+}
+
+/** The same after every restart on this data directory: the holder in the lease. */
+function coordinatorId(dataDir: string): string {
+  const path = join(dataDir, 'coordinator.id');
+  const known = existsSync(path) ? readIfExists(path)?.trim() : undefined;
+  if (known) return known;
+  const made = randomCharacters(16);
+  writeFileAtomic(path, `${made}\n`);
+  return made;
+}

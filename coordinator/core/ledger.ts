@@ -1,0 +1,401 @@
+/**
+ * What is assigned where, in memory: the planner's view of the nodes, and the fence of every message about an attempt.
+ *
+ * The ledger mirrors the rule by which an agent starts what it was given: in order of arrival, the first that fits into
+ * the free room. An attempt the agent has started, or will as soon as it hears of it, *holds* its resources; the others
+ * wait in the node's prefill queue and hold none. When an agent did otherwise (its word comes with `markRunning`), the
+ * ledger follows, even if that overdraws the node until something ends.
+ *
+ * First-fit would let a stream of small tasks overtake a large one for ever. `room` therefore names what the oldest
+ * large attempt that waits there asks (`reserve`), and the planner puts nothing smaller in front of it. What was queued
+ * behind it before may still overtake, which the prefill depth bounds.
+ *
+ * Cost: one object of about 100 bytes and one map entry for each live attempt, nothing for waiting work; every operation
+ * on a task is O(1), except that a start looks at most PASS_MAX attempts past those that do not fit.
+ */
+import { costOf, fitCount, isLarge, NO_ROOM, Space } from './room.js';
+import type { Cost, Kind, Room, Snapshot } from './scheduler/types.js';
+import type { TaskRef } from './task.js';
+
+/** How far past attempts that do not fit a start looks for one that does. */
+const PASS_MAX = 64;
+
+/** Assumed for held tasks of jobs nothing is known about, in `turnoverPerMs`. */
+const TASK_MS_UNKNOWN = 1000;
+
+/** An assignment as the store returned it. */
+export interface AssignedRef extends TaskRef {
+  node: number;
+  failures: number;
+  losses: number;
+}
+
+/** One assigned attempt, as the ledger lends it out: read it, keep it only as long as it is in the ledger. */
+export interface LiveAttempt extends TaskRef {
+  readonly node: number;
+  readonly failures: number;
+  readonly losses: number;
+  readonly kind: Kind;
+  readonly submitter: string;
+  /** Monotonic, whole milliseconds. */
+  readonly assignedAtMs: number;
+  /** When the agent said it started; undefined before, and for tasks too short to be mentioned. */
+  readonly startedAtMs: number | undefined;
+  /** Holds resources; otherwise it waits in the node's prefill queue. */
+  readonly holding: boolean;
+  /** The node was asked to give it back. */
+  readonly retracting: boolean;
+}
+
+/** A node as the ledger sees it; spread it into a NodeView. */
+export interface NodeRoom {
+  total: Room;
+  free: Room;
+  /** Waiting beyond what fits, those that were asked back included. */
+  queued: number;
+  reserve: Cost | undefined;
+  turnoverPerMs: number | undefined;
+}
+
+interface JobAccount {
+  job: number;
+  kind: Kind;
+  cost: Cost;
+  submitter: string;
+  entries: Map<number, Entry>;
+}
+
+/** The attempts of one job on one node. */
+interface Share {
+  account: JobAccount;
+  home: NodeAccount;
+  holding: number;
+  waiting: number;
+  /** Of those waiting: asked back already. */
+  retracting: number;
+}
+
+interface NodeAccount {
+  seq: number;
+  total: Room;
+  free: Space;
+  holding: List;
+  waiting: List;
+  /** Waiting attempts that are large for this node. */
+  largeWaiting: number;
+  shares: Map<number, Share>;
+}
+
+class Entry implements LiveAttempt {
+  holding = false;
+  retracting = false;
+  /** −1 until the agent says so: a number keeps the object small. */
+  startedAt = -1;
+  previous: Entry | undefined = undefined;
+  next: Entry | undefined = undefined;
+
+  constructor(
+    readonly share: Share,
+    readonly index: number,
+    readonly generation: number,
+    readonly failures: number,
+    readonly losses: number,
+    readonly assignedAtMs: number,
+  ) {}
+
+  get job(): number {
+    return this.share.account.job;
+  }
+  get node(): number {
+    return this.share.home.seq;
+  }
+  get kind(): Kind {
+    return this.share.account.kind;
+  }
+  get submitter(): string {
+    return this.share.account.submitter;
+  }
+  get startedAtMs(): number | undefined {
+    return this.startedAt < 0 ? undefined : this.startedAt;
+  }
+}
+
+/** Doubly linked through the entries themselves: removal from the middle without a search. */
+class List {
+  first: Entry | undefined = undefined;
+  last: Entry | undefined = undefined;
+  size = 0;
+
+  append(entry: Entry): void {
+    entry.previous = this.last;
+    entry.next = undefined;
+    if (this.last) this.last.next = entry;
+    else this.first = entry;
+    this.last = entry;
+    this.size++;
+  }
+
+  remove(entry: Entry): void {
+    if (entry.previous) entry.previous.next = entry.next;
+    else this.first = entry.next;
+    if (entry.next) entry.next.previous = entry.previous;
+    else this.last = entry.previous;
+    entry.previous = entry.next = undefined;
+    this.size--;
+  }
+}
+
+export class Ledger {
+  readonly #nodes = new Map<number, NodeAccount>();
+  readonly #jobs = new Map<number, JobAccount>();
+  readonly #held = new Map<string, number>();
+  #size = 0;
+
+  /** Live attempts in all. */
+  get size(): number {
+    return this.#size;
+  }
+
+  /** Makes a node known or changes what it has. What is assigned there stays and is fitted anew. */
+  setNode(seq: number, total: Room): void {
+    const node = this.#node(seq);
+    node.total = total;
+    node.free = new Space(total);
+    node.largeWaiting = 0;
+    for (let entry = node.holding.first; entry; entry = entry.next) node.free.take(entry.share.account.cost);
+    for (let entry = node.waiting.first; entry; entry = entry.next)
+      if (isLarge(entry.share.account.cost, total)) node.largeWaiting++;
+    this.#startWhatFits(node);
+  }
+
+  /** Forgets a node; what was still assigned there is forgotten with it and returned, oldest first. */
+  removeNode(seq: number): LiveAttempt[] {
+    const entries = this.ofNode(seq);
+    for (const entry of entries) this.remove(entry);
+    this.#nodes.delete(seq);
+    return entries;
+  }
+
+  /**
+   * Records an assignment that was committed. An older generation of the same task makes way; when a newer one, or this
+   * one, is there already, that one is returned and nothing changes. A node that is not known yet has no room: all waits.
+   */
+  add(task: AssignedRef, kind: Kind, submitter: string, nowMs: number): LiveAttempt {
+    const account = this.#account(task.job, kind, submitter);
+    const existing = account.entries.get(task.index);
+    if (existing) {
+      if (existing.generation >= task.generation) return existing;
+      this.#drop(existing);
+    }
+    const node = this.#node(task.node);
+    const share = this.#share(node, account);
+    const { index, generation, failures, losses } = task;
+    const entry = new Entry(share, index, generation, failures, losses, Math.round(nowMs));
+    account.entries.set(index, entry);
+    this.#jobs.set(account.job, account);
+    this.#held.set(account.submitter, (this.#held.get(account.submitter) ?? 0) + 1);
+    this.#size++;
+    if (fitCount(node.free, account.cost) > 0) this.#hold(node, entry);
+    else this.#wait(node, entry);
+    return entry;
+  }
+
+  /** The attempt with exactly this generation and, when given, on this node; anything else is superseded or unknown. */
+  get(ref: TaskRef, node?: number): LiveAttempt | undefined {
+    return this.#find(ref, node);
+  }
+
+  /** Whichever attempt of the task is live. */
+  current(job: number, index: number): LiveAttempt | undefined {
+    return this.#jobs.get(job)?.entries.get(index);
+  }
+
+  /** The agent says that it runs. False when the reference is stale. */
+  markRunning(ref: TaskRef, node: number, startedAtMs: number): boolean {
+    const entry = this.#find(ref, node);
+    if (!entry) return false;
+    entry.startedAt = Math.max(0, Math.round(startedAtMs));
+    if (!entry.holding) {
+      this.#unwait(entry);
+      this.#hold(entry.share.home, entry);
+    }
+    return true;
+  }
+
+  /** Takes the attempt out, after its settlement was committed; its room goes to what waits there. */
+  remove(ref: TaskRef, node?: number): LiveAttempt | undefined {
+    const entry = this.#find(ref, node);
+    if (!entry) return undefined;
+    this.#drop(entry);
+    return entry;
+  }
+
+  /**
+   * Picks up to `count` waiting attempts of the job on the node, the latest first, and marks them as asked back, so that
+   * the next plan does not ask again. They stay until the agent answers: `remove` what it dropped, `keep` the others.
+   */
+  takeBack(node: number, job: number, count: number): TaskRef[] {
+    const share = this.#nodes.get(node)?.shares.get(job);
+    const taken: TaskRef[] = [];
+    if (!share) return taken;
+    const available = Math.min(count, share.waiting - share.retracting);
+    for (let entry = share.home.waiting.last; entry && taken.length < available; entry = entry.previous) {
+      if (entry.share !== share || entry.retracting) continue;
+      entry.retracting = true;
+      share.retracting++;
+      taken.push({ job, index: entry.index, generation: entry.generation });
+    }
+    return taken;
+  }
+
+  /** The agent kept it, because it runs or has ended; it may be asked for again. */
+  keep(ref: TaskRef, node: number): void {
+    const entry = this.#find(ref, node);
+    if (!entry?.retracting) return;
+    entry.retracting = false;
+    if (!entry.holding) entry.share.retracting--;
+  }
+
+  /** Everything assigned to the node: first what holds resources, then what waits, each in order of arrival. A copy. */
+  ofNode(seq: number): LiveAttempt[] {
+    const node = this.#nodes.get(seq);
+    const entries: LiveAttempt[] = [];
+    if (!node) return entries;
+    for (let entry = node.holding.first; entry; entry = entry.next) entries.push(entry);
+    for (let entry = node.waiting.first; entry; entry = entry.next) entries.push(entry);
+    return entries;
+  }
+
+  /** Everything assigned of the job, in no order. A copy. */
+  ofJob(job: number): LiveAttempt[] {
+    return [...(this.#jobs.get(job)?.entries.values() ?? [])];
+  }
+
+  /** Number of live attempts of the job: WorkView.held. */
+  heldByJob(job: number): number {
+    return this.#jobs.get(job)?.entries.size ?? 0;
+  }
+
+  /** How the node stands. `taskMsOf` gives a job's learned task time. The free room is live: copy it to keep it. */
+  room(seq: number, taskMsOf: (job: number) => number | undefined = () => undefined): NodeRoom {
+    const node = this.#nodes.get(seq);
+    if (!node) return { total: NO_ROOM, free: NO_ROOM, queued: 0, reserve: undefined, turnoverPerMs: undefined };
+    let turnover = 0;
+    for (const share of node.shares.values())
+      if (share.holding > 0)
+        turnover += share.holding / Math.max(taskMsOf(share.account.job) ?? TASK_MS_UNKNOWN, 0.001);
+    return {
+      total: node.total,
+      free: node.free,
+      queued: node.waiting.size,
+      reserve: node.largeWaiting > 0 ? firstLarge(node) : undefined,
+      turnoverPerMs: turnover > 0 ? turnover : undefined,
+    };
+  }
+
+  /** Attempts that wait and were not asked back yet, per node and job: Snapshot.prefilled. */
+  prefilled(): Snapshot['prefilled'] {
+    const rows: { node: number; job: number; count: number }[] = [];
+    for (const node of this.#nodes.values()) {
+      if (node.waiting.size === 0) continue;
+      for (const { account, waiting, retracting } of node.shares.values())
+        if (waiting > retracting) rows.push({ node: node.seq, job: account.job, count: waiting - retracting });
+    }
+    return rows;
+  }
+
+  /** Live attempts of each submitter: Snapshot.heldBySubmitter. Live, not a copy. */
+  heldBySubmitter(): ReadonlyMap<string, number> {
+    return this.#held;
+  }
+
+  #find(ref: TaskRef, node: number | undefined): Entry | undefined {
+    const entry = this.#jobs.get(ref.job)?.entries.get(ref.index);
+    if (entry?.generation !== ref.generation || (node !== undefined && entry.node !== node)) return undefined;
+    return entry;
+  }
+
+  #node(seq: number): NodeAccount {
+    let node = this.#nodes.get(seq);
+    if (!node) {
+      const lists = { holding: new List(), waiting: new List() };
+      node = { seq, total: NO_ROOM, free: new Space(NO_ROOM), ...lists, largeWaiting: 0, shares: new Map() };
+      this.#nodes.set(seq, node);
+    }
+    return node;
+  }
+
+  #account(job: number, kind: Kind, submitter: string): JobAccount {
+    return this.#jobs.get(job) ?? { job, kind, cost: costOf(kind.resources), submitter, entries: new Map() };
+  }
+
+  #share(home: NodeAccount, account: JobAccount): Share {
+    let share = home.shares.get(account.job);
+    if (!share) {
+      share = { account, home, holding: 0, waiting: 0, retracting: 0 };
+      home.shares.set(account.job, share);
+    }
+    return share;
+  }
+
+  #hold(node: NodeAccount, entry: Entry): void {
+    entry.holding = true;
+    entry.share.holding++;
+    node.holding.append(entry);
+    node.free.take(entry.share.account.cost);
+  }
+
+  #wait(node: NodeAccount, entry: Entry): void {
+    entry.share.waiting++;
+    node.waiting.append(entry);
+    if (isLarge(entry.share.account.cost, node.total)) node.largeWaiting++;
+  }
+
+  #unwait(entry: Entry): void {
+    const { share } = entry;
+    share.waiting--;
+    if (entry.retracting) share.retracting--;
+    share.home.waiting.remove(entry);
+    if (isLarge(share.account.cost, share.home.total)) share.home.largeWaiting--;
+  }
+
+  #drop(entry: Entry): void {
+    const { account, home } = entry.share;
+    account.entries.delete(entry.index);
+    if (account.entries.size === 0) this.#jobs.delete(account.job);
+    const held = (this.#held.get(account.submitter) ?? 0) - 1;
+    if (held > 0) this.#held.set(account.submitter, held);
+    else this.#held.delete(account.submitter);
+    this.#size--;
+    if (entry.holding) {
+      entry.share.holding--;
+      home.holding.remove(entry);
+      home.free.give(account.cost);
+      this.#startWhatFits(home);
+    } else {
+      this.#unwait(entry);
+    }
+    if (entry.share.holding + entry.share.waiting === 0) home.shares.delete(account.job);
+  }
+
+  /** In order of arrival, the first that fits; attempts that do not fit are passed by. */
+  #startWhatFits(node: NodeAccount): void {
+    let passed = 0;
+    for (let entry = node.waiting.first; entry && node.free.slots > 0 && passed < PASS_MAX; ) {
+      const next: Entry | undefined = entry.next;
+      if (fitCount(node.free, entry.share.account.cost) > 0) {
+        this.#unwait(entry);
+        this.#hold(node, entry);
+      } else {
+        passed++;
+      }
+      entry = next;
+    }
+  }
+}
+
+function firstLarge(node: NodeAccount): Cost | undefined {
+  for (let entry = node.waiting.first; entry; entry = entry.next)
+    if (isLarge(entry.share.account.cost, node.total)) return entry.share.account.cost;
+  return undefined;
+}

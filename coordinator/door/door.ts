@@ -1,0 +1,320 @@
+/**
+ * The one listener: TCP, then TLS 1.3, then a judgement of who came, then gRPC or HTTP.
+ *
+ * A peer that offers only `h2` is handed to grpc-js, one that offers `http/1.1` or nothing to the HTTP server. Both get
+ * plain connections; TLS stays here, so certificates are swapped live, a revoked identity's sockets are cut at once, and
+ * every bound on strangers is in one place (limits.ts). grpc-js sets its bounds per server, so there are two servers with
+ * the same services: one for identities, one with tight bounds for everybody else.
+ *
+ * The certificate is judged once, when the handshake ends (peer.ts); whether it was revoked or expired since is asked on
+ * every call, by whoever handles it. Sessions cannot be resumed, so every connection is judged.
+ *
+ * Connections are known by their four-tuple, which is unique among the living. Errors on sockets end that connection and
+ * nothing else.
+ */
+import { constants } from 'node:crypto';
+import type { Server as HttpServer } from 'node:http';
+import { createServer, type Server as NetServer, type Socket } from 'node:net';
+import {
+  createServer as createTlsServer,
+  type PeerCertificate,
+  type Server as TlsServer,
+  type TLSSocket,
+} from 'node:tls';
+import { type ConnectionInjector, Server, ServerCredentials } from '@grpc/grpc-js';
+import { type Clock, pause, type Timer } from '../../common/clock.js';
+import { MeshError, systemCode } from '../../common/errors.js';
+import type { Identity } from '../../common/identity/identity.js';
+import type { Service } from '../../common/lifecycle.js';
+import type { Logger } from '../../common/log.js';
+import type { Credential } from '../../link/credentials.js';
+import { Census, type Kind } from './census.js';
+import { DEFAULT_LIMITS, type DoorLimits } from './limits.js';
+import { identify, NOBODY, type Peer } from './peer.js';
+import { RefusalLog } from './refusal-log.js';
+
+export interface DoorOptions {
+  meshId: string;
+  credential: Credential;
+  clock: Clock;
+  log: Logger;
+  /** Adds the services to a gRPC server; called for the one of identities and the one of everybody else. */
+  register: (server: Server) => void;
+  /** Answers HTTP requests; it need not and must not listen itself. */
+  http: HttpServer;
+  /** 0 picks a free one. */
+  port: number;
+  /** An address of this machine; all of them, IPv4 and IPv6, when absent. */
+  host?: string | undefined;
+  limits?: Partial<DoorLimits>;
+  /** A reason to refuse an identity at the door, such as its revocation. */
+  refuse?: (identity: Identity) => string | undefined;
+}
+
+/** What is asked of a gRPC call to know its peer; every server call of grpc-js has it. */
+export interface CallLike {
+  getPeer(): string;
+  getAuthContext(): { sslPeerCertificate?: PeerCertificate } | null;
+}
+
+interface Connection {
+  raw: Socket;
+  tls: TLSSocket | undefined;
+  address: string;
+  kind: Kind;
+  peer: Peer;
+  timer: Timer;
+}
+
+export class Door implements Service {
+  readonly name = 'door';
+  readonly #options: DoorOptions;
+  readonly #limits: DoorLimits;
+  readonly #census: Census;
+  readonly #refusals: RefusalLog;
+  readonly #listener: NetServer;
+  readonly #tls: TlsServer;
+  readonly #grpc: Record<'identity' | 'nobody', { server: Server; injector: ConnectionInjector }>;
+  readonly #connections = new Map<string, Connection>();
+  readonly #peerOfSocket = new WeakMap<object, Peer>();
+  readonly #peerOfCertificate = new WeakMap<object, Peer>();
+  /** Refused peers by what `getPeer` prints, to tell them why. It grants nothing. */
+  readonly #refusedPeers = new Map<string, Peer>();
+  #stopping: Promise<void> | undefined;
+  #emptied: (() => void) | undefined;
+
+  constructor(options: DoorOptions) {
+    this.#options = options;
+    this.#limits = { ...DEFAULT_LIMITS, ...options.limits };
+    this.#census = new Census(this.#limits);
+    this.#refusals = new RefusalLog(options.log, options.clock);
+    const limits = this.#limits;
+    this.#grpc = {
+      identity: this.#makeGrpc(limits.streamsMax, limits.messageBytesMax, limits.sessionMemoryMb),
+      nobody: this.#makeGrpc(limits.nobodyStreamsMax, limits.nobodyMessageBytesMax, 1),
+    };
+    this.#tls = createTlsServer({
+      ...contextOf(options.credential),
+      requestCert: true,
+      rejectUnauthorized: false,
+      // Idle time; the deadline proper is our own.
+      handshakeTimeout: limits.handshakeMs * 2,
+      ALPNCallback: ({ protocols }) =>
+        protocols.includes('http/1.1') ? 'http/1.1' : protocols.find((p) => p === 'h2'),
+    });
+    this.#tls.on('secureConnection', (socket) => this.#welcome(socket));
+    this.#tls.on('tlsClientError', (error, socket) => {
+      this.#refusals.refused('door.handshake_failed', addressOf(socket), systemCode(error) ?? error.message);
+      socket.destroy();
+    });
+    this.#listener = createServer({ noDelay: true }, (socket) => this.#accept(socket));
+  }
+
+  /** The port it listens on; 0 before it does. */
+  get port(): number {
+    const bound = this.#listener.address();
+    return typeof bound === 'object' && bound !== null ? bound.port : 0;
+  }
+
+  /** Connections now, in all. */
+  get connectionCount(): number {
+    return this.#census.total;
+  }
+
+  /** @throws MeshError IN_USE or USAGE when it cannot listen there */
+  async start(): Promise<void> {
+    const { host, port, http, log } = this.#options;
+    await new Promise<void>((resolve, reject) => {
+      this.#listener.once('error', (error) => reject(listenError(error, host, port)));
+      this.#listener.listen({ port, ...(host === undefined ? {} : { host }) }, resolve);
+    });
+    this.#listener.removeAllListeners('error');
+    this.#listener.on('error', (error) => log.error({ event: 'door.listen_failed', err: error }));
+    // An HTTP server that does not listen itself starts its header and request timeouts on this event.
+    http.emit('listening');
+    log.info({ event: 'door.open', port: this.port });
+  }
+
+  stop(): Promise<void> {
+    this.#stopping ??= this.#close();
+    return this.#stopping;
+  }
+
+  /**
+   * The peer of a gRPC call, or of the socket of an HTTP request. For a connection that is gone it is nobody.
+   *
+   * grpc-js hands out what `getPeerCertificate` of our own socket returned, and that is an object made for this
+   * connection: nothing a peer sends can name another's.
+   */
+  peerOf(source: CallLike | Socket): Peer {
+    if (!('getAuthContext' in source)) return this.#peerOfSocket.get(source) ?? NOBODY;
+    try {
+      const certificate = source.getAuthContext()?.sslPeerCertificate;
+      const known = certificate && this.#peerOfCertificate.get(certificate);
+      return known ?? this.#refusedPeers.get(source.getPeer()) ?? NOBODY;
+    } catch {
+      // The HTTP/2 session has let go of its socket: the connection is closed.
+      return NOBODY;
+    }
+  }
+
+  /** New connections are shown this certificate; those that are open stay. */
+  swapCertificate(credential: Credential): void {
+    this.#tls.setSecureContext(contextOf(credential));
+  }
+
+  /** Cuts every connection whose identity the predicate names; returns how many. */
+  destroyWhere(predicate: (identity: Identity) => boolean): number {
+    let cut = 0;
+    for (const { peer, raw, tls } of this.#connections.values()) {
+      if (peer.kind !== 'identity' || !predicate(peer.identity)) continue;
+      cut++;
+      (tls ?? raw).destroy();
+    }
+    return cut;
+  }
+
+  #makeGrpc(streams: number, messageBytes: number, memoryMb: number): { server: Server; injector: ConnectionInjector } {
+    const server = new Server({
+      'grpc.max_concurrent_streams': streams,
+      'grpc.max_receive_message_length': messageBytes,
+      'grpc.max_send_message_length': this.#limits.messageBytesMax,
+      'grpc-node.max_session_memory': memoryMb,
+      'grpc.keepalive_time_ms': 20_000,
+      'grpc.keepalive_timeout_ms': 10_000,
+    });
+    this.#options.register(server);
+    return { server, injector: server.createConnectionInjector(ServerCredentials.createInsecure()) };
+  }
+
+  #accept(raw: Socket): void {
+    raw.on('error', () => raw.destroy());
+    const address = addressOf(raw);
+    const key = tupleOf(raw);
+    const problem = address === '' || this.#stopping ? 'closed' : this.#census.admit(address);
+    if (problem !== undefined) {
+      if (problem !== 'closed') this.#refusals.refused('door.crowded', address, problem);
+      raw.destroy();
+      return;
+    }
+    const timer = this.#options.clock.after(this.#limits.handshakeMs, () => raw.destroy(), { background: true });
+    this.#connections.set(key, { raw, tls: undefined, address, kind: 'handshake', peer: NOBODY, timer });
+    raw.once('close', () => this.#forget(key));
+    this.#tls.emit('connection', raw);
+  }
+
+  #forget(key: string): void {
+    const connection = this.#connections.get(key);
+    if (!connection) return;
+    connection.timer.cancel();
+    this.#connections.delete(key);
+    this.#census.leave(connection.address, connection.kind);
+    this.#refusedPeers.delete(peerNameOf(key));
+    if (this.#connections.size === 0) this.#emptied?.();
+  }
+
+  /** The handshake is over: who is it, may it stay, and where does it go? */
+  #welcome(socket: TLSSocket): void {
+    socket.on('error', () => socket.destroy());
+    const key = tupleOf(socket);
+    const connection = this.#connections.get(key);
+    if (!connection) {
+      socket.destroy();
+      return;
+    }
+    const { meshId, clock, refuse } = this.#options;
+    const peer = identify(socket, { meshId, nowMs: () => clock.wallMs(), refuse });
+    const kind = peer.kind === 'identity' ? 'identity' : 'nobody';
+    if (peer.kind === 'refused') this.#refusals.refused('door.refused', connection.address, peer.reason);
+    const problem = this.#census.become(connection.address, kind);
+    if (problem !== undefined) {
+      this.#refusals.refused('door.crowded', connection.address, problem);
+      socket.destroy();
+      return;
+    }
+    connection.timer.cancel();
+    if (kind === 'nobody')
+      connection.timer = clock.after(this.#limits.nobodyLifeMs, () => socket.destroy(), { background: true });
+    Object.assign(connection, { tls: socket, kind, peer });
+    this.#remember(socket, key, peer);
+    if (socket.alpnProtocol === 'h2') this.#grpc[kind].injector.injectConnection(socket);
+    else this.#options.http.emit('connection', socket);
+  }
+
+  #remember(socket: TLSSocket, key: string, peer: Peer): void {
+    this.#peerOfSocket.set(socket, peer);
+    if (peer.kind === 'refused') this.#refusedPeers.set(peerNameOf(key), peer);
+    if (peer.kind !== 'identity') return;
+    const certificate = socket.getPeerCertificate();
+    this.#peerOfCertificate.set(certificate, peer);
+    socket.getPeerCertificate = (() => certificate) as TLSSocket['getPeerCertificate'];
+  }
+
+  async #close(): Promise<void> {
+    const { clock, http } = this.#options;
+    this.#listener.close();
+    http.closeIdleConnections();
+    for (const { raw, kind } of this.#connections.values()) if (kind === 'handshake') raw.destroy();
+    const servers = Object.values(this.#grpc).map(({ server }) => server);
+    const empty = new Promise<void>((resolve) => {
+      this.#emptied = resolve;
+      if (this.#connections.size === 0) resolve();
+    });
+    const drained = new AbortController();
+    void Promise.all([empty, ...servers.map(shutDown)]).then(() => drained.abort());
+    await pause(clock, this.#limits.drainMs, drained.signal);
+    for (const { raw, tls } of this.#connections.values()) (tls ?? raw).destroy();
+    for (const server of servers) server.forceShutdown();
+    // Ends the timeouts that `listening` started; it says that it was not running, which is true.
+    http.close(() => undefined);
+    this.#tls.close(() => undefined);
+    await empty;
+  }
+}
+
+const shutDown = (server: Server): Promise<void> => new Promise((resolve) => server.tryShutdown(() => resolve()));
+
+/**
+ * The chain goes out with the root at its end, so that a machine which knows nothing but the root's digest can find it.
+ * No tickets: with none and without a session store no TLS 1.3 session can be resumed.
+ */
+function contextOf({ certificateChain, privateKey, root }: Credential) {
+  return {
+    cert: `${certificateChain.trimEnd()}\n${root}`,
+    key: privateKey,
+    ca: root,
+    minVersion: 'TLSv1.3',
+    secureOptions: constants.SSL_OP_NO_TICKET,
+  } as const;
+}
+
+/** IPv4 addresses look the same whether or not the listener is dual-stack; '' when the peer is already gone. */
+const addressOf = (socket: Socket): string => (socket.remoteAddress ?? '').replace(/^::ffff:(?=\d+\.)/i, '');
+
+/** Remote end first, as `getPeer` of grpc-js prints it. */
+const tupleOf = (socket: Socket): string =>
+  `${socket.remoteAddress}:${socket.remotePort} ${socket.localAddress}:${socket.localPort}`;
+
+const peerNameOf = (tuple: string): string => tuple.slice(0, tuple.indexOf(' '));
+
+function listenError(error: Error, host: string | undefined, port: number): MeshError {
+  const code = systemCode(error);
+  const where = host === undefined ? `port ${port}` : `port ${port} of ${host}`;
+  const cause = { cause: error };
+  if (code === 'EADDRINUSE')
+    return new MeshError('IN_USE', `${where} is in use by another process`, {
+      ...cause,
+      hint: 'stop the other process, or choose another port with --port (0 picks a free one)',
+    });
+  if (code === 'EACCES')
+    return new MeshError('USAGE', `this user may not listen on ${where}`, {
+      ...cause,
+      hint: 'choose one above 1023 with --port',
+    });
+  if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND')
+    return new MeshError('USAGE', `${host ?? 'that'} is not an address of this machine`, {
+      ...cause,
+      hint: 'name one with --listen, or leave it out to listen on all',
+    });
+  return new MeshError('IN_USE', `cannot listen on ${where} (${code})`, cause);
+}

@@ -1,0 +1,39 @@
+import type { TLSSocket } from 'node:tls';
+import { MeshError } from '../../common/errors.js';
+import { checkPeer } from '../../common/identity/check.js';
+import type { Identity } from '../../common/identity/identity.js';
+
+/**
+ * Who is at the other end, decided once per connection. `refused` came with a certificate that will not do: it may do
+ * what nobody may, and is told the reason when it asks for more.
+ */
+export type Peer = { kind: 'identity'; identity: Identity } | { kind: 'nobody' } | { kind: 'refused'; reason: string };
+
+export const NOBODY: Peer = { kind: 'nobody' };
+
+export interface PeerPolicy {
+  meshId: string;
+  nowMs: () => number;
+  /** A reason to refuse an identity that is otherwise in order, such as its revocation. */
+  refuse?: ((identity: Identity) => string | undefined) | undefined;
+}
+
+/** Judges the certificate of a finished handshake: the profile first, because it gives the better reason, then the chain. */
+export function identify(socket: TLSSocket, policy: PeerPolicy): Peer {
+  const certificate = socket.getPeerX509Certificate();
+  if (!certificate) return NOBODY;
+  try {
+    const identity = checkPeer(certificate, { meshId: policy.meshId, purpose: 'client', nowMs: policy.nowMs() });
+    if (!socket.authorized) {
+      // Node says which step of the chain failed as a code, whatever its type declares.
+      const code = String(socket.authorizationError);
+      const reason = `the certificate of ${identity.role} ${identity.name} was not issued by this mesh (${code})`;
+      return { kind: 'refused', reason };
+    }
+    const reason = policy.refuse?.(identity);
+    return reason === undefined ? { kind: 'identity', identity } : { kind: 'refused', reason };
+  } catch (error) {
+    const reason = error instanceof MeshError ? error.message : 'the certificate cannot be read';
+    return { kind: 'refused', reason };
+  }
+}

@@ -1,0 +1,75 @@
+/**
+ * HTTPS on the same port: health for load balancers, metrics for Prometheus. The door terminates TLS and hands plain
+ * connections over; who called is known from the socket.
+ */
+import { createServer, type Server } from 'node:http';
+import type { Socket } from 'node:net';
+import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
+import { toMeshError } from '../../common/errors.js';
+import type { Logger } from '../../common/log.js';
+import type { Peer } from '../door/peer.js';
+import { type Caller, PATH_ROLES } from '../rpc/roles.js';
+import type { Denylist } from '../services/denylist.js';
+import type { Metrics } from '../services/metrics.js';
+
+export interface HttpOptions {
+  peerOf: (socket: Socket) => Peer;
+  denylist: Denylist;
+  metrics: Metrics;
+  log: Logger;
+  /** What keeps this coordinator from serving, or undefined when it leads and the database answers. */
+  notReady: () => Promise<string | undefined>;
+}
+
+export interface HttpSurface {
+  server: Server;
+  app: FastifyInstance;
+}
+
+export async function makeHttp(options: HttpOptions): Promise<HttpSurface> {
+  const server = createServer({ headersTimeout: 10_000, requestTimeout: 30_000, keepAliveTimeout: 30_000 });
+  const app = Fastify({
+    serverFactory: (handler) => server.on('request', handler),
+    bodyLimit: 64 * 1024,
+    forceCloseConnections: true,
+  });
+  app.addHook('onRequest', async (request, reply) => admit(options, request, reply));
+  app.setNotFoundHandler((request, reply) => problem(reply, 404, 'not found', `there is nothing at ${request.url}`));
+  app.setErrorHandler((error, request, reply) => {
+    options.log.error({ event: 'http.failed', path: request.url, err: error });
+    return problem(reply, 500, 'internal error', 'the coordinator log says more');
+  });
+  app.get('/healthz', async () => ({ status: 'ok' }));
+  app.get('/readyz', async (_, reply) => {
+    const reason = await options.notReady();
+    return reason === undefined ? { status: 'ready' } : problem(reply, 503, 'not ready', reason);
+  });
+  app.get('/metrics', async (_, reply) => {
+    reply.type(options.metrics.registry.contentType);
+    return options.metrics.registry.metrics();
+  });
+  await app.ready();
+  return { server, app };
+}
+
+async function admit(options: HttpOptions, request: FastifyRequest, reply: FastifyReply): Promise<void> {
+  const allowed = PATH_ROLES[request.routeOptions.url ?? ''];
+  if (allowed === 'anyone' || allowed === undefined) return;
+  const peer = options.peerOf(request.socket);
+  if (peer.kind === 'refused') return problem(reply, 401, 'refused', peer.reason);
+  const role: Caller = peer.kind === 'identity' ? peer.identity.role : 'nobody';
+  try {
+    if (peer.kind === 'identity') options.denylist.check(peer.identity);
+  } catch (error) {
+    return problem(reply, 401, 'refused', toMeshError(error).message);
+  }
+  if (allowed.includes(role)) return;
+  options.log.warn({ event: 'http.denied', path: request.url, caller: role, address: request.ip });
+  if (role === 'nobody') return problem(reply, 401, 'no certificate', 'this path needs a client certificate');
+  return problem(reply, 403, 'denied', `the role ${role} may not read ${request.url}`);
+}
+
+/** RFC 9457 problem details. */
+function problem(reply: FastifyReply, status: number, title: string, detail: string): void {
+  void reply.code(status).type('application/problem+json').send(JSON.stringify({ type: 'about:blank', title, status, detail }));
+}

@@ -1,0 +1,56 @@
+import type { Command } from 'commander';
+import { systemClock } from '../common/clock.js';
+import { type MeshError, toMeshError } from '../common/errors.js';
+import { defaultDataDir, writeReadyFile } from '../common/files.js';
+import { createLogger } from '../common/log.js';
+import { makeProgram, reportError } from '../common/program.js';
+import { addSettings, printConfig, resolveSettings } from '../common/settings.js';
+import { untilSignal } from '../common/signals.js';
+import { coordinatorSettings } from './services/settings.js';
+
+/** `mesh-coordinator`: runs the control plane in the foreground until SIGTERM. */
+export function buildProgram(): Command {
+  const program = makeProgram(
+    'mesh-coordinator',
+    'The control plane of a mesh: registry, scheduler, state, API and metrics; embeds the CA and, by default, PostgreSQL.',
+    [
+      'mesh-coordinator --data /var/lib/mesh',
+      'mesh-coordinator --data ./mesh --port 0 --ready-file ./mesh/ready.json',
+      'mesh-coordinator --database-url postgres://mesh@db.example/mesh?sslmode=verify-full',
+    ],
+  );
+  addSettings(program, coordinatorSettings);
+  return program.action(() => run(program));
+}
+
+async function run(program: Command): Promise<void> {
+  const resolved = resolveSettings(coordinatorSettings, program, process.env);
+  if (program.getOptionValue('printConfig')) {
+    process.stdout.write(printConfig(resolved));
+    return;
+  }
+  const config = { ...resolved.values, dataDir: resolved.values.data ?? defaultDataDir('coordinator', process.env) };
+  const log = createLogger({ component: 'coordinator', level: config.logLevel });
+  const signal = untilSignal();
+  let fatal: MeshError | undefined;
+  const { startCoordinator } = await import('./coordinator.js');
+  const running = await startCoordinator(config, {
+    clock: systemClock,
+    log,
+    random: Math.random,
+    onFatal: (error) => {
+      fatal = error;
+      signal.raise('fatal');
+    },
+  });
+  if (config.readyFile) {
+    const { meshId, caFingerprint, address, adminProfile } = running;
+    writeReadyFile(config.readyFile, { meshId, caFingerprint, address, adminProfile, pid: process.pid });
+  }
+  const cause = await signal.promise;
+  log.info({ event: 'coordinator.stopping', cause });
+  await running.stop();
+  log.info({ event: 'coordinator.stopped' });
+  if (fatal) process.exitCode = reportError(program.name(), toMeshError(fatal), false);
+}
+

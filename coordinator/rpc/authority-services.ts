@@ -1,0 +1,80 @@
+import { MeshError } from '../../common/errors.js';
+import type { Identity } from '../../common/identity/identity.js';
+import {
+  type CaServiceServer,
+  CaServiceService as Ca,
+  type Certificate,
+  type IssueRequest,
+  type IssueResponse,
+  type ListCertificatesRequest,
+  type ListCertificatesResponse,
+  type RenewRequest,
+  type RenewResponse,
+  type RevokeRequest,
+  type RevokeResponse,
+} from '../../proto/gen/mesh/v1/ca.js';
+import {
+  type EnrollServiceServer,
+  EnrollServiceService as Enroll,
+  type JoinRequest,
+  type JoinResponse,
+} from '../../proto/gen/mesh/v1/enroll.js';
+import type { CertificateRow } from '../ports.js';
+import type { Enrollment } from '../services/enrollment.js';
+import type { Issuance } from '../services/issuance.js';
+import type { CallContext, Gate } from './authorize.js';
+
+export const callerOf = (context: CallContext): Identity => {
+  if (!context.identity) throw new MeshError('UNAUTHENTICATED', 'this call needs a certificate');
+  return context.identity;
+};
+
+const toCertificate = (row: CertificateRow): Certificate => ({
+  serial: row.serial,
+  role: row.role,
+  name: row.name,
+  notBeforeMs: row.notBeforeMs,
+  notAfterMs: row.notAfterMs,
+  fingerprint: row.fingerprint,
+  revokedAtMs: row.revokedAtMs,
+});
+
+export function makeCaService(gate: Gate, issuance: Issuance): CaServiceServer {
+  const root = issuance.rootPem;
+  return {
+    issue: gate.unary<IssueRequest, IssueResponse>(Ca.issue.path, async (request, context) => ({
+      certificateChain: (await issuance.issue(callerOf(context), request)).pem,
+      root,
+    })),
+    renew: gate.unary<RenewRequest, RenewResponse>(Ca.renew.path, async ({ csr }, context) => ({
+      certificateChain: (await issuance.renew(callerOf(context), csr)).pem,
+      root,
+    })),
+    revoke: gate.unary<RevokeRequest, RevokeResponse>(Ca.revoke.path, async ({ nameOrSerial }, context) => ({
+      revoked: (await issuance.revoke(callerOf(context).name, nameOrSerial)).map(toCertificate),
+    })),
+    listCertificates: gate.unary<ListCertificatesRequest, ListCertificatesResponse>(
+      Ca.listCertificates.path,
+      async () => ({ items: (await issuance.list()).map(toCertificate) }),
+    ),
+  };
+}
+
+export function makeEnrollService(
+  gate: Gate,
+  options: { enrollment: Enrollment; meshId: string; rootPem: string; coordinators: () => string[] },
+): EnrollServiceServer {
+  return {
+    join: gate.unary<JoinRequest, JoinResponse>(Enroll.join.path, async (request, context) => {
+      const row = await options.enrollment.join({ ...request, address: context.address });
+      return {
+        certificateChain: row.pem,
+        root: options.rootPem,
+        name: row.name,
+        role: row.role,
+        meshId: options.meshId,
+        coordinators: options.coordinators(),
+      };
+    }),
+  };
+}

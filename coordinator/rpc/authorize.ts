@@ -1,0 +1,145 @@
+/**
+ * The gate in front of every RPC. It finds out who called (the door fixed that when the connection was made), asks
+ * whether the identity still holds, looks the method up in the table of roles, and only then lets the handler run.
+ * Whatever a handler throws becomes one status with a code and a hint.
+ */
+import type {
+  handleBidiStreamingCall,
+  handleClientStreamingCall,
+  handleServerStreamingCall,
+  handleUnaryCall,
+  ServerDuplexStream,
+  ServerReadableStream,
+  ServerUnaryCall,
+  ServerWritableStream,
+  UntypedServiceImplementation,
+} from '@grpc/grpc-js';
+import { MeshError, toMeshError } from '../../common/errors.js';
+import { toStatus } from '../../common/grpc-errors.js';
+import type { Identity } from '../../common/identity/identity.js';
+import type { Logger } from '../../common/log.js';
+import type { CallLike } from '../door/door.js';
+import type { Peer } from '../door/peer.js';
+import type { Denylist } from '../services/denylist.js';
+import { type Caller, METHOD_ROLES } from './roles.js';
+
+/** What a handler knows of its caller. */
+export interface CallContext {
+  /** Never nobody, except for methods that admit nobody. */
+  readonly identity: Identity | undefined;
+  readonly role: Caller;
+  readonly address: string;
+}
+
+export interface GateOptions {
+  peerOf: (call: CallLike) => Peer;
+  denylist: Denylist;
+  log: Logger;
+}
+
+export class Gate {
+  constructor(private readonly options: GateOptions) {}
+
+  /** @throws MeshError UNAUTHENTICATED, REVOKED, BAD_CERTIFICATE or DENIED */
+  admit(path: string, call: CallLike): CallContext {
+    const address = call.getPeer().replace(/:\d+$/, '');
+    const peer = this.options.peerOf(call);
+    if (peer.kind === 'refused') throw new MeshError('UNAUTHENTICATED', peer.reason);
+    const identity = peer.kind === 'identity' ? peer.identity : undefined;
+    const role: Caller = identity?.role ?? 'nobody';
+    if (identity) this.options.denylist.check(identity);
+    if (!METHOD_ROLES[path]?.includes(role)) {
+      const who = identity ? `${role}/${identity.name}` : 'a peer without a certificate';
+      this.options.log.warn({ event: 'rpc.denied', method: path, caller: who, address });
+      throw new MeshError(identity ? 'DENIED' : 'UNAUTHENTICATED', `${who} may not call ${path}`);
+    }
+    return { identity, role, address };
+  }
+
+  report(path: string, error: unknown): ReturnType<typeof toStatus> {
+    const known = toMeshError(error);
+    if (known.code === 'INTERNAL') this.options.log.error({ event: 'rpc.failed', method: path, err: error });
+    return toStatus(known);
+  }
+
+  unary<Request, Response>(
+    path: string,
+    handle: (request: Request, context: CallContext) => Promise<Response>,
+  ): handleUnaryCall<Request, Response> {
+    return (call: ServerUnaryCall<Request, Response>, callback) => {
+      this.#run(async () => handle(call.request, this.admit(path, call))).then(
+        (response) => callback(null, response),
+        (error: unknown) => callback(this.report(path, error)),
+      );
+    };
+  }
+
+  /** The handler yields batches; the stream waits for the client's flow control and ends when the client is gone. */
+  serverStream<Request, Response>(
+    path: string,
+    handle: (request: Request, context: CallContext, gone: AbortSignal) => AsyncIterable<Response>,
+  ): handleServerStreamingCall<Request, Response> {
+    return (call: ServerWritableStream<Request, Response>) => {
+      const gone = new AbortController();
+      call.on('cancelled', () => gone.abort());
+      call.on('error', () => gone.abort());
+      this.#run(async () => {
+        for await (const message of handle(call.request, this.admit(path, call), gone.signal)) {
+          if (gone.signal.aborted) return;
+          if (!call.write(message)) await drained(call, gone.signal);
+        }
+      }).then(
+        () => call.end(),
+        (error: unknown) => call.emit('error', this.report(path, error)),
+      );
+    };
+  }
+
+  clientStream<Request, Response>(
+    path: string,
+    handle: (requests: AsyncIterable<Request>, context: CallContext) => Promise<Response>,
+  ): handleClientStreamingCall<Request, Response> {
+    return (call: ServerReadableStream<Request, Response>, callback) => {
+      this.#run(async () => handle(call as AsyncIterable<Request>, this.admit(path, call))).then(
+        (response) => callback(null, response),
+        (error: unknown) => callback(this.report(path, error)),
+      );
+    };
+  }
+
+  duplex<Request, Response>(
+    path: string,
+    handle: (call: ServerDuplexStream<Request, Response>, context: CallContext) => Promise<void>,
+  ): handleBidiStreamingCall<Request, Response> {
+    return (call: ServerDuplexStream<Request, Response>) => {
+      this.#run(async () => handle(call, this.admit(path, call))).catch((error: unknown) => {
+        call.emit('error', this.report(path, error));
+      });
+    };
+  }
+
+  /** Turns a synchronous throw into a rejection. */
+  async #run<T>(body: () => Promise<T>): Promise<T> {
+    return body();
+  }
+}
+
+function drained(call: ServerWritableStream<unknown, unknown>, gone: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const done = () => {
+      call.removeListener('drain', done);
+      gone.removeEventListener('abort', done);
+      resolve();
+    };
+    call.once('drain', done);
+    gone.addEventListener('abort', done, { once: true });
+  });
+}
+
+/** Every method a service has must be in the table; checked when the server is put together. */
+export function assertCovered(definition: Record<string, { path: string }>, implementation: UntypedServiceImplementation): void {
+  for (const [name, method] of Object.entries(definition)) {
+    if (!METHOD_ROLES[method.path]) throw new Error(`${method.path} is not in the table of roles`);
+    if (!implementation[name]) throw new Error(`${method.path} has no handler`);
+  }
+}

@@ -1,0 +1,50 @@
+import type { Role } from '../../common/identity/identity.js';
+
+/**
+ * Who may call what: the one table that gRPC and HTTP enforce. `nobody` is a peer without a certificate. A method that
+ * is not listed is refused, and a test fails when a service has one.
+ */
+export type Caller = Role | 'nobody';
+
+const PEOPLE: readonly Caller[] = ['operator', 'submitter'];
+const READERS: readonly Caller[] = ['operator', 'submitter', 'viewer'];
+const OPERATOR: readonly Caller[] = ['operator'];
+const EVERY_ROLE: readonly Caller[] = ['agent', 'coordinator', 'operator', 'submitter', 'viewer', 'metrics'];
+
+export const METHOD_ROLES: Readonly<Record<string, readonly Caller[]>> = {
+  '/mesh.v1.EnrollService/Join': ['nobody'],
+
+  '/mesh.v1.AgentService/Session': ['agent'],
+  '/mesh.v1.AgentService/StreamLogs': ['agent'],
+  '/mesh.v1.AgentService/FetchBlob': ['agent'],
+
+  '/mesh.v1.CaService/Issue': OPERATOR,
+  '/mesh.v1.CaService/Renew': EVERY_ROLE,
+  '/mesh.v1.CaService/Revoke': OPERATOR,
+  '/mesh.v1.CaService/ListCertificates': OPERATOR,
+
+  '/mesh.v1.MeshService/SubmitJob': PEOPLE,
+  '/mesh.v1.MeshService/MissingBlobs': PEOPLE,
+  '/mesh.v1.MeshService/PutBlob': PEOPLE,
+  '/mesh.v1.MeshService/GetJob': READERS,
+  '/mesh.v1.MeshService/ListJobs': READERS,
+  '/mesh.v1.MeshService/ListTasks': READERS,
+  '/mesh.v1.MeshService/WatchJob': READERS,
+  '/mesh.v1.MeshService/ReadLogs': PEOPLE,
+  '/mesh.v1.MeshService/ReadResults': PEOPLE,
+  '/mesh.v1.MeshService/CancelJob': PEOPLE,
+  '/mesh.v1.MeshService/RetryJob': PEOPLE,
+  '/mesh.v1.MeshService/Explain': READERS,
+  '/mesh.v1.MeshService/ListNodes': READERS,
+  '/mesh.v1.MeshService/GetNode': READERS,
+  '/mesh.v1.MeshService/DrainNode': OPERATOR,
+  '/mesh.v1.MeshService/CreateToken': OPERATOR,
+  '/mesh.v1.MeshService/ListTokens': OPERATOR,
+  '/mesh.v1.MeshService/RevokeToken': OPERATOR,
+};
+
+export const PATH_ROLES: Readonly<Record<string, readonly Caller[] | 'anyone'>> = {
+  '/healthz': 'anyone',
+  '/readyz': 'anyone',
+  '/metrics': ['metrics', 'operator', 'viewer'],
+};

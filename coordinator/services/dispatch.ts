@@ -1,0 +1,202 @@
+/**
+ * From waiting work to told agents: snapshot → plan → one committed assignment → messages. A turn starts when work
+ * comes in, room falls free, a node joins or a returned task falls due, and once a second anyway. ASSIGNED is committed
+ * before any agent is told; an agent that hears of it twice drops the repeat.
+ */
+import type { Clock, Timer } from '../../common/clock.js';
+import type { Service } from '../../common/lifecycle.js';
+import type { Logger } from '../../common/log.js';
+import { Loop } from '../../common/loop.js';
+import type { Ledger } from '../core/ledger.js';
+import { plan } from '../core/scheduler/plan.js';
+import type { NodeReason, NodeView, Plan, PlanSettings, Reasons, ReturnedTask, Snapshot, WorkView } from '../core/scheduler/types.js';
+import type { AssignItem, AssignedTask, Store } from '../ports.js';
+import type { Fleet, LiveNode } from './fleet.js';
+import type { Jobs, LiveJob } from './jobs.js';
+import { toRefs } from './session.js';
+
+/** Returned tasks looked at per turn; the rest is found in the next. */
+const DUE_PAGE = 5000;
+const UNKNOWN_RTT_MS = 5;
+
+export interface DispatchOptions {
+  store: Store;
+  jobs: Jobs;
+  fleet: Fleet;
+  ledger: Ledger;
+  settings: PlanSettings;
+  clock: Clock;
+  log: Logger;
+  random: () => number;
+  epoch: () => number;
+  observe: { planned(seconds: number): void; assigned(node: string, tasks: number): void };
+}
+
+export class Dispatch implements Service {
+  readonly name = 'dispatch';
+  readonly #options: DispatchOptions;
+  readonly #loop: Loop;
+  #dueTimer: Timer | undefined;
+  #reasons = new Map<number, Reasons>();
+
+  constructor(options: DispatchOptions) {
+    this.#options = options;
+    this.#loop = new Loop({
+      name: 'dispatch.turn',
+      clock: options.clock,
+      everyMs: 1000,
+      turn: () => this.#turn(),
+      onError: (error) => options.log.error({ event: 'dispatch.failed', err: error }, 'could not place work'),
+    });
+  }
+
+  async start(): Promise<void> {
+    await this.#loop.start();
+  }
+
+  async stop(): Promise<void> {
+    this.#dueTimer?.cancel();
+    await this.#loop.stop();
+  }
+
+  wake(): void {
+    this.#loop.wake();
+  }
+
+  /** Why each node was or was not taken for this job's kind of work, in the last plan that looked at it. */
+  reasons(kind: number, job: number): readonly NodeReason[] {
+    return this.#reasons.get(kind)?.get(kind, job) ?? [];
+  }
+
+  async #turn(): Promise<void> {
+    const { settings, clock, random, observe, epoch } = this.#options;
+    if (epoch() === 0) return;
+    const returned = await this.#dueWork();
+    const snapshot = this.#snapshot(returned);
+    if (snapshot.work.length === 0) return;
+    const beganMs = clock.monotonicMs();
+    const result = plan(snapshot, settings, beganMs, random);
+    observe.planned((clock.monotonicMs() - beganMs) / 1000);
+    for (const kind of result.reasons.kinds()) this.#remember(kind, result.reasons);
+    for (const { node, job, count } of result.retractions) this.#retract(node, job, count);
+    if (result.assignments.length > 0) await this.#commit(result);
+  }
+
+  /** Returned tasks by job; arms a timer for the next one that is not due yet. */
+  async #dueWork(): Promise<Map<number, ReturnedTask[]>> {
+    const { store, clock } = this.#options;
+    const byJob = new Map<number, ReturnedTask[]>();
+    const nextDueInMs = await store.tasks.nextDueInMs();
+    this.#dueTimer?.cancel();
+    if (nextDueInMs === undefined) return byJob;
+    if (nextDueInMs > 0) {
+      if (nextDueInMs < 60_000) this.#dueTimer = clock.after(nextDueInMs + 1, () => this.wake(), { background: true });
+      return byJob;
+    }
+    for (const { job, index, failedNodes } of await store.tasks.due(DUE_PAGE)) {
+      const list = byJob.get(job);
+      if (list) list.push({ index, failedNodes });
+      else byJob.set(job, [{ index, failedNodes }]);
+    }
+    return byJob;
+  }
+
+  #snapshot(returned: Map<number, ReturnedTask[]>): Snapshot {
+    const { jobs, fleet, ledger } = this.#options;
+    const prefilled = ledger.prefilled();
+    const movable = new Set(prefilled.map(({ job }) => job));
+    const work: WorkView[] = [];
+    for (const job of jobs.all()) {
+      const back = returned.get(job.row.seq) ?? [];
+      const fresh = jobs.fresh(job);
+      const concerned = fresh > 0 || back.length > 0 || movable.has(job.row.seq);
+      if (!job.row.cancelling && concerned) work.push(toWork(job, fresh, back));
+    }
+    const nodes = work.length === 0 ? [] : [...fleet.all()].map((node) => this.#view(node));
+    return { nodes, work, heldBySubmitter: ledger.heldBySubmitter(), prefilled };
+  }
+
+  #view(node: LiveNode): NodeView {
+    const { ledger, jobs } = this.#options;
+    return {
+      ...ledger.room(node.row.seq, (job) => jobs.get(job)?.taskTime.ms),
+      seq: node.row.seq,
+      name: node.row.name,
+      labels: node.labels,
+      executors: node.executors,
+      state: node.session?.open ? node.liveness.state : 'OFFLINE',
+      draining: node.row.draining,
+      revoked: node.row.revoked,
+      load: node.load,
+      rttMs: node.roundTrip?.smoothedMs ?? UNKNOWN_RTT_MS,
+      reliability: node.reliability,
+      finished: node.finished,
+    };
+  }
+
+  async #commit(result: Plan): Promise<void> {
+    const { store, jobs, ledger, clock, epoch } = this.#options;
+    const { tasks, jobs: changes } = await store.tasks.assign(epoch(), this.#toItems(result));
+    jobs.apply(changes);
+    const nowMs = clock.monotonicMs();
+    const byNode = new Map<number, AssignedTask[]>();
+    for (const task of tasks) {
+      const job = jobs.get(task.job);
+      if (!job) continue;
+      ledger.add(task, job.kind, job.row.submitter, nowMs);
+      const list = byNode.get(task.node);
+      if (list) list.push(task);
+      else byNode.set(task.node, [task]);
+    }
+    for (const [node, list] of byNode) this.#tell(node, list);
+    if (tasks.length > 0) this.#loop.wake();
+  }
+
+  /** Fresh work is taken from each job's cursor in the order of the plan. */
+  #toItems(result: Plan): AssignItem[] {
+    const cursors = new Map<number, number>();
+    const items: AssignItem[] = [];
+    for (const { job, node, fresh, returned } of result.assignments) {
+      const row = this.#options.jobs.get(job)?.row;
+      if (!row) continue;
+      if (returned.length > 0) items.push({ job, node, indexes: returned });
+      if (fresh === 0) continue;
+      const from = cursors.get(job) ?? row.cursor;
+      cursors.set(job, from + fresh);
+      items.push({ job, node, from, to: from + fresh });
+    }
+    return items;
+  }
+
+  #tell(node: number, tasks: AssignedTask[]): void {
+    const { fleet, jobs, observe, epoch } = this.#options;
+    const live = fleet.get(node);
+    if (!live) return;
+    observe.assigned(live.row.name, tasks.length);
+    live.session?.assign(epoch(), tasks, (job) => jobs.get(job)?.body);
+  }
+
+  #retract(node: number, job: number, count: number): void {
+    const { fleet, ledger } = this.#options;
+    const refs = ledger.takeBack(node, job, count);
+    if (refs.length > 0) fleet.get(node)?.session?.send({ $case: 'retract', value: toRefs(refs) });
+  }
+
+  #remember(kind: number, reasons: Reasons): void {
+    this.#reasons.delete(kind);
+    this.#reasons.set(kind, reasons);
+    if (this.#reasons.size > 1000) this.#reasons.delete(this.#reasons.keys().next().value as number);
+  }
+}
+
+const toWork = (job: LiveJob, fresh: number, returned: ReturnedTask[]): WorkView => ({
+  job: job.row.seq,
+  kind: job.kind,
+  priority: job.row.priority,
+  submitter: job.row.submitter,
+  arrival: job.row.seq,
+  fresh,
+  returned,
+  blockedNodes: job.blockedNodes,
+  taskMs: job.taskTime.ms,
+});

@@ -1,0 +1,183 @@
+/**
+ * A join token buys one certificate. The token names the role and may bind the name; of the request only the public key
+ * is taken, after its signature proved possession. Spending the token is one guarded statement, so of many racing
+ * callers exactly one is served; a repeated request with the same key gets the same certificate again.
+ */
+import { randomBytes, timingSafeEqual } from 'node:crypto';
+import { decodeToken, encodeToken, secretDigest } from '../../common/identity/token.js';
+import { isRole, type Role } from '../../common/identity/identity.js';
+import type { Clock } from '../../common/clock.js';
+import { MeshError } from '../../common/errors.js';
+import { isName } from '../../common/ids.js';
+import type { Logger } from '../../common/log.js';
+import type { AuditStore, CertificateRow, NodeStore, TokenRow, TokenStore } from '../ports.js';
+import type { Issuance } from './issuance.js';
+
+const TTL_MS_MAX = 30 * 86_400_000;
+const USES_MAX = 1000;
+const NAME_TRIES = 1000;
+/** Failed joins an address may make per minute; a guess hits a 128-bit secret, so this only spares the log and CPU. */
+const FAILURES_PER_MINUTE = 20;
+
+export interface EnrollmentOptions {
+  tokens: TokenStore;
+  nodes: NodeStore;
+  issuance: Issuance;
+  audit: AuditStore;
+  clock: Clock;
+  log: Logger;
+  /** SHA-256 of the root certificate's DER, lower-case hex. */
+  rootDigest: string;
+  onOutcome: (outcome: 'joined' | 'replayed' | 'refused') => void;
+}
+
+export class Enrollment {
+  readonly #options: EnrollmentOptions;
+  readonly #failures = new Map<string, { count: number; sinceMs: number }>();
+
+  constructor(options: EnrollmentOptions) {
+    this.#options = options;
+  }
+
+  async createToken(request: {
+    role: string;
+    name: string;
+    ttlMs: number;
+    uses: number;
+    replace: boolean;
+    createdBy: string;
+  }): Promise<{ row: TokenRow; token: string }> {
+    const { tokens, audit, clock, rootDigest } = this.#options;
+    const role = request.role === '' ? 'agent' : request.role;
+    if (!isRole(role) || role === 'coordinator')
+      throw new MeshError('USAGE', `a token cannot be made for the role "${role}"`);
+    if (request.name !== '' && !isName(request.name))
+      throw new MeshError('BAD_NAME', `"${request.name}" is not a name`);
+    if (request.ttlMs < 1000 || request.ttlMs > TTL_MS_MAX)
+      throw new MeshError('USAGE', 'a token lives between 1 second and 30 days');
+    if (request.uses < 1 || request.uses > USES_MAX)
+      throw new MeshError('USAGE', `a token can be used 1 to ${USES_MAX} times`);
+    if (request.name !== '' && request.uses > 1)
+      throw new MeshError('USAGE', 'a token that binds a name can be used once');
+    const id = randomBytes(6).toString('hex');
+    const secret = randomBytes(16).toString('hex');
+    const row: TokenRow = {
+      id,
+      secretDigest: secretDigest(secret),
+      role,
+      name: request.name || undefined,
+      replace: request.replace,
+      usesLeft: request.uses,
+      expiresAtMs: clock.wallMs() + request.ttlMs,
+      createdBy: request.createdBy,
+    };
+    await tokens.create(row);
+    const detail = { role, name: request.name, uses: request.uses };
+    await audit.append({ actor: request.createdBy, action: 'token.created', target: id, detail });
+    return { row, token: encodeToken({ id, secret, rootDigest }) };
+  }
+
+  listTokens(): Promise<TokenRow[]> {
+    return this.#options.tokens.list();
+  }
+
+  async revokeToken(actor: string, id: string): Promise<void> {
+    if (!(await this.#options.tokens.revoke(id))) throw new MeshError('NOT_FOUND', `there is no token ${id}`);
+    await this.#options.audit.append({ actor, action: 'token.revoked', target: id, detail: {} });
+  }
+
+  /** @throws MeshError BAD_TOKEN, TOKEN_REFUSED, OVERLOADED, BAD_NAME, CONFLICT, BAD_CERTIFICATE */
+  async join(request: { token: string; csr: Uint8Array; name: string; address: string }): Promise<CertificateRow> {
+    const { log, onOutcome } = this.#options;
+    this.#throttle(request.address);
+    try {
+      return await this.#join(request);
+    } catch (error) {
+      this.#countFailure(request.address);
+      onOutcome('refused');
+      log.warn({ event: 'enroll.refused', address: request.address, wish: request.name.slice(0, 63), err: error });
+      throw error;
+    }
+  }
+
+  async #join(request: { token: string; csr: Uint8Array; name: string; address: string }): Promise<CertificateRow> {
+    const { tokens, issuance, audit, clock, log, onOutcome, rootDigest } = this.#options;
+    const presented = decodeToken(request.token);
+    if (presented.rootDigest !== rootDigest) throw new MeshError('TOKEN_REFUSED', 'the token belongs to another mesh');
+    const token = await tokens.get(presented.id);
+    if (!token || !sameText(token.secretDigest, secretDigest(presented.secret)))
+      throw new MeshError('TOKEN_REFUSED', 'the token is not known here');
+    const keyDigest = issuance.publicKeyDigest(request.csr);
+    const bought = await tokens.boughtWith(token.id, keyDigest);
+    if (bought) {
+      onOutcome('replayed');
+      return bought;
+    }
+    const expired = clock.wallMs() > token.expiresAtMs;
+    if (expired)
+      throw new MeshError('TOKEN_REFUSED', `the token expired at ${new Date(token.expiresAtMs).toISOString()}`);
+    if (token.usesLeft < 1) throw new MeshError('TOKEN_REFUSED', 'the token is spent');
+    const name = await this.#chooseName(token, request.name);
+    if (!(await tokens.spend(token.id, clock.wallMs()))) throw new MeshError('TOKEN_REFUSED', 'the token is spent');
+    if (token.replace && token.name) await this.#replaceHolder(token.role, token.name);
+    const actor = `token ${token.id}`;
+    const certificate = await issuance.sign({
+      csr: request.csr,
+      role: token.role,
+      name,
+      lifetimeMs: undefined,
+      actor,
+      tokenId: token.id,
+    });
+    if (token.role === 'agent') await this.#options.nodes.setRevoked(name, false);
+    await audit.append({ actor, action: 'enroll.joined', target: `${token.role}/${name}`, detail: { from: request.address } });
+    log.info({ event: 'enroll.joined', role: token.role, name, address: request.address, wish: request.name });
+    onOutcome('joined');
+    return certificate;
+  }
+
+  /** The token's name, or the wish; a taken wish gets a number. A revoked name needs a token that names it. */
+  async #chooseName(token: TokenRow, wish: string): Promise<string> {
+    if (token.name) {
+      const taken = (await this.#options.issuance.holders(token.role, token.name)).length > 0;
+      if (taken && !token.replace)
+        throw new MeshError('CONFLICT', `the name ${token.name} is taken`, {
+          hint: `make a token with --name ${token.name} --replace to move it to this machine`,
+        });
+      return token.name;
+    }
+    if (!isName(wish)) throw new MeshError('BAD_NAME', `"${wish.slice(0, 80)}" is not a name`);
+    const revoked = new Set((await this.#options.nodes.all()).filter((node) => node.revoked).map((node) => node.name));
+    for (let suffix = 1; suffix <= NAME_TRIES; suffix++) {
+      const name = suffix === 1 ? wish : `${wish.slice(0, 58)}-${suffix}`;
+      const taken = revoked.has(name) || (await this.#options.issuance.holders(token.role, name)).length > 0;
+      if (!taken) return name;
+    }
+    throw new MeshError('CONFLICT', `the name ${wish} and its numbered forms are taken`, { hint: 'choose another --name' });
+  }
+
+  async #replaceHolder(role: Role, name: string): Promise<void> {
+    for (const row of await this.#options.issuance.holders(role, name))
+      await this.#options.issuance.revoke(`replacement of ${role}/${name}`, row.serial);
+  }
+
+  #throttle(address: string): void {
+    const entry = this.#failures.get(address);
+    if (!entry) return;
+    if (this.#options.clock.monotonicMs() - entry.sinceMs > 60_000) this.#failures.delete(address);
+    else if (entry.count >= FAILURES_PER_MINUTE)
+      throw new MeshError('OVERLOADED', 'too many refused joins from this address', { hint: 'wait a minute' });
+  }
+
+  #countFailure(address: string): void {
+    const entry = this.#failures.get(address);
+    if (entry) entry.count++;
+    else if (this.#failures.size < 10_000)
+      this.#failures.set(address, { count: 1, sinceMs: this.#options.clock.monotonicMs() });
+  }
+}
+
+function sameText(a: string, b: string): boolean {
+  const [left, right] = [Buffer.from(a), Buffer.from(b)];
+  return left.length === right.length && timingSafeEqual(left, right);
+}

@@ -1,0 +1,53 @@
+import type { ExplainResponse, NodeExplanation } from '../../proto/gen/mesh/v1/mesh.js';
+import { isTerminal } from '../core/job.js';
+import type { JobRow, TaskRow } from '../ports.js';
+import type { Dispatch } from './dispatch.js';
+import type { Fleet } from './fleet.js';
+import type { Jobs } from './jobs.js';
+
+/** Answers `mesh why` from the reasons the planner recorded, never by planning again. */
+export class Explain {
+  constructor(
+    private readonly jobs: Jobs,
+    private readonly fleet: Fleet,
+    private readonly dispatch: Dispatch,
+  ) {}
+
+  answer(job: JobRow, task: TaskRow | undefined): ExplainResponse {
+    return {
+      job: job.id,
+      index: task?.index,
+      status: task?.status ?? job.status,
+      chosen: task?.node ?? '',
+      summary: this.#summary(job, task),
+      nodes: this.#nodes(job),
+    };
+  }
+
+  #nodes(job: JobRow): NodeExplanation[] {
+    const live = this.jobs.get(job.seq);
+    if (!live) return [];
+    return this.dispatch.reasons(live.kind.id, job.seq).map(({ node, feasible, reason, score, terms }) => ({
+      name: this.fleet.nameOf(node),
+      feasible: feasible && !live.blockedNodes.has(node),
+      reason: live.blockedNodes.has(node) ? 'blocked: it spoiled several attempts of this job' : reason,
+      score,
+      terms: { ...terms },
+    }));
+  }
+
+  #summary(job: JobRow, task: TaskRow | undefined): string {
+    if (task?.status === 'RETRYING') return `waits after: ${task.lastError ?? 'an unknown failure'}`;
+    if (task && task.status !== 'QUEUED') return `${task.status.toLowerCase()} on ${task.node ?? 'no node'}`;
+    if (isTerminal(job.status)) return `the job has ended: ${job.status}`;
+    if (job.cancelling) return 'the job is being cancelled';
+    const nodes = [...this.fleet.all()];
+    if (nodes.length === 0) return 'no node has joined yet; make a token with: mesh token create';
+    const healthy = nodes.filter((node) => node.liveness.state === 'HEALTHY' && node.session?.open);
+    if (healthy.length === 0) return `none of ${nodes.length} nodes is connected; see: mesh nodes`;
+    const waits = job.counts.total - job.counts.completed - job.counts.failed - job.counts.cancelled;
+    const ahead = [...this.jobs.all()].filter(({ row }) => row.seq !== job.seq && row.priority > job.priority).length;
+    const tail = ahead > 0 ? `, ${ahead} jobs of higher priority are ahead` : '';
+    return `${waits} tasks are not done; ${healthy.length} of ${nodes.length} nodes take work${tail}`;
+  }
+}

@@ -1,0 +1,139 @@
+/**
+ * The nodes as they are now: their rows, their sessions, their vital signs. Rows in the store are what survives;
+ * leases run here, on this process's monotonic clock, from the last heartbeat it received.
+ */
+import type { Clock } from '../../common/clock.js';
+import type { Logger } from '../../common/log.js';
+import { type LivenessSettings, NodeLiveness, type NodeTransition, type RoundTrip } from '../core/node.js';
+import type { Ledger } from '../core/ledger.js';
+import { roomOf } from '../core/room.js';
+import type { NodeRow } from '../ports.js';
+import type { AgentSession } from './session.js';
+
+export class LiveNode {
+  session: AgentSession | undefined;
+  load = 0;
+  roundTrip: RoundTrip | undefined;
+  reliability: number;
+  finished: number;
+  lastHeartbeatAtMs: number | undefined;
+  labels: ReadonlyMap<string, string> = new Map();
+  executors: ReadonlySet<string> = new Set();
+
+  constructor(
+    public row: NodeRow,
+    readonly liveness: NodeLiveness,
+  ) {
+    this.reliability = row.reliability;
+    this.finished = row.finished;
+    this.lastHeartbeatAtMs = row.lastHeartbeatAtMs;
+    this.adopt(row);
+  }
+
+  /** Takes over what a new hello or an operator changed. */
+  adopt(row: NodeRow): void {
+    const { capabilities } = row;
+    this.row = row;
+    this.executors = new Set(capabilities.executors);
+    this.labels = new Map([
+      ...Object.entries(capabilities.labels),
+      ['name', row.name],
+      ['os', capabilities.os],
+      ['arch', capabilities.arch],
+      ...(capabilities.gpus.length > 0 ? [['gpu', capabilities.gpus[0]?.model ?? ''] as [string, string]] : []),
+    ]);
+  }
+}
+
+export class Fleet {
+  readonly #nodes = new Map<number, LiveNode>();
+  readonly #byName = new Map<string, LiveNode>();
+
+  constructor(
+    private readonly clock: Clock,
+    private readonly log: Logger,
+    private readonly liveness: LivenessSettings,
+    private readonly ledger: Ledger,
+  ) {}
+
+  /** Known nodes after a start: each gets a whole lease of grace before it is declared OFFLINE. */
+  load(rows: readonly NodeRow[]): void {
+    for (const row of rows) this.#add(row, NodeLiveness.recovered(this.liveness, this.clock.monotonicMs()));
+  }
+
+  put(row: NodeRow): LiveNode {
+    this.ledger.setNode(row.seq, roomOf(row.capabilities));
+    const known = this.#nodes.get(row.seq);
+    if (!known) return this.#add(row, NodeLiveness.connected(this.liveness, this.clock.monotonicMs()));
+    known.adopt(row);
+    return known;
+  }
+
+  #add(row: NodeRow, liveness: NodeLiveness): LiveNode {
+    const node = new LiveNode(row, liveness);
+    this.ledger.setNode(row.seq, roomOf(row.capabilities));
+    this.#nodes.set(row.seq, node);
+    this.#byName.set(row.name, node);
+    return node;
+  }
+
+  get(seq: number): LiveNode | undefined {
+    return this.#nodes.get(seq);
+  }
+
+  byName(name: string): LiveNode | undefined {
+    return this.#byName.get(name);
+  }
+
+  /** Nodes that may get work some time: not revoked. */
+  count(): number {
+    let count = 0;
+    for (const node of this.#nodes.values()) if (!node.row.revoked) count++;
+    return count;
+  }
+
+  all(): IterableIterator<LiveNode> {
+    return this.#nodes.values();
+  }
+
+  nameOf(seq: number): string {
+    return this.#nodes.get(seq)?.row.name ?? `node ${seq}`;
+  }
+
+  /** A heartbeat, or anything else that proves the agent alive. */
+  alive(node: LiveNode): void {
+    node.lastHeartbeatAtMs = this.clock.wallMs();
+    const transition = node.liveness.heard(this.clock.monotonicMs());
+    if (transition) this.#logTransition(node, transition);
+  }
+
+  /** The agent said that it stops. */
+  left(node: LiveNode): void {
+    const transition = node.liveness.left('the agent stopped');
+    if (transition) this.#logTransition(node, transition);
+  }
+
+  /** This process stood still; the silence is not the nodes'. */
+  excuse(stalledMs: number): void {
+    for (const node of this.#nodes.values()) node.liveness.excuse(stalledMs);
+  }
+
+  /** Nodes whose lease ended since the last look. */
+  expired(): LiveNode[] {
+    const nowMs = this.clock.monotonicMs();
+    const offline: LiveNode[] = [];
+    for (const node of this.#nodes.values()) {
+      const transition = node.liveness.tick(nowMs);
+      if (!transition) continue;
+      this.#logTransition(node, transition);
+      if (transition.to === 'OFFLINE') offline.push(node);
+    }
+    return offline;
+  }
+
+  #logTransition(node: LiveNode, transition: NodeTransition): void {
+    const { from, to, reason } = transition;
+    const level = to === 'HEALTHY' ? 'info' : 'warn';
+    this.log[level]({ event: `node.${to.toLowerCase()}`, node: node.row.name, from, reason }, `${node.row.name} is ${to}`);
+  }
+}

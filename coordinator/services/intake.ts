@@ -1,0 +1,145 @@
+/**
+ * Where jobs come in. The commit of the specification (with the inputs, in chunks) acknowledges a job; its task rows
+ * are made afterwards, a bounded batch per job and turn, so a million-task job neither delays its first task nor the
+ * job behind it. Making rows is idempotent: after a crash it goes on where it was.
+ */
+import { createHash, type Hash } from 'node:crypto';
+import type { Clock } from '../../common/clock.js';
+import { MeshError } from '../../common/errors.js';
+import { makeId } from '../../common/ids.js';
+import type { Service } from '../../common/lifecycle.js';
+import type { Logger } from '../../common/log.js';
+import { Loop } from '../../common/loop.js';
+import type { TaskInput } from '../../proto/gen/mesh/v1/common.js';
+import type { JobSpec } from '../../proto/gen/mesh/v1/mesh.js';
+import { validateInput, validateSpec } from '../core/spec.js';
+import type { JobRow, Store } from '../ports.js';
+import type { BlobDepot } from './blob-depot.js';
+import type { Jobs } from './jobs.js';
+
+const ROWS_PER_TURN = 10_000;
+
+export interface IntakeOptions {
+  store: Store;
+  jobs: Jobs;
+  blobs: BlobDepot;
+  clock: Clock;
+  log: Logger;
+  epoch: () => number;
+  /** Rows were made or a job came in: there may be work to place. */
+  onWork: () => void;
+  liveJobsMax: number;
+  /** False when the disk is too full to promise anything. */
+  accepts: () => boolean;
+}
+
+export interface Submission {
+  submitter: string;
+  idempotencyKey: string;
+  spec: JobSpec;
+  items: AsyncIterable<TaskInput[]>;
+  /** With items: their number must be `spec.taskCount`. */
+  hasItems: boolean;
+  retryOf?: string;
+}
+
+export class Intake implements Service {
+  readonly name = 'intake';
+  readonly #options: IntakeOptions;
+  readonly #materialiser: Loop;
+
+  constructor(options: IntakeOptions) {
+    this.#options = options;
+    this.#materialiser = new Loop({
+      name: 'intake.materialiser',
+      clock: options.clock,
+      everyMs: 1000,
+      turn: () => this.#materialise(),
+      onError: (error) => options.log.error({ event: 'intake.failed', err: error }, 'could not make task rows'),
+    });
+  }
+
+  async start(): Promise<void> {
+    await this.#materialiser.start();
+  }
+
+  async stop(): Promise<void> {
+    await this.#materialiser.stop();
+  }
+
+  /** Commits a job. @throws MeshError BAD_SPEC, OVERLOADED, DISK_FULL, IDEMPOTENCY_CONFLICT */
+  async submit(submission: Submission): Promise<JobRow> {
+    const { store, jobs, clock, log, liveJobsMax, accepts } = this.#options;
+    validateSpec(submission.spec);
+    if (!accepts()) throw new MeshError('DISK_FULL', 'the coordinator is short of disk space and takes no new jobs');
+    if (jobs.size >= liveJobsMax)
+      throw new MeshError('OVERLOADED', `${jobs.size} jobs are waiting or running, the most this mesh takes`);
+    await this.#requireBlobs(submission.spec);
+
+    const hash = createHash('sha256').update(JSON.stringify(submission.spec));
+    const { job, created } = await store.jobs.create(
+      {
+        id: makeId(clock.wallMs()),
+        submitter: submission.submitter,
+        idempotencyKey: submission.idempotencyKey,
+        specDigest: () => hash.digest('hex'),
+        spec: submission.spec,
+        total: submission.spec.taskCount,
+        retryOf: submission.retryOf,
+        hasInputs: submission.hasItems,
+      },
+      this.#readItems(submission, hash),
+    );
+    if (created) {
+      log.info({ event: 'job.accepted', job: job.id, tasks: job.counts.total, submitter: job.submitter });
+      jobs.add(job);
+      this.#materialiser.wake();
+    }
+    return job;
+  }
+
+  /** Checks, hashes and passes on the items, a chunk at a time. */
+  async *#readItems(submission: Submission, hash: Hash): AsyncGenerator<string[]> {
+    const { spec } = submission;
+    let count = 0;
+    for await (const batch of submission.items) {
+      for (const item of batch) validateInput(item);
+      await this.#requireStored(batch.flatMap((item) => item.files.map((file) => file.digest)));
+      const chunk = batch.map((item) => JSON.stringify(item));
+      for (const text of chunk) hash.update(text).update('\n');
+      count += batch.length;
+      if (count > spec.taskCount) break;
+      yield chunk;
+    }
+    if (submission.hasItems && count !== spec.taskCount)
+      throw new MeshError('BAD_SPEC', `the job announced ${spec.taskCount} tasks and described ${count}`);
+  }
+
+  async #requireBlobs(spec: JobSpec): Promise<void> {
+    if (spec.work?.$case === 'function') await this.#requireStored([spec.work.value.moduleDigest]);
+  }
+
+  async #requireStored(digests: string[]): Promise<void> {
+    if (digests.length === 0) return;
+    const missing = await this.#options.blobs.missing(digests);
+    if (missing.length > 0)
+      throw new MeshError('BAD_SPEC', `${missing.length} files of the job were not uploaded, such as ${missing[0]}`);
+  }
+
+  async #materialise(): Promise<void> {
+    const { store, jobs, epoch, onWork } = this.#options;
+    if (epoch() === 0) return;
+    let more = false;
+    for (const job of [...jobs.all()]) {
+      const { counts, cancelling, seq } = job.row;
+      if (cancelling || counts.materialised >= counts.total) continue;
+      const materialised = await store.jobs.materialise(epoch(), seq, ROWS_PER_TURN);
+      const made = materialised - counts.materialised;
+      job.row.counts.materialised = materialised;
+      job.row.counts.queued += made;
+      more ||= materialised < counts.total;
+      if (made > 0) onWork();
+    }
+    if (more) this.#materialiser.wake();
+  }
+}

@@ -1,0 +1,132 @@
+import type { Identity, Role } from '../../common/identity/identity.js';
+import { isRole } from '../../common/identity/identity.js';
+import type { Clock } from '../../common/clock.js';
+import { MeshError } from '../../common/errors.js';
+import { isName } from '../../common/ids.js';
+import type { Logger } from '../../common/log.js';
+import type { AuditStore, CertificateRow, CertificateStore } from '../ports.js';
+import type { Denylist } from './denylist.js';
+
+/** What the embedded CA does for the coordinator; implemented over `ca/` in the composition root. */
+export interface Signer {
+  readonly rootPem: string;
+  /** Signs the public key of a CSR after its signature proved possession. @throws MeshError BAD_CERTIFICATE */
+  sign(request: { csr: Uint8Array; role: Role; name: string; lifetimeMs: number | undefined; nowMs: number }): Issued;
+  /** SHA-256 of the CSR's public key, lower-case hex; proves possession too. */
+  publicKeyDigest(csr: Uint8Array): string;
+}
+
+export interface Issued {
+  /** Leaf, then intermediate. */
+  chainPem: string;
+  serial: string;
+  fingerprint: string;
+  publicKeyDigest: string;
+  notBeforeMs: number;
+  notAfterMs: number;
+}
+
+export interface IssuanceOptions {
+  signer: Signer;
+  certificates: CertificateStore;
+  audit: AuditStore;
+  denylist: Denylist;
+  clock: Clock;
+  log: Logger;
+}
+
+const DAY_MS = 86_400_000;
+
+/** Every certificate this mesh hands out passes here: signed, recorded, audited. */
+export class Issuance {
+  readonly #options: IssuanceOptions;
+
+  constructor(options: IssuanceOptions) {
+    this.#options = options;
+  }
+
+  get rootPem(): string {
+    return this.#options.signer.rootPem;
+  }
+
+  publicKeyDigest(csr: Uint8Array): string {
+    return this.#options.signer.publicKeyDigest(csr);
+  }
+
+  async holders(role: Role, name: string): Promise<CertificateRow[]> {
+    return this.#options.certificates.holders(role, name);
+  }
+
+  /** For an operator: any role, any free name. */
+  async issue(
+    actor: Identity,
+    request: { csr: Uint8Array; role: string; name: string; days: number },
+  ): Promise<CertificateRow> {
+    if (!isRole(request.role)) throw new MeshError('USAGE', `"${request.role}" is not a role`);
+    if (!isName(request.name)) throw new MeshError('BAD_NAME', `"${request.name}" is not a name`);
+    const lifetimeMs = request.days > 0 ? request.days * DAY_MS : undefined;
+    return this.sign({ ...request, role: request.role, lifetimeMs, actor: actor.name, tokenId: undefined });
+  }
+
+  /** The caller's own identity with a new key. */
+  async renew(caller: Identity, csr: Uint8Array): Promise<CertificateRow> {
+    const { role, name } = caller;
+    const lifetimeMs = caller.notAfterMs - caller.notBeforeMs;
+    return this.sign({ csr, role, name, lifetimeMs, actor: name, tokenId: undefined, sameHolder: true });
+  }
+
+  async sign(request: {
+    csr: Uint8Array;
+    role: Role;
+    name: string;
+    lifetimeMs: number | undefined;
+    actor: string;
+    tokenId: string | undefined;
+    sameHolder?: boolean;
+  }): Promise<CertificateRow> {
+    const { signer, certificates, audit, clock, log } = this.#options;
+    const issued = signer.sign({ ...request, nowMs: clock.wallMs() });
+    const row: CertificateRow = {
+      serial: issued.serial,
+      role: request.role,
+      name: request.name,
+      fingerprint: issued.fingerprint,
+      publicKeyDigest: issued.publicKeyDigest,
+      notBeforeMs: issued.notBeforeMs,
+      notAfterMs: issued.notAfterMs,
+      revokedAtMs: undefined,
+      tokenId: request.tokenId,
+      pem: issued.chainPem,
+    };
+    await certificates.record(row, { sameHolder: request.sameHolder ?? false });
+    await audit.append({
+      actor: request.actor,
+      action: 'certificate.issued',
+      target: `${row.role}/${row.name}`,
+      detail: { serial: row.serial, notAfterMs: row.notAfterMs },
+    });
+    log.info({ event: 'certificate.issued', role: row.role, name: row.name, serial: row.serial });
+    return row;
+  }
+
+  async list(): Promise<CertificateRow[]> {
+    return this.#options.certificates.list();
+  }
+
+  /** @throws MeshError NOT_FOUND when nothing unrevoked goes by this name or serial */
+  async revoke(actor: string, nameOrSerial: string): Promise<CertificateRow[]> {
+    const { certificates, audit, denylist, log } = this.#options;
+    const revoked = await certificates.revoke(nameOrSerial);
+    if (revoked.length === 0)
+      throw new MeshError('NOT_FOUND', `no unrevoked certificate has the name or serial "${nameOrSerial}"`, {
+        hint: 'see: mesh-ca list',
+      });
+    denylist.add(revoked.map((row) => row.serial));
+    for (const row of revoked) {
+      const target = `${row.role}/${row.name}`;
+      await audit.append({ actor, action: 'certificate.revoked', target, detail: { serial: row.serial } });
+      log.warn({ event: 'certificate.revoked', role: row.role, name: row.name, serial: row.serial, actor });
+    }
+    return revoked;
+  }
+}

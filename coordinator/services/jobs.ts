@@ -1,0 +1,120 @@
+/**
+ * Live jobs in memory: what the planner and the sessions need of each, never its tasks. Rows in the store are the
+ * truth; `apply` follows what statements returned. A terminal job leaves at once.
+ */
+import { parseSelector } from '../../common/selector.js';
+import type { JobBody } from '../../proto/gen/mesh/v1/agent.js';
+import { isTerminal } from '../core/job.js';
+import type { Kind } from '../core/scheduler/types.js';
+import type { RetryPolicy } from '../core/task.js';
+import { type KindRegistry, TaskTime } from '../core/work.js';
+import type { JobChange, JobRow } from '../ports.js';
+import type { Changes } from './changes.js';
+
+export interface LiveJob {
+  row: JobRow;
+  kind: Kind;
+  policy: RetryPolicy;
+  body: JobBody;
+  /** Nodes this job must not use, learned from failures. */
+  blockedNodes: Set<number>;
+  /** How often each node could not run one of its tasks. */
+  faults: Map<number, number>;
+  taskTime: TaskTime;
+}
+
+/** Infrastructure may take a task away this often before the task is failed (invariant I4). */
+const LOSSES_MAX = 20;
+const BACKOFF_CAP_MS = 10 * 60_000;
+
+export class Jobs {
+  readonly #live = new Map<number, LiveJob>();
+  readonly #byId = new Map<string, LiveJob>();
+
+  constructor(
+    private readonly kinds: KindRegistry,
+    private readonly changes: Changes,
+    private readonly logBytesMax: number,
+  ) {}
+
+  get size(): number {
+    return this.#live.size;
+  }
+
+  all(): IterableIterator<LiveJob> {
+    return this.#live.values();
+  }
+
+  get(seq: number): LiveJob | undefined {
+    return this.#live.get(seq);
+  }
+
+  byId(id: string): LiveJob | undefined {
+    return this.#byId.get(id);
+  }
+
+  add(row: JobRow): LiveJob {
+    const known = this.#live.get(row.seq);
+    if (known) return known;
+    const { spec } = row;
+    const resources = spec.resources ?? { cpuMillis: 0, memoryBytes: 0, gpus: 0, custom: {} };
+    const live: LiveJob = {
+      row,
+      kind: this.kinds.intern(row.type, resources, parseSelector(spec.where)),
+      policy: {
+        failuresMax: spec.retries + 1,
+        lossesMax: LOSSES_MAX,
+        backoffMs: spec.backoffMs,
+        backoffCapMs: BACKOFF_CAP_MS,
+      },
+      body: makeBody(row, resources, this.logBytesMax),
+      blockedNodes: new Set(),
+      faults: new Map(),
+      taskTime: new TaskTime(),
+    };
+    this.#live.set(row.seq, live);
+    this.#byId.set(row.id, live);
+    return live;
+  }
+
+  /** Rows that exist and were never assigned. */
+  fresh(job: LiveJob): number {
+    return Math.max(0, job.row.counts.materialised - job.row.cursor);
+  }
+
+  /** Follows the store; retires jobs that ended. Returns the jobs that this change ended. */
+  apply(changes: readonly JobChange[]): JobRow[] {
+    const ended: JobRow[] = [];
+    for (const change of changes) {
+      const live = this.#live.get(change.seq);
+      if (live) {
+        Object.assign(live.row, change);
+        if (isTerminal(change.status)) {
+          this.#retire(live);
+          ended.push(live.row);
+        }
+      }
+      this.changes.jobs.emit(change.seq, undefined);
+    }
+    return ended;
+  }
+
+  #retire(live: LiveJob): void {
+    this.#live.delete(live.row.seq);
+    this.#byId.delete(live.row.id);
+    this.kinds.release(live.kind);
+  }
+}
+
+function makeBody(row: JobRow, resources: Kind['resources'], logBytesMax: number): JobBody {
+  return {
+    job: row.seq,
+    jobId: row.id,
+    work: row.spec.work,
+    resources,
+    timeoutMs: row.spec.timeoutMs,
+    taskCount: row.counts.total,
+    array: row.spec.array,
+    logBytesMax,
+  };
+}

@@ -1,0 +1,187 @@
+/**
+ * Output of long or loud attempts, as files below `logs/`. (Short output travels with the result and lives in the
+ * task's row.) One attempt keeps its first half-limit in `head` and what follows in two alternating tail files, so
+ * that disk use stays below one and a half limits and at least the last quarter-limit is always there; a reader sees
+ * the head, a note of how much is missing, and the tail. Frames are protobuf OutputChunks, each behind its length.
+ * Chunks that arrive twice are told by their offset and stored once.
+ */
+import { existsSync } from 'node:fs';
+import { type FileHandle, mkdir, open, rm, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { BinaryReader, BinaryWriter } from '@bufbuild/protobuf/wire';
+import { OutputChunk, Stream } from '../../proto/gen/mesh/v1/common.js';
+
+const READ_BYTES = 256 * 1024;
+
+export interface AttemptKey {
+  jobId: string;
+  index: number;
+  generation: number;
+}
+
+type Part = 'head' | 'tail0' | 'tail1';
+
+/** Appends one attempt's chunks. Calls must not overlap. */
+export class AttemptLog {
+  #offset = 0;
+  #part: Part = 'head';
+  #partBytes = 0;
+  #file: FileHandle | undefined;
+  #restored = false;
+
+  constructor(
+    private readonly base: string,
+    private readonly bytesMax: number,
+  ) {}
+
+  /** Everything before this offset is stored or was left out for good. */
+  get offset(): number {
+    return this.#offset;
+  }
+
+  async append(chunks: readonly OutputChunk[]): Promise<void> {
+    if (!this.#restored) await this.#restore();
+    const writer = new BinaryWriter();
+    let bytes = 0;
+    for (const chunk of chunks) {
+      const end = chunk.offset + chunk.data.length;
+      if (end <= this.#offset) continue;
+      const known = Math.max(0, this.#offset - chunk.offset);
+      const fresh = known === 0 ? chunk : { ...chunk, offset: this.#offset, data: chunk.data.subarray(known) };
+      OutputChunk.encode(fresh, writer.uint32(10).fork()).join();
+      bytes += fresh.data.length;
+      this.#offset = end;
+    }
+    if (bytes === 0) return;
+    await this.#turnPart(bytes);
+    await this.#file?.write(writer.finish());
+    this.#partBytes += bytes;
+  }
+
+  /** Goes on where an earlier handle, or an earlier process, stopped. */
+  async #restore(): Promise<void> {
+    for (const part of await partsInOrder(this.base)) {
+      this.#part = part;
+      this.#partBytes = 0;
+      for await (const chunk of readFrames(`${this.base}.${part}`)) {
+        this.#partBytes += chunk.data.length;
+        this.#offset = chunk.offset + chunk.data.length;
+      }
+    }
+    this.#restored = true;
+  }
+
+  async #turnPart(bytes: number): Promise<void> {
+    const full = this.#partBytes > 0 && this.#partBytes + bytes > this.bytesMax / 2;
+    if (this.#file && !full) return;
+    if (full) {
+      await this.#file?.close();
+      this.#part = this.#part === 'tail0' ? 'tail1' : 'tail0';
+      this.#partBytes = 0;
+    }
+    const path = `${this.base}.${this.#part}`;
+    await mkdir(join(path, '..'), { recursive: true, mode: 0o700 });
+    this.#file = await open(path, full ? 'w' : 'a', 0o600);
+  }
+
+  async close(): Promise<void> {
+    await this.#file?.close();
+    this.#file = undefined;
+  }
+}
+
+/** The parts that exist: the head, then the tails by what they hold. */
+async function partsInOrder(base: string): Promise<Part[]> {
+  const found: { part: Part; offset: number }[] = [];
+  for (const part of ['head', 'tail0', 'tail1'] as const) {
+    for await (const chunk of readFrames(`${base}.${part}`)) {
+      found.push({ part, offset: chunk.offset });
+      break;
+    }
+  }
+  return found.sort((a, b) => a.offset - b.offset).map(({ part }) => part);
+}
+
+export class LogStore {
+  constructor(
+    private readonly directory: string,
+    readonly bytesMax: number,
+  ) {}
+
+  #base(key: AttemptKey): string {
+    return join(this.directory, key.jobId, `${key.index}.${key.generation}`);
+  }
+
+  open(key: AttemptKey): AttemptLog {
+    return new AttemptLog(this.#base(key), this.bytesMax);
+  }
+
+  has(key: AttemptKey): boolean {
+    return existsSync(`${this.#base(key)}.head`);
+  }
+
+  /** The stored chunks in order, with a note where something was left out. Empty when nothing was streamed. */
+  async *read(key: AttemptKey): AsyncGenerator<OutputChunk> {
+    const base = this.#base(key);
+    let next = 0;
+    for (const part of await partsInOrder(base)) {
+      for await (const chunk of readFrames(`${base}.${part}`)) {
+        if (chunk.offset > next) yield leftOut(next, chunk);
+        next = chunk.offset + chunk.data.length;
+        yield chunk;
+      }
+    }
+  }
+
+  async removeJob(jobId: string): Promise<void> {
+    await rm(join(this.directory, jobId), { recursive: true, force: true });
+  }
+}
+
+/** The note a reader finds where output was left out. */
+export function leftOut(from: number, next: OutputChunk): OutputChunk {
+  const text = `[${next.offset - from} bytes of output left out]\n`;
+  return { stream: Stream.SYSTEM, offset: from, atMs: next.atMs, data: Buffer.from(text) };
+}
+
+/** Reads frames in bounded pieces; a frame cut off by a crash ends the file. */
+async function* readFrames(path: string): AsyncGenerator<OutputChunk> {
+  const size = await stat(path).then(
+    (found) => found.size,
+    () => 0,
+  );
+  if (size === 0) return;
+  const file = await open(path, 'r');
+  try {
+    let rest: Uint8Array = new Uint8Array(0);
+    for (let position = 0; position < size; ) {
+      const { bytesRead, buffer } = await file.read(Buffer.alloc(READ_BYTES), 0, READ_BYTES, position);
+      if (bytesRead === 0) return;
+      position += bytesRead;
+      rest = Buffer.concat([rest, buffer.subarray(0, bytesRead)]);
+      const { chunks, used } = decodeFrames(rest);
+      rest = rest.subarray(used);
+      yield* chunks;
+    }
+  } finally {
+    await file.close();
+  }
+}
+
+function decodeFrames(bytes: Uint8Array): { chunks: OutputChunk[]; used: number } {
+  const reader = new BinaryReader(bytes);
+  const chunks: OutputChunk[] = [];
+  let used = 0;
+  while (reader.pos < reader.len) {
+    try {
+      reader.uint32();
+      const length = reader.uint32();
+      if (reader.pos + length > reader.len) break;
+      chunks.push(OutputChunk.decode(reader, length));
+      used = reader.pos;
+    } catch {
+      break;
+    }
+  }
+  return { chunks, used };
+}

@@ -1,0 +1,135 @@
+/** What people ask about jobs, and the rule of who sees what: submitters their own, viewers and operators all. */
+import { type Clock, pause } from '../../common/clock.js';
+import { MeshError } from '../../common/errors.js';
+import type { Identity } from '../../common/identity/identity.js';
+import { isTerminal, JOB_STATUSES, type JobStatus } from '../core/job.js';
+import { TASK_STATUSES, type TaskStatus } from '../core/task.js';
+import type { JobRow, Store, TaskRow } from '../ports.js';
+import type { Changes } from './changes.js';
+import type { Jobs } from './jobs.js';
+
+const PAGE = 100;
+const PAGE_MAX = 1000;
+/** Changes in quick succession are told together, at most once in this time. */
+const WATCH_EVERY_MS = 100;
+
+export class Queries {
+  constructor(
+    private readonly store: Store,
+    private readonly jobs: Jobs,
+    private readonly changes: Changes,
+    private readonly clock: Clock,
+  ) {}
+
+  /** @throws MeshError NOT_FOUND, also for a job of somebody else, so that ids tell nothing */
+  async job(id: string, caller: Identity): Promise<JobRow> {
+    const row = this.jobs.byId(id)?.row ?? (await this.store.jobs.get(id));
+    if (!row || (caller.role === 'submitter' && row.submitter !== caller.name))
+      throw new MeshError('NOT_FOUND', `there is no job "${id.slice(0, 80)}"`, { hint: 'see: mesh jobs' });
+    return row;
+  }
+
+  async list(
+    query: { status: string; limit: number; cursor: string },
+    caller: Identity,
+  ): Promise<{ rows: JobRow[]; next: string }> {
+    const limit = pageSize(query.limit);
+    const rows = await this.store.jobs.list({
+      limit: limit + 1,
+      ...(query.status ? { status: asStatus<JobStatus>(query.status, JOB_STATUSES) } : {}),
+      ...(caller.role === 'submitter' ? { submitter: caller.name } : {}),
+      ...(query.cursor ? { before: asCursor(query.cursor) } : {}),
+    });
+    return { rows: rows.slice(0, limit), next: rows.length > limit ? String(rows[limit - 1]?.seq) : '' };
+  }
+
+  async tasks(
+    job: JobRow,
+    query: { status: string; limit: number; cursor: string; index?: number | undefined },
+  ): Promise<{ rows: TaskRow[]; next: string }> {
+    if (query.index !== undefined) return { rows: [await this.task(job, query.index)], next: '' };
+    const limit = pageSize(query.limit);
+    const rows = await this.store.tasks.list({
+      job: job.seq,
+      fromIndex: query.cursor ? asCursor(query.cursor) : 0,
+      limit: limit + 1,
+      ...(query.status ? { status: asStatus<TaskStatus>(query.status, TASK_STATUSES) } : {}),
+    });
+    return { rows: rows.slice(0, limit), next: rows.length > limit ? String(rows[limit]?.index) : '' };
+  }
+
+  /** @throws MeshError NOT_FOUND when the job has no such task, or no row for it yet */
+  async task(job: JobRow, index: number): Promise<TaskRow> {
+    const [row] = await this.store.tasks.list({ job: job.seq, fromIndex: index, limit: 1 });
+    if (row?.index !== index)
+      throw new MeshError('NOT_FOUND', `job ${job.id} has no task ${index}`, { hint: `see: mesh tasks ${job.id}` });
+    return row;
+  }
+
+  /** The job now, and after every change until it ends. */
+  async *watch(id: string, caller: Identity, gone: AbortSignal): AsyncGenerator<JobRow> {
+    const first = await this.job(id, caller);
+    for await (const _ of this.signals(first.seq, gone)) {
+      const row = await this.job(id, caller);
+      yield row;
+      if (isTerminal(row.status)) return;
+    }
+  }
+
+  /** Yields at once, then after each change of the job, merged; ends when the caller is gone. */
+  async *signals(seq: number, gone: AbortSignal): AsyncGenerator<void> {
+    let changed = true;
+    let wake: (() => void) | undefined;
+    const poke = () => wake?.();
+    const unsubscribe = this.changes.jobs.subscribe(seq, () => {
+      changed = true;
+      poke();
+    });
+    gone.addEventListener('abort', poke);
+    try {
+      while (!gone.aborted) {
+        if (!changed) await new Promise<void>((resolve) => (wake = resolve));
+        wake = undefined;
+        if (gone.aborted) return;
+        changed = false;
+        yield;
+        if (this.jobs.get(seq) !== undefined) await pause(this.clock, WATCH_EVERY_MS, gone);
+      }
+    } finally {
+      unsubscribe();
+      gone.removeEventListener('abort', poke);
+    }
+  }
+
+  /** Results in index order, in pages; with `follow` it waits for tasks that have not ended. */
+  async *results(job: JobRow, caller: Identity, follow: boolean, gone: AbortSignal): AsyncGenerator<ResultPage> {
+    let next = 0;
+    for await (const _ of this.signals(job.seq, gone)) {
+      const ended = isTerminal((await this.job(job.id, caller)).status);
+      for (;;) {
+        const page = await this.store.tasks.results(job.seq, next, PAGE_MAX);
+        if (page.length === 0) break;
+        next = (page.at(-1)?.index ?? next) + 1;
+        yield page;
+      }
+      if (ended || !follow) return;
+    }
+  }
+}
+
+export type ResultPage = { index: number; status: TaskStatus; resultJson: string | undefined }[];
+
+const pageSize = (limit: number): number => (limit === 0 ? PAGE : Math.min(limit, PAGE_MAX));
+
+function asStatus<S extends string>(text: string, all: readonly S[]): S {
+  const status = all.find((known) => known === text.toUpperCase());
+  if (!status) throw new MeshError('USAGE', `"${text}" is not a status`, { hint: `one of ${all.join(', ')}` });
+  return status;
+}
+
+function asCursor(text: string): number {
+  const value = Number(text);
+  if (!Number.isSafeInteger(value) || value < 0)
+    throw new MeshError('USAGE', 'the cursor is not one that a list returned');
+  return value;
+}

@@ -1,0 +1,49 @@
+import { MeshError } from '../../common/errors.js';
+import type { Identity } from '../../common/identity/identity.js';
+import { TaskInput } from '../../proto/gen/mesh/v1/common.js';
+import { isTerminal } from '../core/job.js';
+import type { JobRow, Store } from '../ports.js';
+import type { Intake } from './intake.js';
+
+const PAGE = 1000;
+
+/** `mesh retry`: a new job of the tasks that did not complete; the old one stays as it is (invariant I1). */
+export class Resubmission {
+  constructor(
+    private readonly store: Store,
+    private readonly intake: Intake,
+  ) {}
+
+  /** @throws MeshError CONFLICT while the job runs, or when nothing is left to do */
+  async retry(job: JobRow, caller: Identity): Promise<JobRow> {
+    if (!isTerminal(job.status))
+      throw new MeshError('CONFLICT', `job ${job.id} has not ended`, { hint: `see: mesh job ${job.id}` });
+    const open = job.counts.total - job.counts.completed;
+    if (open === 0) throw new MeshError('CONFLICT', `every task of job ${job.id} completed`, { hint: 'submit it anew' });
+    const whole = open === job.counts.total && job.spec.array !== undefined;
+    const { array, ...rest } = job.spec;
+    return this.intake.submit({
+      submitter: caller.name,
+      idempotencyKey: `retry-${job.id}-${open}`,
+      spec: whole ? job.spec : { ...rest, array: undefined, taskCount: open },
+      hasItems: !whole,
+      items: whole ? none() : this.#items(job, array),
+      retryOf: job.id,
+    });
+  }
+
+  /** The inputs of what is left; a task of an array takes its index along as its value. */
+  async *#items(job: JobRow, array: JobRow['spec']['array']): AsyncGenerator<TaskInput[]> {
+    for (let from = 0; ; ) {
+      const page = await this.store.tasks.unfinishedInputs(job.seq, from, PAGE);
+      if (page.length === 0) return;
+      from = (page.at(-1)?.index ?? from) + 1;
+      yield page.map(({ index, input }) => {
+        if (input !== undefined) return TaskInput.fromPartial(JSON.parse(input) as Partial<TaskInput>);
+        return { value: String(array ? array.start + index * array.step : index), files: [] };
+      });
+    }
+  }
+}
+
+async function* none(): AsyncGenerator<never> {}

@@ -1,0 +1,103 @@
+import { RecentSet, SESSION_BODIES_MAX } from '../../common/recent-set.js';
+import type { AssignGroup, JobBody, SessionResponse, TaskRefs } from '../../proto/gen/mesh/v1/agent.js';
+import { TaskInput } from '../../proto/gen/mesh/v1/common.js';
+import type { TaskRef } from '../core/task.js';
+import type { AssignedTask } from '../ports.js';
+
+/** Rows to columns, as they travel. */
+export function toRefs(refs: Iterable<TaskRef>): TaskRefs {
+  const columns: TaskRefs = { jobs: [], indexes: [], generations: [] };
+  for (const ref of refs) {
+    columns.jobs.push(ref.job);
+    columns.indexes.push(ref.index);
+    columns.generations.push(ref.generation);
+  }
+  return columns;
+}
+
+/** Columns to rows; ends at the shortest column, so a malformed message names fewer tasks rather than wrong ones. */
+export function fromRefs(columns: TaskRefs | undefined): TaskRef[] {
+  if (!columns) return [];
+  const length = Math.min(columns.jobs.length, columns.indexes.length, columns.generations.length);
+  const refs: TaskRef[] = [];
+  for (let i = 0; i < length; i++) {
+    refs.push({
+      job: columns.jobs[i] as number,
+      index: columns.indexes[i] as number,
+      generation: columns.generations[i] as number,
+    });
+  }
+  return refs;
+}
+
+export type Send = (message: NonNullable<SessionResponse['body']>) => void;
+
+/** One connected agent process: what it is told, in batches. */
+export class AgentSession {
+  readonly #bodies = new RecentSet<number, true>(SESSION_BODIES_MAX);
+  #open = true;
+
+  constructor(
+    /** The node's number in the store. */
+    readonly node: number,
+    readonly bootId: string,
+    private readonly write: Send,
+    private readonly end: () => void,
+  ) {}
+
+  get open(): boolean {
+    return this.#open;
+  }
+
+  send(message: NonNullable<SessionResponse['body']>): void {
+    if (this.#open) this.write(message);
+  }
+
+  /** Tasks of any jobs; a job's body goes along unless this session still remembers it. */
+  assign(epoch: number, tasks: readonly AssignedTask[], bodyOf: (job: number) => JobBody | undefined): void {
+    const byJob = new Map<number, AssignedTask[]>();
+    for (const task of tasks) {
+      const list = byJob.get(task.job);
+      if (list) list.push(task);
+      else byJob.set(task.job, [task]);
+    }
+    const bodies: JobBody[] = [];
+    const groups: AssignGroup[] = [];
+    for (const [job, list] of byJob) {
+      const body = bodyOf(job);
+      if (!body) continue;
+      if (!this.#bodies.touch(job)) {
+        this.#bodies.put(job, true);
+        bodies.push(body);
+      }
+      groups.push(toGroup(job, list));
+    }
+    if (groups.length > 0) this.send({ $case: 'assign', value: { epoch, bodies, groups } });
+  }
+
+  close(reason: string, permanent: boolean): void {
+    if (!this.#open) return;
+    this.send({ $case: 'goodbye', value: { reason, permanent } });
+    this.#open = false;
+    this.end();
+  }
+
+  /** The stream ended by itself. */
+  closed(): void {
+    this.#open = false;
+  }
+}
+
+function toGroup(job: number, tasks: readonly AssignedTask[]): AssignGroup {
+  const attempts = tasks.map((task) => task.failures + task.losses + 1);
+  return {
+    job,
+    indexes: tasks.map((task) => task.index),
+    generations: tasks.map((task) => task.generation),
+    attempts: attempts.every((attempt) => attempt === 1) ? [] : attempts,
+    inputs: tasks.some((task) => task.input !== undefined) ? tasks.map((task) => readInput(task.input)) : [],
+  };
+}
+
+const readInput = (text: string | undefined): TaskInput =>
+  text === undefined ? TaskInput.create() : TaskInput.fromPartial(JSON.parse(text) as Partial<TaskInput>);

@@ -1,0 +1,122 @@
+import { asFlag, asInteger, asNumber, asText, setting } from '../../common/settings.js';
+import { MeshError } from '../../common/errors.js';
+import { parseDuration, parseSize } from '../../common/units.js';
+
+const asStrategy = (text: string): 'score' | 'round-robin' | 'random' => {
+  if (text === 'score' || text === 'round-robin' || text === 'random') return text;
+  throw new MeshError('USAGE', `"${text}" is not a strategy`, { hint: 'use score, round-robin or random' });
+};
+
+const weight = (flag: string, describe: string, fallback: number) =>
+  setting({ flag: `--${flag} <number>`, describe, parse: asNumber(0, 1000), fallback });
+
+/** Every setting of `mesh-coordinator`. Flags, `MESH_*` variables and the TOML file share these names. */
+export const coordinatorSettings = {
+  data: setting<string | undefined>({
+    flag: '--data <dir>',
+    describe: 'the data directory: CA, database, files, logs (default: the XDG data directory, or MESH_HOME)',
+    parse: asText,
+    fallback: undefined,
+  }),
+  databaseUrl: setting<string | undefined>({
+    flag: '--database-url <url>',
+    describe: 'a PostgreSQL of your own, 14 or newer, instead of the embedded one',
+    parse: asText,
+    fallback: undefined,
+  }),
+  listen: setting({
+    flag: '--listen <address>',
+    describe: 'the address to listen on; :: is every address, IPv4 too',
+    parse: asText,
+    fallback: '::',
+  }),
+  port: setting({
+    flag: '--port <number>',
+    describe: 'the one TCP port; 0 picks a free one',
+    parse: asInteger(0, 65535),
+    fallback: 7443,
+  }),
+  mdns: setting({ flag: '--no-mdns', describe: 'do not advertise over mDNS', parse: asFlag, fallback: true }),
+  name: setting<string | undefined>({
+    flag: '--name <name>',
+    describe: "this coordinator's name (default: the host name)",
+    parse: asText,
+    fallback: undefined,
+  }),
+  readyFile: setting<string | undefined>({
+    flag: '--ready-file <file>',
+    describe: 'written when the coordinator is ready',
+    parse: asText,
+    fallback: undefined,
+  }),
+  logLevel: setting({
+    flag: '--log-level <level>',
+    describe: 'trace, debug, info, warn, error or fatal',
+    parse: asText,
+    fallback: 'info',
+  }),
+  heartbeat: setting({
+    flag: '--heartbeat <duration>',
+    describe: 'how often agents report; three missed make a node SUSPECT',
+    parse: parseDuration,
+    fallback: 2000,
+  }),
+  nodeLease: setting({
+    flag: '--node-lease <duration>',
+    describe: 'silence after which a node is OFFLINE and its tasks are given to others',
+    parse: parseDuration,
+    fallback: 15_000,
+  }),
+  leaderLease: setting({
+    flag: '--leader-lease <duration>',
+    describe: 'how long a silent leader keeps the lead',
+    parse: parseDuration,
+    fallback: 6000,
+  }),
+  strategy: setting({
+    flag: '--strategy <name>',
+    describe: 'score; round-robin and random are there for comparison',
+    parse: asStrategy,
+    fallback: 'score' as const,
+  }),
+  weightRtt: weight('weight-rtt', 'α, the weight of round trips relative to task time: higher keeps short tasks near', 1),
+  weightLoad: weight('weight-load', 'β, the weight of machine load: higher spares machines that people sit at', 1),
+  weightQueue: weight('weight-queue', 'γ, the weight of work already queued there: higher evens queues out', 1),
+  weightReliability: weight('weight-reliability', 'δ, the weight of spoiled attempts: higher avoids flaky nodes', 2),
+  prefillMax: setting({
+    flag: '--prefill-max <tasks>',
+    describe: 'the most tasks an agent may hold beyond its slots',
+    parse: asInteger(0, 100_000),
+    fallback: 4096,
+  }),
+  maxLiveJobs: setting({
+    flag: '--max-live-jobs <jobs>',
+    describe: 'jobs waiting or running at a time; more are refused, with a retryable error',
+    parse: asInteger(1, 1_000_000),
+    fallback: 100_000,
+  }),
+  maxLogBytes: setting({
+    flag: '--max-log-bytes <size>',
+    describe: 'output kept per attempt: the first and the last half, a marker between',
+    parse: parseSize,
+    fallback: 16 * 2 ** 20,
+  }),
+  maxBlobBytes: setting({
+    flag: '--max-blob-bytes <size>',
+    describe: 'the largest file that can be staged',
+    parse: parseSize,
+    fallback: 16 * 2 ** 30,
+  }),
+  retention: setting({
+    flag: '--retention <duration>',
+    describe: 'how long ended jobs, their results, logs and files are kept',
+    parse: parseDuration,
+    fallback: 30 * 86_400_000,
+  }),
+  minFreeBytes: setting({
+    flag: '--min-free-bytes <size>',
+    describe: 'free disk space below which no jobs are taken and the oldest ended ones are removed early',
+    parse: parseSize,
+    fallback: 512 * 2 ** 20,
+  }),
+};

@@ -1,0 +1,63 @@
+import { type RawBuilder, sql } from 'kysely';
+
+/**
+ * Array parameters as PostgreSQL array literals. The driver would serialise arrays too, but quotes every number, refuses
+ * `bytea[]` and looks at the first element for the type; a literal with a cast has none of these surprises and is several
+ * times quicker for a thousand rows.
+ *
+ * A column in which nothing is defined becomes `{}`: `unnest` of several arrays pads the shorter ones with nulls.
+ */
+type Pick<T, V> = (item: T) => V | undefined;
+
+const NONE = '{}';
+
+function numbers<T>(items: readonly T[], pick: Pick<T, number>): string {
+  let literal = '';
+  let some = false;
+  for (const item of items) {
+    const value = pick(item);
+    if (value === undefined) literal += literal === '' ? 'NULL' : ',NULL';
+    else {
+      some = true;
+      literal += literal === '' ? `${value}` : `,${value}`;
+    }
+  }
+  return some ? `{${literal}}` : NONE;
+}
+
+/** PostgreSQL text holds no NUL; one in a task's error message must not spoil the batch it travels in. */
+const quoted = (text: string): string => `"${text.replaceAll('\0', '').replace(/["\\]/g, '\\$&')}"`;
+
+function strings<T>(items: readonly T[], pick: Pick<T, string>): string {
+  let some = false;
+  const literal = items.map((item) => {
+    const value = pick(item);
+    some ||= value !== undefined;
+    return value === undefined ? 'NULL' : quoted(value);
+  });
+  return some ? `{${literal.join(',')}}` : NONE;
+}
+
+export const ints = <T>(items: readonly T[], pick: Pick<T, number>): RawBuilder<number[]> =>
+  sql`${numbers(items, pick)}::integer[]`;
+
+export const bigints = <T>(items: readonly T[], pick: Pick<T, number>): RawBuilder<number[]> =>
+  sql`${numbers(items, pick)}::bigint[]`;
+
+export const doubles = <T>(items: readonly T[], pick: Pick<T, number>): RawBuilder<number[]> =>
+  sql`${numbers(items, pick)}::double precision[]`;
+
+export const texts = <T>(items: readonly T[], pick: Pick<T, string>): RawBuilder<string[]> =>
+  sql`${strings(items, pick)}::text[]`;
+
+/** Bytes travel as base64 in `text[]`; the statement decodes them. */
+export const base64s = <T>(items: readonly T[], pick: Pick<T, Uint8Array>): RawBuilder<string[]> =>
+  texts(items, (item) => {
+    const bytes = pick(item);
+    return bytes && Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('base64');
+  });
+
+const AGE_MS_MAX = 10 * 365 * 86_400_000;
+
+/** Durations come from other machines; a wild one is bounded to ten years so that no date leaves PostgreSQL's range. */
+export const boundedMs = (ms: number): number => Math.min(Math.max(0, Number.isFinite(ms) ? ms : 0), AGE_MS_MAX);

@@ -1,0 +1,91 @@
+import { type Selectable, sql } from 'kysely';
+import type { Clock } from '../../common/clock.js';
+import { MeshError } from '../../common/errors.js';
+import type { CertificateRow, CertificateStore } from '../ports.js';
+import type { Database } from './database.js';
+import type { CertificateTable } from './schema.js';
+
+export const toCertificateRow = (row: Selectable<CertificateTable>): CertificateRow => ({
+  serial: row.serial,
+  role: row.role,
+  name: row.name,
+  fingerprint: row.fingerprint,
+  publicKeyDigest: row.public_key_digest,
+  notBeforeMs: row.not_before,
+  notAfterMs: row.not_after,
+  revokedAtMs: row.revoked_at ?? undefined,
+  tokenId: row.token_id ?? undefined,
+  pem: row.pem,
+});
+
+/** Validity is compared with the coordinator's wall clock, which also stamped it. */
+export const certificateStore = (database: Database, clock: Clock): CertificateStore => ({
+  record: async (row, options) => {
+    const given = {
+      serial: row.serial,
+      role: row.role,
+      name: row.name,
+      fingerprint: row.fingerprint,
+      public_key_digest: row.publicKeyDigest,
+      not_before: new Date(row.notBeforeMs).toISOString(),
+      not_after: new Date(row.notAfterMs).toISOString(),
+      revoked_at: row.revokedAtMs === undefined ? null : new Date(row.revokedAtMs).toISOString(),
+      token_id: row.tokenId ?? null,
+      pem: row.pem,
+    };
+    const { rows } = await database.run((db) =>
+      sql<{ recorded: boolean }>`
+        select record_certificate(
+          jsonb_populate_record(null::certificate, ${given}::jsonb), ${options.sameHolder}::boolean,
+          ${clock.wallMs()}::timestamptz
+        ) as recorded`.execute(db),
+    );
+    if (!rows[0]?.recorded)
+      throw new MeshError('CONFLICT', `the name ${row.name} is held by another ${row.role} of this mesh`, {
+        hint: 'choose another name, or revoke the certificate that holds it',
+      });
+  },
+  list: async () => {
+    const rows = await database.run((db) =>
+      db.selectFrom('certificate').selectAll().orderBy('not_before').orderBy('serial').execute(),
+    );
+    return rows.map(toCertificateRow);
+  },
+  holders: async (role, name) => {
+    const rows = await database.run((db) =>
+      db
+        .selectFrom('certificate')
+        .selectAll()
+        .where('role', '=', role)
+        .where('name', '=', name)
+        .where('not_after', '>', clock.wallMs())
+        .where('revoked_at', 'is', null)
+        .orderBy('not_after')
+        .execute(),
+    );
+    return rows.map(toCertificateRow);
+  },
+  revoke: async (nameOrSerial) => {
+    const rows = await database.run((db) =>
+      db
+        .updateTable('certificate')
+        .set({ revoked_at: clock.wallMs() })
+        .where((e) => e.or([e('name', '=', nameOrSerial), e('serial', '=', nameOrSerial)]))
+        .where('revoked_at', 'is', null)
+        .returningAll()
+        .execute(),
+    );
+    return rows.map(toCertificateRow);
+  },
+  revokedSerials: async () => {
+    const rows = await database.run((db) =>
+      db
+        .selectFrom('certificate')
+        .select('serial')
+        .where('revoked_at', 'is not', null)
+        .where('not_after', '>', clock.wallMs())
+        .execute(),
+    );
+    return rows.map((row) => row.serial);
+  },
+});

@@ -1,0 +1,112 @@
+import { Kysely } from 'kysely';
+import { PostgresJSDialect } from 'kysely-postgres-js';
+import postgres from 'postgres';
+import { type Clock, pause } from '../../common/clock.js';
+import { backoffMs } from '../../common/retry.js';
+import { SESSION_PARAMETERS, type Target } from './connection.js';
+import { asStoreError, isRepeatable } from './failures.js';
+import type { Schema } from './schema.js';
+
+export interface DatabaseOptions {
+  target: Target;
+  clock: Clock;
+  /** Connections at most. */
+  poolMax: number;
+  /** Prepare each statement once per connection; saves a round trip. Not through a pooler in transaction mode. */
+  prepare: boolean;
+}
+
+const CONNECT_TIMEOUT_S = 10;
+const RECONNECT_S_MAX = 1;
+const REPEATS_MAX = 6;
+const REPEAT_BACKOFF = { baseMs: 5, capMs: 200 };
+
+export type Pool = postgres.Sql<{ bigint: number; date: number }>;
+
+/** A pool with our types: `bigint` as number, times as milliseconds since 1970. */
+export function openPool(options: { target: Target; max: number; parameters?: Record<string, string> }): Pool {
+  const { url, host, port, user, password, database, ssl } = options.target;
+  const given = Object.fromEntries(
+    Object.entries({ host, port, user, password, database }).filter(([, value]) => value !== undefined),
+  );
+  const settings = {
+    ...given,
+    ssl,
+    max: options.max,
+    // One statement per connection at a time: a quick one never waits behind a slow one.
+    max_pipeline: 0,
+    connect_timeout: CONNECT_TIMEOUT_S,
+    backoff: (retries: number) => Math.min(RECONNECT_S_MAX, 0.02 * 2 ** Math.min(retries, 10)),
+    onnotice: () => undefined,
+    connection: options.parameters ?? SESSION_PARAMETERS,
+    types: {
+      bigint: {
+        to: 20,
+        from: [20],
+        serialize: (value: number) => String(value),
+        parse: (text: string) => Number(text),
+      },
+      date: {
+        to: 1184,
+        from: [1082, 1114, 1184],
+        serialize: (ms: number) => new Date(ms).toISOString(),
+        parse: (text: string) => Date.parse(text),
+      },
+    },
+  } as unknown as postgres.Options<{ bigint: postgres.PostgresType<number>; date: postgres.PostgresType<number> }>;
+  return (url === undefined ? postgres(settings) : postgres(url, settings)) as Pool;
+}
+
+/**
+ * One pool, and Kysely over it.
+ *
+ * Every statement of the store is a transaction by itself, so Kysely never needs to hold a connection. That is used: the
+ * dialect is given a stand-in that sends each statement to the pool. The driver's own `reserve` puts a connection that
+ * died while it was reserved back among the idle ones, where the next statement would crash the process.
+ */
+export class Database {
+  readonly kysely: Kysely<Schema>;
+  readonly place: string;
+  readonly target: Target;
+  readonly #clock: Clock;
+  readonly #pool: Pool;
+
+  constructor(options: DatabaseOptions) {
+    this.target = options.target;
+    this.place = options.target.place;
+    this.#clock = options.clock;
+    const pool = openPool({ target: options.target, max: options.poolMax });
+    this.#pool = pool;
+    const { prepare } = options;
+    this.kysely = new Kysely<Schema>({
+      dialect: new PostgresJSDialect({
+        postgres: () => ({
+          end: () => pool.end({ timeout: 5 }),
+          reserve: async () => ({
+            release: () => undefined,
+            unsafe: (text: string, parameters: never[] = []) => pool.unsafe(text, parameters, { prepare }),
+          }),
+        }),
+      }),
+    });
+  }
+
+  /**
+   * Runs one statement. A deadlock or serialization failure has undone it, so it is repeated, at most six times with
+   * jitter; everything else becomes a MeshError.
+   */
+  async run<T>(statement: (db: Kysely<Schema>) => Promise<T>): Promise<T> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await statement(this.kysely);
+      } catch (error) {
+        if (!isRepeatable(error) || attempt > REPEATS_MAX) throw asStoreError(error, this.place);
+        await pause(this.#clock, backoffMs(REPEAT_BACKOFF, attempt, Math.random()));
+      }
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#pool.end({ timeout: 5 });
+  }
+}

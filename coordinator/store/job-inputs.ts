@@ -1,0 +1,58 @@
+import { sql } from 'kysely';
+import { texts } from './arrays.js';
+import type { Database } from './database.js';
+
+/**
+ * Per-task inputs on their way from a submission to task rows. Each chunk is a statement of its own, written before the
+ * job: no transaction stays open while a client sends a million items. The job's row, written last, is what makes them
+ * count. A submission that fails removes its chunks; those of one that a crash cut off are swept a day later.
+ */
+const CHUNK_ITEMS_MAX = 1000;
+const CHUNK_CHARACTERS_MAX = 1 << 20;
+
+/** @returns the number of inputs */
+export async function storeInputs(
+  database: Database,
+  jobId: string,
+  inputs: AsyncIterable<readonly string[]>,
+): Promise<number> {
+  let stored = 0;
+  let chunk: string[] = [];
+  let characters = 0;
+  const flush = async (): Promise<void> => {
+    const items = chunk;
+    if (items.length === 0) return;
+    chunk = [];
+    characters = 0;
+    await database.run((db) =>
+      sql`
+        insert into job_input (job_id, from_index, to_index, inputs)
+        values (${jobId}, ${stored}, ${stored + items.length}, ${texts(items, (item) => item)})`.execute(db),
+    );
+    stored += items.length;
+  };
+  for await (const page of inputs) {
+    for (const input of page) {
+      chunk.push(input);
+      characters += input.length;
+      if (chunk.length >= CHUNK_ITEMS_MAX || characters >= CHUNK_CHARACTERS_MAX) await flush();
+    }
+  }
+  await flush();
+  return stored;
+}
+
+export async function dropInputs(database: Database, jobId: string): Promise<void> {
+  await database.run((db) => db.deleteFrom('job_input').where('job_id', '=', jobId).execute());
+}
+
+/** Removes chunks older than a day that belong to no job. */
+export async function sweepInputs(database: Database): Promise<void> {
+  await database.run((db) =>
+    sql`
+      delete from job_input i
+      where i.created_at < now() - interval '1 day' and not exists (select from job j where j.id = i.job_id)`.execute(
+      db,
+    ),
+  );
+}

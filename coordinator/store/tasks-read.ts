@@ -1,0 +1,235 @@
+import { sql } from 'kysely';
+import type { TaskRef, TaskStatus } from '../core/task.js';
+import type { LiveTask, TaskRow, TaskStore } from '../ports.js';
+import { bigints, ints } from './arrays.js';
+import type { Database } from './database.js';
+
+/** Reading tasks: always along the primary key or the index of what is due, and a bounded page at a time. */
+type Reads = Pick<
+  TaskStore,
+  'due' | 'nextDueInMs' | 'live' | 'list' | 'attempts' | 'results' | 'inputs' | 'nodesLost' | 'unfinishedInputs'
+>;
+
+const TERMINAL: ReadonlySet<TaskStatus> = new Set(['COMPLETED', 'FAILED', 'CANCELLED']);
+
+export function taskReads(database: Database): Reads {
+  return {
+    due: (limit) => due(database, limit),
+    nextDueInMs: () => nextDueInMs(database),
+    live: () => live(database),
+    list: (query) => list(database, query),
+    attempts: (job, index) => attempts(database, job, index),
+    results: (job, fromIndex, limit) => results(database, job, fromIndex, limit),
+    inputs: (refs) => inputs(database, refs),
+    nodesLost: (refs) => nodesLost(database, refs),
+    unfinishedInputs: (job, fromIndex, limit) => unfinishedInputs(database, job, fromIndex, limit),
+  };
+}
+
+async function due(database: Database, limit: number): ReturnType<TaskStore['due']> {
+  const rows = await database.run((db) =>
+    db
+      .selectFrom('task as t')
+      .innerJoin('job as j', 'j.seq', 't.job')
+      .select(['t.job', 't.index', 't.failed_nodes', 't.failures', 't.losses'])
+      .where('t.due_at', '<=', sql<number>`now()`)
+      .where('j.cancelling', '=', false)
+      .where('j.completed_at', 'is', null)
+      .orderBy('t.due_at')
+      .limit(limit)
+      .execute(),
+  );
+  return rows.map(({ failed_nodes, ...row }) => ({ ...row, failedNodes: failed_nodes ?? [] }));
+}
+
+async function nextDueInMs(database: Database): Promise<number | undefined> {
+  const row = await database.run((db) =>
+    db
+      .selectFrom('task as t')
+      .innerJoin('job as j', 'j.seq', 't.job')
+      .select(sql<number>`greatest(0, extract(epoch from t.due_at - now()) * 1000)::double precision`.as('in_ms'))
+      .where('t.due_at', 'is not', null)
+      .where('j.cancelling', '=', false)
+      .where('j.completed_at', 'is', null)
+      .orderBy('t.due_at')
+      .limit(1)
+      .executeTakeFirst(),
+  );
+  return row?.in_ms;
+}
+
+/** Each job is read backwards from its cursor and no further than its counters say there is something to find. */
+async function live(database: Database): Promise<LiveTask[]> {
+  const { rows } = await database.run((db) =>
+    sql<LiveTask>`
+      select t.job, t.index, t.generation, t.node, t.status, t.failures, t.losses
+      from job j cross join lateral (
+        select * from task t
+        where t.job = j.seq and t.index < j.cursor and t.status in ('ASSIGNED', 'RUNNING')
+        order by t.index desc limit j.assigned + j.running
+      ) t
+      where j.completed_at is null and j.assigned + j.running > 0
+      order by t.job, t.index`.execute(db),
+  );
+  return [...rows];
+}
+
+async function list(database: Database, query: Parameters<TaskStore['list']>[0]): Promise<TaskRow[]> {
+  const rows = await database.run((db) => {
+    let select = db
+      .selectFrom('task as t')
+      .leftJoin('node as n', 'n.seq', 't.node')
+      .selectAll('t')
+      .select('n.name as node_name')
+      .where('t.job', '=', query.job)
+      .where('t.index', '>=', query.fromIndex)
+      .orderBy('t.index')
+      .limit(query.limit);
+    if (query.status) select = select.where('t.status', '=', query.status);
+    // A failed task left an attempt behind. Three of them among a million are found by that, not by looking at all.
+    if (query.status === 'FAILED')
+      select = select.where('t.index', 'in', (failed) =>
+        failed
+          .selectFrom('task_attempt as a')
+          .select('a.index')
+          .distinct()
+          .where('a.job', '=', query.job)
+          .where('a.index', '>=', query.fromIndex),
+      );
+    return select.execute();
+  });
+  return rows.map((row) => ({
+    job: row.job,
+    index: row.index,
+    generation: row.generation,
+    status: row.status,
+    failures: row.failures,
+    losses: row.losses,
+    node: row.node_name ?? undefined,
+    exitCode: row.exit_code ?? undefined,
+    queuedAtMs: row.queued_at,
+    assignedAtMs: row.assigned_at ?? undefined,
+    startedAtMs: row.started_at ?? undefined,
+    finishedAtMs: row.finished_at ?? undefined,
+    lastError: row.last_error ?? undefined,
+    resultJson: row.result_json ?? undefined,
+    output: row.output ?? undefined,
+    runUs: row.run_us ?? undefined,
+    peakMemoryBytes: row.peak_memory_bytes ?? undefined,
+  }));
+}
+
+async function attempts(database: Database, job: number, index: number): ReturnType<TaskStore['attempts']> {
+  const rows = await database.run((db) =>
+    db
+      .selectFrom('task_attempt as a')
+      .leftJoin('node as n', 'n.seq', 'a.node')
+      .select(['a.generation', 'a.attempt', 'n.name', 'a.outcome', 'a.error', 'a.output', 'a.started_at'])
+      .select('a.finished_at')
+      .where('a.job', '=', job)
+      .where('a.index', '=', index)
+      .orderBy('a.generation')
+      .orderBy('a.attempt')
+      .execute(),
+  );
+  return rows.map((row) => ({
+    generation: row.generation,
+    attempt: row.attempt,
+    node: row.name ?? '',
+    outcome: row.outcome,
+    error: row.error ?? undefined,
+    output: row.output ?? undefined,
+    startedAtMs: row.started_at ?? undefined,
+    finishedAtMs: row.finished_at,
+  }));
+}
+
+async function results(
+  database: Database,
+  job: number,
+  fromIndex: number,
+  limit: number,
+): ReturnType<TaskStore['results']> {
+  const rows = await database.run((db) =>
+    db
+      .selectFrom('task')
+      .select(['index', 'status', 'result_json', 'output'])
+      .where('job', '=', job)
+      .where('index', '>=', fromIndex)
+      .orderBy('index')
+      .limit(limit)
+      .execute(),
+  );
+  const stop = rows.findIndex((row) => !TERMINAL.has(row.status));
+  return rows.slice(0, stop === -1 ? rows.length : stop).map((row) => ({
+    index: row.index,
+    status: row.status,
+    resultJson: row.result_json ?? undefined,
+    output: row.output ?? undefined,
+  }));
+}
+
+const asked = (refs: readonly TaskRef[]) =>
+  sql`unnest(${bigints(refs, (ref) => ref.job)}, ${ints(refs, (ref) => ref.index)})
+    with ordinality as u(job, index, position)`;
+
+async function inputs(database: Database, refs: readonly TaskRef[]): Promise<(string | undefined)[]> {
+  if (refs.length === 0) return [];
+  const { rows } = await database.run((db) =>
+    sql<{ input: string | null }>`
+      select t.input from ${asked(refs)} left join task t on t.job = u.job and t.index = u.index
+      order by u.position`.execute(db),
+  );
+  return rows.map((row) => row.input ?? undefined);
+}
+
+async function nodesLost(database: Database, refs: readonly TaskRef[]): Promise<number[]> {
+  if (refs.length === 0) return [];
+  const { rows } = await database.run((db) =>
+    sql<{ nodes: number }>`
+      select (
+        select count(distinct a.node)::integer from task_attempt a
+        where a.job = u.job and a.index = u.index and a.outcome = 'node-lost'
+      ) as nodes
+      from ${asked(refs)} order by u.position`.execute(db),
+  );
+  return rows.map((row) => row.nodes);
+}
+
+/** Rows first, then what a cancelled job never made rows for: from its kept inputs, or by number when it has none. */
+async function unfinishedInputs(
+  database: Database,
+  job: number,
+  fromIndex: number,
+  limit: number,
+): ReturnType<TaskStore['unfinishedInputs']> {
+  const { rows } = await database.run((db) =>
+    sql<{ index: number; input: string | null }>`
+      with of_job as materialized (
+        select seq, id, has_inputs, total, materialised - skipped as row_count from job where seq = ${job}::bigint
+      )
+      (
+        select index, input from task
+        where job = ${job}::bigint and index >= ${fromIndex}::integer and status <> 'COMPLETED'
+        order by index limit ${limit}::integer
+      )
+      union all
+      (
+        select i.index, null from of_job, generate_series(
+          greatest(row_count, ${fromIndex}::integer),
+          least(total, greatest(row_count, ${fromIndex}::integer) + ${limit}::integer) - 1
+        ) as i(index)
+        where not has_inputs
+      )
+      union all
+      (
+        select c.from_index + i.position::integer - 1 as index, i.input
+        from of_job j join job_input c on c.job_id = j.id and c.to_index > greatest(j.row_count, ${fromIndex}::integer)
+        cross join lateral unnest(c.inputs) with ordinality as i(input, position)
+        where c.from_index + i.position - 1 >= greatest(j.row_count, ${fromIndex}::integer)
+        order by c.from_index, i.position limit ${limit}::integer
+      )
+      order by index limit ${limit}::integer`.execute(db),
+  );
+  return rows.map((row) => ({ index: row.index, input: row.input ?? undefined }));
+}

@@ -1,0 +1,92 @@
+import { type RawBuilder, sql } from 'kysely';
+import type { Settled, Settlement } from '../ports.js';
+import { base64s, bigints, boundedMs, doubles, ints, texts } from './arrays.js';
+import type { Database } from './database.js';
+import { isLocked, lease, lockedJobs, movedJobs, runAsLeader, toJobChange, type Verdict, verdict } from './leading.js';
+
+interface SettleRow extends Verdict {
+  /** 1-based positions of the settlements that matched. */
+  accepted: number[];
+}
+
+const whole = (value: number | undefined): number | undefined =>
+  value === undefined ? undefined : Math.trunc(Math.min(Math.max(0, value), Number.MAX_SAFE_INTEGER));
+
+/** `unnest` of the settlements, in the order of the column list of `u` below. */
+const given = (items: readonly Settlement[]): RawBuilder<unknown> => sql`
+  unnest(
+    ${bigints(items, (s) => s.job)}, ${ints(items, (s) => s.index)}, ${ints(items, (s) => s.generation)},
+    ${ints(items, (s) => s.node)}, ${texts(items, (s) => s.to)}, ${texts(items, (s) => s.outcome)},
+    ${ints(items, (s) => s.failure)}, ${ints(items, (s) => s.loss)},
+    ${doubles(items, (s) => (s.dueInMs === undefined ? undefined : boundedMs(s.dueInMs)))},
+    ${ints(items, (s) => s.exitCode)}, ${texts(items, (s) => s.signal)}, ${texts(items, (s) => s.error)},
+    ${texts(items, (s) => s.resultJson)}, ${base64s(items, (s) => s.output)},
+    ${bigints(items, (s) => (s.runUs === undefined ? undefined : whole(boundedMs(s.runUs / 1000) * 1000)))},
+    ${doubles(items, (s) => boundedMs(s.finishedAgeMs))}, ${bigints(items, (s) => whole(s.peakMemoryBytes))}
+  ) with ordinality as u(
+    job, index, generation, node, target, outcome, failure, loss, due_ms, exit_code, signal, error, result_json, output,
+    run_us, age_ms, peak_memory_bytes, position
+  )`;
+
+/**
+ * ASSIGNED or RUNNING → COMPLETED, FAILED, RETRYING or QUEUED. An attempt that ended in anything but success leaves a row
+ * in task_attempt; a retraction is none, because what is retracted never started.
+ */
+export function settleStatement(epoch: number, items: readonly Settlement[]): RawBuilder<SettleRow> {
+  return sql<SettleRow>`
+    with ${lease(epoch)},
+    ${lockedJobs(
+      items.map((item) => item.job),
+      { assignable: false },
+    )},
+    settled as (
+      update task t set
+        status = u.target,
+        failures = t.failures + u.failure, losses = t.losses + u.loss,
+        due_at = case when u.target in ('RETRYING', 'QUEUED')
+          then now() + coalesce(u.due_ms, 0) * interval '1 millisecond' end,
+        started_at = coalesce(
+          t.started_at, now() - u.age_ms * interval '1 millisecond' - u.run_us * interval '1 microsecond'
+        ),
+        finished_at = case when u.target in ('COMPLETED', 'FAILED')
+          then now() - u.age_ms * interval '1 millisecond' end,
+        failed_nodes = case
+          when u.failure = 0 and u.outcome <> 'node-fault' or u.node = any(t.failed_nodes) then t.failed_nodes
+          else array_append(t.failed_nodes, u.node) end,
+        exit_code = u.exit_code, run_us = u.run_us, peak_memory_bytes = u.peak_memory_bytes,
+        last_error = coalesce(u.error, t.last_error), result_json = u.result_json,
+        output = case when u.outcome = 'succeeded' then decode(u.output, 'base64') end
+      from ${given(items)}
+      where t.job = u.job and t.index = u.index and t.generation = u.generation and t.node = u.node
+        and t.status in ('ASSIGNED', 'RUNNING') and ${isLocked(sql`u.job`)}
+      returning u.position, t.job, t.index, t.generation, t.node, t.status, t.running_at is not null as ran,
+        t.failures + t.losses - u.failure - u.loss + 1 as attempt, t.started_at, u.outcome, u.error, u.exit_code,
+        u.signal, u.age_ms, case when u.outcome <> 'succeeded' then u.output end as output
+    ),
+    recorded as (
+      insert into task_attempt (
+        job, index, generation, attempt, node, outcome, error, exit_code, signal, started_at, finished_at, output
+      )
+      select job, index, generation, attempt, node, outcome, error, exit_code, signal, started_at,
+        now() - age_ms * interval '1 millisecond', decode(output, 'base64')
+      from settled where outcome <> 'succeeded' and not (outcome = 'retracted' and status = 'QUEUED')
+    ),
+    delta as (
+      select job, (count(*) filter (where status = 'QUEUED'))::integer as queued,
+        -(count(*) filter (where not ran))::integer as assigned, -(count(*) filter (where ran))::integer as running,
+        (count(*) filter (where status = 'RETRYING'))::integer as retrying,
+        (count(*) filter (where status = 'COMPLETED'))::integer as completed,
+        (count(*) filter (where status = 'FAILED'))::integer as failed, 0 as cancelled, 0 as cursor
+      from settled group by job
+    ),
+    ${movedJobs()}
+    select ${verdict}, (select coalesce(json_agg(position), '[]') from settled) as accepted`;
+}
+
+export async function settle(database: Database, epoch: number, items: readonly Settlement[]): Promise<Settled> {
+  if (items.length === 0) return { accepted: [], jobs: [] };
+  const row = await runAsLeader(database, epoch, settleStatement(epoch, items));
+  const accepted = new Array<boolean>(items.length).fill(false);
+  for (const position of row.accepted) accepted[position - 1] = true;
+  return { accepted, jobs: row.jobs.map(toJobChange) };
+}

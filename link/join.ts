@@ -1,0 +1,126 @@
+/**
+ * Entering a mesh with a token. The token pins the root certificate, so the coordinator is verified before anything is
+ * said to it: its chain is read from a connection that sends nothing, its root compared with the token's digest, the
+ * chain and the leaf checked. Only then is a channel opened that trusts this root alone, and the token sent over it.
+ */
+import { createPrivateKey, X509Certificate } from 'node:crypto';
+import { Metadata } from '@grpc/grpc-js';
+import type { Clock } from '../common/clock.js';
+import { MeshError } from '../common/errors.js';
+import { fromServiceError } from '../common/grpc-errors.js';
+import { chainFromPem, checkPeer, fingerprintOf, readMeshId, verifyChain } from '../common/identity/check.js';
+import { makeCsr } from '../common/identity/csr.js';
+import type { Role } from '../common/identity/identity.js';
+import { makeKeyPair } from '../common/identity/keys.js';
+import { decodeToken } from '../common/identity/token.js';
+import type { Logger } from '../common/log.js';
+import { EnrollServiceClient, type JoinRequest, type JoinResponse } from '../proto/gen/mesh/v1/enroll.js';
+import { type Credential, channelCredentials, channelOptions } from './credentials.js';
+import { type Endpoint, formatEndpoint, grpcTarget } from './endpoints.js';
+import { presentedChain, Refused, verifyCoordinator } from './probe.js';
+import { race } from './race.js';
+import { withDiscovery } from './reach.js';
+
+export interface JoinOptions {
+  token: string;
+  /** A wish; the token may bind another, and a taken one gets a suffix. */
+  name: string;
+  addresses: readonly Endpoint[];
+  discover: boolean;
+  clock: Clock;
+  signal?: AbortSignal | undefined;
+  log: Logger;
+  /** How long to look for a coordinator; 30 s when absent. */
+  timeoutMs?: number;
+  /** PEM. Joining again with the same key and token brings the same certificate; a new key when absent. */
+  privateKey?: string;
+}
+
+export interface Joined {
+  credential: Credential;
+  meshId: string;
+  role: Role;
+  name: string;
+  /** Other addresses the mesh can be reached at, as `host:port`. */
+  coordinators: string[];
+  /** The one that answered. */
+  endpoint: Endpoint;
+}
+
+const JOIN_MS_MAX = 30_000;
+
+/** A mesh that proved to be the token's. */
+interface Proven {
+  root: X509Certificate;
+  meshId: string;
+}
+
+/**
+ * @throws MeshError BAD_TOKEN, TOKEN_REFUSED and whatever else the coordinator refuses with; UNREACHABLE when none of the
+ * token's mesh answered
+ */
+export async function join(options: JoinOptions): Promise<Joined> {
+  const { clock, log } = options;
+  const { rootDigest } = decodeToken(options.token);
+  const privateKeyPem = options.privateKey ?? makeKeyPair().privateKeyPem;
+  const csr = makeCsr(createPrivateKey(privateKeyPem), options.name);
+  const request: JoinRequest = { token: options.token.trim(), csr, name: options.name };
+  return withDiscovery(options.discover, rootDigest, clock, log, (discovery) =>
+    race({
+      what: 'the mesh this token is for',
+      addresses: options.addresses,
+      discovery,
+      clock,
+      signal: options.signal,
+      timeoutMs: options.timeoutMs ?? JOIN_MS_MAX,
+      probe: (endpoint, signal) => prove(endpoint, rootDigest, clock.wallMs(), signal),
+      commit: async (endpoint, proven, signal) => {
+        log.info({ event: 'join.asking', coordinator: formatEndpoint(endpoint), mesh: proven.meshId });
+        const response = await callJoin(endpoint, proven, request, clock, signal);
+        return accept(response, proven, privateKeyPem, endpoint, clock.wallMs());
+      },
+    }),
+  );
+}
+
+/** @throws Refused when the endpoint is not of the token's mesh, MeshError BAD_CERTIFICATE when it does not fit otherwise */
+async function prove(endpoint: Endpoint, rootDigest: string, nowMs: number, signal: AbortSignal): Promise<Proven> {
+  const chain = await presentedChain(endpoint, signal);
+  const root = chain.at(-1) as X509Certificate;
+  if (fingerprintOf(root) !== rootDigest) throw new Refused('belongs to another mesh than the token');
+  const meshId = readMeshId(root);
+  verifyCoordinator(chain, root, meshId, nowMs);
+  return { root, meshId };
+}
+
+function callJoin(
+  endpoint: Endpoint,
+  { root, meshId }: Proven,
+  request: JoinRequest,
+  clock: Clock,
+  signal: AbortSignal,
+): Promise<JoinResponse> {
+  const client = new EnrollServiceClient(
+    grpcTarget(endpoint),
+    channelCredentials({ root: root.toString() }, meshId, clock.wallMs),
+    channelOptions,
+  );
+  return new Promise<JoinResponse>((resolve, reject) => {
+    const call = client.join(request, new Metadata(), { deadline: clock.wallMs() + JOIN_MS_MAX }, (error, response) =>
+      error ? reject(fromServiceError(error)) : resolve(response),
+    );
+    signal.addEventListener('abort', () => call.cancel(), { once: true });
+  }).finally(() => client.close());
+}
+
+/** What came back is held against the key, the root and the profile, like everything else from outside. */
+function accept(response: JoinResponse, proven: Proven, privateKey: string, endpoint: Endpoint, nowMs: number): Joined {
+  const chain = chainFromPem(response.certificateChain);
+  const leaf = chain[0] as X509Certificate;
+  verifyChain(chain, proven.root, nowMs);
+  const { role, name } = checkPeer(leaf, { meshId: proven.meshId, purpose: 'client', nowMs });
+  if (!leaf.checkPrivateKey(createPrivateKey(privateKey)))
+    throw new MeshError('BAD_CERTIFICATE', 'the coordinator answered with a certificate for another key');
+  const credential = { certificateChain: response.certificateChain, privateKey, root: proven.root.toString() };
+  return { credential, meshId: proven.meshId, role, name, coordinators: response.coordinators, endpoint };
+}

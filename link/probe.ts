@@ -1,0 +1,121 @@
+/**
+ * A first look at a candidate: who answers there? It presents no certificate and sends no application byte, so a rogue
+ * learns nothing from it. Node's own verification is switched off here and done by hand, because only so the presented
+ * certificate can be named in the reason; the channel that is opened afterwards verifies everything again.
+ */
+import { X509Certificate } from 'node:crypto';
+import { connect, type DetailedPeerCertificate, type TLSSocket } from 'node:tls';
+import { MeshError, systemCode } from '../common/errors.js';
+import { verifyChain } from '../common/identity/check.js';
+import type { Identity } from '../common/identity/identity.js';
+import { checkCoordinator, SERVER_NAME } from './credentials.js';
+import type { Endpoint } from './endpoints.js';
+
+/** Longer than any chain of ours, and a bound for what a rogue may send. */
+const CHAIN_MAX = 8;
+
+/** Thrown for an endpoint that is no coordinator of this mesh; the message continues a sentence that names it. */
+export class Refused extends Error {
+  override name = 'Refused';
+}
+
+/**
+ * The certificates a server presents, leaf first.
+ * @throws Refused, or the error of the connection
+ */
+export async function presentedChain(endpoint: Endpoint, signal: AbortSignal): Promise<X509Certificate[]> {
+  const socket = await handshake(endpoint, signal);
+  try {
+    const chain: X509Certificate[] = [];
+    let link: DetailedPeerCertificate | undefined = socket.getPeerCertificate(true);
+    while (link?.raw && chain.length < CHAIN_MAX && !chain.at(-1)?.raw.equals(link.raw)) {
+      chain.push(new X509Certificate(link.raw));
+      link = link.issuerCertificate;
+    }
+    if (chain.length === 0) throw new Refused('presents no certificate');
+    return chain;
+  } finally {
+    socket.destroy();
+  }
+}
+
+function handshake({ host, port }: Endpoint, signal: AbortSignal): Promise<TLSSocket> {
+  return new Promise((resolve, reject) => {
+    if (signal.aborted) return reject(new Refused('was not asked in time'));
+    const socket = connect({
+      host,
+      port,
+      servername: SERVER_NAME,
+      ALPNProtocols: ['h2'],
+      minVersion: 'TLSv1.3',
+      rejectUnauthorized: false,
+    });
+    const settle = (act: () => void) => {
+      signal.removeEventListener('abort', abort);
+      act();
+    };
+    const abort = () => {
+      socket.destroy();
+      settle(() => reject(new Refused('did not answer')));
+    };
+    signal.addEventListener('abort', abort, { once: true });
+    socket.once('secureConnect', () => settle(() => resolve(socket)));
+    socket.on('error', (error) => settle(() => reject(error)));
+    socket.once('close', () => settle(() => reject(new Refused('closed the connection'))));
+  });
+}
+
+/**
+ * That a coordinator of the mesh answers, one whose chain leads to this very root.
+ * @throws Refused, MeshError BAD_CERTIFICATE, or the error of the connection
+ */
+export async function probeCoordinator(
+  endpoint: Endpoint,
+  expected: { root: X509Certificate; meshId: string },
+  nowMs: number,
+  signal: AbortSignal,
+): Promise<Identity> {
+  const chain = await presentedChain(endpoint, signal);
+  return verifyCoordinator(chain, expected.root, expected.meshId, nowMs);
+}
+
+/** @throws Refused when another root signed it, MeshError BAD_CERTIFICATE when it does not fit otherwise */
+export function verifyCoordinator(
+  chain: X509Certificate[],
+  root: X509Certificate,
+  meshId: string,
+  nowMs: number,
+): Identity {
+  const last = chain.at(-1) as X509Certificate;
+  const ours = last.raw.equals(root.raw) || last.verify(root.publicKey);
+  if (!ours) throw new Refused('belongs to another mesh');
+  verifyChain(chain, root, nowMs);
+  return checkCoordinator(chain[0] as X509Certificate, meshId, nowMs);
+}
+
+const PHRASES: Record<string, string> = {
+  ECONNREFUSED: 'refuses connections: nothing listens there',
+  EHOSTUNREACH: 'cannot be reached from here',
+  ENETUNREACH: 'cannot be reached from here',
+  EHOSTDOWN: 'cannot be reached from here',
+  ETIMEDOUT: 'did not answer',
+  ENOTFOUND: 'is a name that nobody knows',
+  EAI_AGAIN: 'is a name that cannot be looked up now',
+  ECONNRESET: 'closed the connection',
+  EPIPE: 'closed the connection',
+};
+
+/** Why an endpoint was of no use, as the rest of a sentence that begins with its address. */
+export function reasonOf(error: unknown): string {
+  if (error instanceof Refused) return error.message;
+  if (error instanceof MeshError) return `was refused (${error.message})`;
+  const code = systemCode(error) ?? firstCode(error);
+  const phrase = code === undefined ? undefined : PHRASES[code];
+  if (phrase) return phrase;
+  if (code?.startsWith('ERR_SSL') || code === 'EPROTO') return 'does not speak TLS 1.3 as a coordinator does';
+  return `failed (${code ?? (error instanceof Error ? error.message : String(error))})`;
+}
+
+/** A name with several addresses fails with all of their errors at once. */
+const firstCode = (error: unknown): string | undefined =>
+  error instanceof AggregateError ? systemCode(error.errors[0]) : undefined;

@@ -1,0 +1,204 @@
+/**
+ * Asks many candidates at once and takes the first that proves itself. Proving (a probe) is bounded in number and time
+ * and runs in parallel; what changes the world (a commit: joining, opening a session) runs one at a time, in the order
+ * the probes passed. A candidate that fails makes room and may come again; a refusal by a proven coordinator that
+ * another would only repeat (a spent token, a revoked certificate) ends the race.
+ */
+import type { Clock, Timer } from '../common/clock.js';
+import { type ErrorCode, MeshError } from '../common/errors.js';
+import type { Discovery } from './discovery.js';
+import { type Endpoint, formatEndpoint } from './endpoints.js';
+import { reasonOf } from './probe.js';
+
+export interface RaceOptions<P, T> {
+  /** For messages: `mesh abc`. */
+  what: string;
+  /** Tried from the start, and again and again for as long as there is reason to wait. */
+  addresses: readonly Endpoint[];
+  discovery: Discovery | undefined;
+  clock: Clock;
+  signal?: AbortSignal | undefined;
+  timeoutMs: number;
+  probe: (endpoint: Endpoint, signal: AbortSignal) => Promise<P>;
+  commit: (endpoint: Endpoint, proof: P, signal: AbortSignal) => Promise<T>;
+}
+
+const PROBES_MAX = 8;
+const PROBE_MS_MAX = 4000;
+/** A commit that hangs lets the next one try; it is told by its signal. */
+const COMMIT_MS_MAX = 10_000;
+/** An address that failed is left alone this long. */
+const AGAIN_MS = 1000;
+const REASONS_SHOWN_MAX = 3;
+const REASONS_MAX = 256;
+
+/** What another coordinator might answer differently. Everything else that a commit throws is final. */
+const PASSING: ReadonlySet<ErrorCode> = new Set([
+  'UNREACHABLE',
+  'NOT_READY',
+  'TIMED_OUT',
+  'OVERLOADED',
+  'LEADERSHIP_LOST',
+  'INTERRUPTED',
+  'INTERNAL',
+]);
+
+/** @throws MeshError UNREACHABLE with every reason, INTERRUPTED, or what a proven coordinator refused with */
+export function race<P, T>(options: RaceOptions<P, T>): Promise<T> {
+  return new Race(options).run();
+}
+
+class Race<P, T> {
+  readonly #options: RaceOptions<P, T>;
+  readonly #ended = new AbortController();
+  readonly #waiting: Endpoint[] = [];
+  readonly #proven: { endpoint: Endpoint; proof: P }[] = [];
+  /** Waiting, being asked, or proven. */
+  readonly #active = new Set<string>();
+  readonly #failedAtMs = new Map<string, number>();
+  readonly #reasons = new Map<string, string>();
+  readonly #timers = new Set<Timer>();
+  #probing = 0;
+  #committing = false;
+  #discovered = 0;
+  #resolve!: (value: T) => void;
+  #reject!: (error: unknown) => void;
+
+  constructor(options: RaceOptions<P, T>) {
+    this.#options = options;
+  }
+
+  async run(): Promise<T> {
+    const { addresses, discovery, signal, timeoutMs } = this.#options;
+    const outcome = new Promise<T>((resolve, reject) => {
+      this.#resolve = resolve;
+      this.#reject = reject;
+    });
+    const interrupt = () => this.#reject(new MeshError('INTERRUPTED', 'stopped looking for a coordinator'));
+    signal?.addEventListener('abort', interrupt, { once: true });
+    if (signal?.aborted) interrupt();
+    this.#after(timeoutMs, () => this.#reject(this.#lost(true)));
+    for (const endpoint of addresses) this.#offer(endpoint);
+    const unsubscribe = discovery?.onCandidate((candidate) => {
+      this.#discovered++;
+      this.#offer({ host: candidate.host, port: candidate.port });
+    });
+    this.#pump();
+    try {
+      return await outcome;
+    } finally {
+      this.#ended.abort();
+      unsubscribe?.();
+      signal?.removeEventListener('abort', interrupt);
+      for (const timer of this.#timers) timer.cancel();
+    }
+  }
+
+  #offer(endpoint: Endpoint): void {
+    const key = formatEndpoint(endpoint);
+    if (this.#ended.signal.aborted || this.#active.has(key)) return;
+    const failedAtMs = this.#failedAtMs.get(key);
+    if (failedAtMs !== undefined && this.#options.clock.monotonicMs() - failedAtMs < AGAIN_MS) {
+      this.#options.discovery?.forget(endpoint);
+      return;
+    }
+    this.#active.add(key);
+    this.#waiting.push(endpoint);
+    this.#pump();
+  }
+
+  #pump(): void {
+    while (this.#probing < PROBES_MAX && this.#waiting.length > 0) void this.#probe(this.#waiting.shift() as Endpoint);
+    if (this.#proven.length > 0 && !this.#committing) void this.#commit();
+    const idle = this.#active.size === 0 && !this.#committing;
+    if (idle && !this.#options.discovery) this.#reject(this.#lost(false));
+  }
+
+  async #probe(endpoint: Endpoint): Promise<void> {
+    this.#probing++;
+    try {
+      const proof = await this.#within(PROBE_MS_MAX, (signal) => this.#options.probe(endpoint, signal));
+      this.#proven.push({ endpoint, proof });
+    } catch (error) {
+      this.#fail(endpoint, error);
+    }
+    this.#probing--;
+    if (!this.#ended.signal.aborted) this.#pump();
+  }
+
+  async #commit(): Promise<void> {
+    const { endpoint, proof } = this.#proven.shift() as { endpoint: Endpoint; proof: P };
+    this.#committing = true;
+    try {
+      this.#resolve(await this.#within(COMMIT_MS_MAX, (signal) => this.#options.commit(endpoint, proof, signal)));
+    } catch (error) {
+      if (error instanceof MeshError && !PASSING.has(error.code)) this.#reject(error);
+      this.#fail(endpoint, error);
+    }
+    this.#committing = false;
+    if (!this.#ended.signal.aborted) this.#pump();
+  }
+
+  #fail(endpoint: Endpoint, error: unknown): void {
+    const key = formatEndpoint(endpoint);
+    this.#active.delete(key);
+    if (this.#ended.signal.aborted) return;
+    this.#failedAtMs.set(key, this.#options.clock.monotonicMs());
+    if (this.#reasons.has(key) || this.#reasons.size < REASONS_MAX) this.#reasons.set(key, reasonOf(error));
+    this.#options.discovery?.forget(endpoint);
+    if (this.#options.discovery && this.#options.addresses.includes(endpoint))
+      this.#after(AGAIN_MS, () => this.#offer(endpoint));
+  }
+
+  /** Runs `act` with a signal that aborts at the deadline or when the race ends; rejects at the deadline at the latest. */
+  #within<R>(limitMs: number, act: (signal: AbortSignal) => Promise<R>): Promise<R> {
+    const controller = new AbortController();
+    const end = () => controller.abort();
+    this.#ended.signal.addEventListener('abort', end, { once: true });
+    return new Promise<R>((resolve, reject) => {
+      const timer = this.#after(limitMs, () => {
+        controller.abort();
+        reject(new MeshError('TIMED_OUT', 'no answer in time'));
+      });
+      act(controller.signal)
+        .then(resolve, reject)
+        .finally(() => {
+          timer.cancel();
+          this.#timers.delete(timer);
+          this.#ended.signal.removeEventListener('abort', end);
+        });
+    });
+  }
+
+  #after(delayMs: number, act: () => void): Timer {
+    const timer = this.#options.clock.after(delayMs, () => {
+      this.#timers.delete(timer);
+      act();
+    });
+    this.#timers.add(timer);
+    return timer;
+  }
+
+  /** One line that says what was tried, where, and what came of it. */
+  #lost(timedOut: boolean): MeshError {
+    const { what, discovery, addresses, timeoutMs } = this.#options;
+    const tried = [...this.#reasons].map(([where, reason]) => `${where} ${reason}`);
+    const pending = [...this.#active].filter((key) => !this.#reasons.has(key)).map((key) => `${key} did not answer`);
+    const all = [...tried, ...pending];
+    const parts = all.slice(0, REASONS_SHOWN_MAX);
+    if (all.length > REASONS_SHOWN_MAX) parts.push(`${all.length - REASONS_SHOWN_MAX} more failed`);
+    if (discovery && this.#discovered === 0) parts.push(noneFound(discovery));
+    if (parts.length === 0) parts.push('no address was given and mDNS is off');
+    const within = timedOut ? ` within ${Math.ceil(timeoutMs / 1000)} s` : '';
+    const hint =
+      addresses.length > 0 ? 'is it running, and is that its address?' : 'is it running? try --coordinator HOST';
+    return new MeshError('UNREACHABLE', `no coordinator of ${what} answered${within}: ${parts.join(', ')}`, { hint });
+  }
+}
+
+function noneFound(discovery: Discovery): string {
+  const where = discovery.interfaceNames.join(', ');
+  if (where === '') return 'mDNS has no interface to look on';
+  const others = discovery.foreign > 0 ? ' (other meshes are there)' : '';
+  return `none found over mDNS on ${where}${others}`;
+}

@@ -1,0 +1,67 @@
+import { X509Certificate } from 'node:crypto';
+import type { Clock } from '../common/clock.js';
+import { type Logger, silentLogger } from '../common/log.js';
+import { rootDigestOf, type Trust } from './credentials.js';
+import { Discovery } from './discovery.js';
+import type { Endpoint } from './endpoints.js';
+import { probeCoordinator } from './probe.js';
+import { race } from './race.js';
+
+export interface ReachOptions<T> {
+  meshId: string;
+  /** SHA-256 of the root certificate; worked out from the credential when absent. */
+  rootDigest?: string;
+  credential: Trust;
+  /** Given by flag or remembered from last time. */
+  addresses: readonly Endpoint[];
+  /** Whether to look on the network too. */
+  discover: boolean;
+  clock: Clock;
+  signal?: AbortSignal | undefined;
+  /** How long to look. Without discovery it ends earlier, when every address has failed. */
+  timeoutMs: number;
+  /** Uses a coordinator that proved to be one of this mesh; when it fails in passing, the next one is tried. */
+  try: (endpoint: Endpoint, signal: AbortSignal) => Promise<T>;
+  log?: Logger;
+}
+
+/**
+ * Reaches a coordinator of this mesh: all addresses and everything mDNS claims are asked at once, and the first that
+ * passes TLS and the profile for this mesh is used.
+ * @throws MeshError UNREACHABLE with each reason in one line, INTERRUPTED, or what the coordinator refused with
+ */
+export async function reach<T>(options: ReachOptions<T>): Promise<T> {
+  const { meshId, credential, clock } = options;
+  const root = new X509Certificate(credential.root);
+  const rootDigest = options.rootDigest ?? rootDigestOf(credential.root);
+  return withDiscovery(options.discover, rootDigest, clock, options.log, (discovery) =>
+    race({
+      what: `mesh ${meshId}`,
+      addresses: options.addresses,
+      discovery,
+      clock,
+      signal: options.signal,
+      timeoutMs: options.timeoutMs,
+      probe: (endpoint, signal) => probeCoordinator(endpoint, { root, meshId }, clock.wallMs(), signal),
+      commit: (endpoint, _identity, signal) => options.try(endpoint, signal),
+    }),
+  );
+}
+
+/** Runs `act` with mDNS browsing, if wanted, for just as long as it takes. */
+export async function withDiscovery<T>(
+  wanted: boolean,
+  rootDigest: string,
+  clock: Clock,
+  log: Logger | undefined,
+  act: (discovery: Discovery | undefined) => Promise<T>,
+): Promise<T> {
+  if (!wanted) return act(undefined);
+  const discovery = new Discovery({ clock, log: log ?? silentLogger, rootDigest });
+  await discovery.start();
+  try {
+    return await act(discovery);
+  } finally {
+    await discovery.stop();
+  }
+}

@@ -1,0 +1,122 @@
+/**
+ * The connection of a person or a program to a mesh: a profile, a channel to the first known address that proves to be a
+ * coordinator of that mesh, and typed calls over it. Only when no known address answers is the network searched; mDNS
+ * and everything it needs are loaded then and not before, because a command should answer at once.
+ */
+import { X509Certificate } from 'node:crypto';
+import { Client } from '@grpc/grpc-js';
+import { systemClock } from '../common/clock.js';
+import { MeshError } from '../common/errors.js';
+import { CredentialStore } from '../link/credential-store.js';
+import { type Credential, channelCredentials, channelOptions } from '../link/credentials.js';
+import { type Endpoint, formatEndpoint, grpcTarget, parseEndpoint } from '../link/endpoints.js';
+import { CaServiceService } from '../proto/gen/mesh/v1/ca.js';
+import { MeshServiceService } from '../proto/gen/mesh/v1/mesh.js';
+import { type Api, makeApi } from './api.js';
+import { readyClient } from './channel.js';
+import { findProfileDir, type Profile, readProfile, withAddress, writeProfile } from './profile.js';
+import { keepRenewed } from './renewal.js';
+
+export interface ConnectOptions {
+  /** The profile's folder; otherwise it is looked up, see `findProfileDir`. */
+  profile?: string | undefined;
+  /** `HOST[:PORT]`, tried instead of everything else. */
+  coordinator?: string | undefined;
+  environment?: NodeJS.ProcessEnv;
+}
+
+export interface MeshConnection {
+  readonly mesh: Api<typeof MeshServiceService>;
+  readonly ca: Api<typeof CaServiceService>;
+  readonly profile: Profile;
+  /** The address that answered, `host:port`. */
+  readonly address: string;
+  /** Ends running calls and waits, for a moment, for a renewal under way. */
+  close(): Promise<void>;
+}
+
+/** How long known addresses have before the network is searched, and how long the search lasts. */
+const KNOWN_MS = 2000;
+const SEARCH_MS = 5000;
+
+/** @throws MeshError NO_PROFILE, BAD_CONFIG, BAD_CERTIFICATE, UNREACHABLE */
+export async function connect(options: ConnectOptions = {}): Promise<MeshConnection> {
+  const profile = readProfile(findProfileDir(options.profile, options.environment ?? process.env));
+  const credential = readCredential(profile);
+  const addresses = (options.coordinator === undefined ? profile.coordinators : [options.coordinator]).map(parseEndpoint);
+  const open = (endpoint: Endpoint) => openClient(endpoint, credential, profile.meshId);
+  const reached =
+    (await readyClient(addresses, open, KNOWN_MS)) ??
+    (await search(profile, credential, addresses, options.coordinator === undefined, open));
+  const address = formatEndpoint(reached.endpoint);
+  remember(profile, address);
+  return makeConnection(reached.client, profile, address);
+}
+
+/** Calls over a client that is there already; `connect` does everything that comes before. */
+export function makeConnection(client: Client, profile: Profile, address: string): MeshConnection {
+  const ca = makeApi(client, CaServiceService);
+  const renewal = keepRenewed(profile.directory, async (csr) => ca.renew({ csr: Buffer.from(csr) }));
+  return {
+    mesh: makeApi(client, MeshServiceService),
+    ca,
+    profile,
+    address,
+    close: async () => {
+      await renewal.stop();
+      client.close();
+    },
+  };
+}
+
+function readCredential(profile: Profile): Credential {
+  const credential = new CredentialStore(profile.directory, 'client').load();
+  if (!credential)
+    throw new MeshError('NO_PROFILE', `the profile ${profile.directory} has no certificate`, {
+      hint: 'log in again: mesh login TOKEN',
+    });
+  const until = new X509Certificate(credential.certificateChain).validTo;
+  if (Date.parse(until) < systemClock.wallMs())
+    throw new MeshError('BAD_CERTIFICATE', `your certificate in ${profile.directory} expired on ${until}`, {
+      hint: 'log in again with a token that names you: mesh login TOKEN',
+    });
+  return credential;
+}
+
+const openClient = (endpoint: Endpoint, credential: Credential, meshId: string): Client =>
+  new Client(grpcTarget(endpoint), channelCredentials(credential, meshId), channelOptions);
+
+/** Asks every address again and the network too; what failed is said here. */
+async function search(
+  profile: Profile,
+  credential: Credential,
+  addresses: Endpoint[],
+  discover: boolean,
+  open: (endpoint: Endpoint) => Client,
+): Promise<{ client: Client; endpoint: Endpoint }> {
+  const { reach } = await import('../link/reach.js');
+  return reach({
+    meshId: profile.meshId,
+    credential,
+    addresses,
+    discover,
+    clock: systemClock,
+    timeoutMs: SEARCH_MS,
+    try: async (endpoint) => {
+      const reached = await readyClient([endpoint], open, SEARCH_MS);
+      if (!reached) throw new MeshError('UNREACHABLE', 'it closed the connection');
+      return reached;
+    },
+  });
+}
+
+/** Best effort: somebody else's profile may be read-only to us. */
+function remember(profile: Profile, address: string): void {
+  const coordinators = withAddress(profile.coordinators, address);
+  if (!coordinators) return;
+  try {
+    writeProfile(profile.directory, { ...profile, coordinators });
+  } catch {
+    // The next command searches again.
+  }
+}
