@@ -30,10 +30,27 @@ export async function createDatabase(server: DatabaseAddress, name: string): Pro
 export async function describeServer(server: DatabaseAddress): Promise<Record<string, string>> {
   const sql = postgres({ ...server, max: 1 });
   try {
-    const names = ['server_version', 'synchronous_commit', 'fsync', 'full_page_writes', 'shared_buffers', 'max_wal_size'];
+    const names = [
+      'server_version',
+      'synchronous_commit',
+      'fsync',
+      'full_page_writes',
+      'shared_buffers',
+      'max_wal_size',
+    ];
     const rows = await sql<{ name: string; setting: string }[]>`
       select name, current_setting(name) as setting from pg_settings where name = any(${names}) order by name`;
     return Object.fromEntries(rows.map(({ name, setting }) => [name, setting]));
+  } finally {
+    await sql.end();
+  }
+}
+
+/** What autovacuum would have done by itself in a while: so that no run pays for the garbage of the one before. */
+export async function settleDatabase(database: DatabaseAddress): Promise<void> {
+  const sql = postgres({ ...database, max: 1, onnotice: () => undefined });
+  try {
+    await sql.unsafe('vacuum (analyze)');
   } finally {
     await sql.end();
   }

@@ -178,7 +178,12 @@ test('every certificate outside the profile is refused, with the reason', async 
       reason,
       what,
     );
-  t.throws(() => checkPeer(forge(), { ...rules, nowMs: 0 }), { hint: /compare the clocks/ });
+  try {
+    checkPeer(forge(), { ...rules, nowMs: 0 });
+    t.fail('it was accepted');
+  } catch (error) {
+    t.match((error as MeshError).hint, /compare the clocks/);
+  }
 });
 
 test('root and issuer are nobody on a connection', async (t) => {
@@ -226,13 +231,14 @@ test('damaged encodings', async (t) => {
     reasonOf(() => checkPeer(forge(replace(explicit)), rules)),
     /default value/,
   );
-  // Whatever a bit flip makes of it, the outcome is an identity or a refusal, never another failure.
-  for (let i = 0; i < raw.length; i++) {
+  // Whatever a flipped bit makes of it, the outcome is an identity or a refusal with a reason, never another failure.
+  const outcomes = Array.from(raw, (byte, i) => {
     const flipped = Buffer.from(raw);
-    flipped[i] = (flipped[i] ?? 0) ^ 0x04;
-    const outcome = reasonOf(() => checkPeer(flipped, rules));
-    if (outcome === '') t.fail(`byte ${i}`);
-  }
+    flipped[i] = byte ^ 0x04;
+    return reasonOf(() => checkPeer(flipped, rules));
+  });
+  t.ok(outcomes.filter((outcome) => outcome !== 'accepted').length > raw.length / 4);
+  t.ok(outcomes.every((outcome) => outcome.length > 0));
 });
 
 test('a chain leads to the root, or it does not', async (t) => {

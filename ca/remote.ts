@@ -10,6 +10,7 @@ import { chainFromPem, readMeshId } from '../common/identity/check.js';
 import { writeFileAtomic } from '../common/files.js';
 import type { Desk, DeskAnswer, DeskCertificate, DeskRequest, OwnFiles, RemoteOptions } from './desk.js';
 import { readChainFile } from './inspect.js';
+import { readPrivateKeyFile } from './keys.js';
 
 interface CertificateMessage {
   serial: string;
@@ -87,8 +88,11 @@ export async function renewOwn(own: OwnFiles, csr: Buffer, options: RemoteOption
   try {
     const meshId = readMeshId(readChainFile(root)[0] ?? Buffer.alloc(0));
     copyFileSync(own.certificate, join(profile, 'client.crt'));
-    writeFileAtomic(join(profile, 'client.key'), '', 0o600);
-    copyFileSync(own.key, join(profile, 'client.key'));
+    writeFileAtomic(
+      join(profile, 'client.key'),
+      readPrivateKeyFile(own.key).export({ type: 'pkcs8', format: 'pem' }),
+      0o600,
+    );
     copyFileSync(root, join(profile, 'ca.crt'));
     const content = { meshId, coordinators: options.coordinator ? [options.coordinator] : [] };
     writeFileAtomic(join(profile, 'profile.json'), JSON.stringify(content), 0o600);

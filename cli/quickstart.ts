@@ -3,8 +3,10 @@
  * The first minute: a mesh of a coordinator and three agents on this machine, which find each other over mDNS and trust
  * each other by a join token, and a real job on it, the license audit of everything in `node_modules`.
  */
+import { randomUUID } from 'node:crypto';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
+import { systemClock } from '../common/clock.js';
 import { MeshError } from '../common/errors.js';
 import { packageRoot } from '../common/package.js';
 import { reportError } from '../common/program.js';
@@ -32,7 +34,7 @@ interface Audit {
 }
 
 async function main(): Promise<void> {
-  const beganMs = performance.now();
+  const beganMs = systemClock.monotonicMs();
   const interrupted = interruption();
   const packages = installedPackages(packageRoot);
   if (packages.length === 0)
@@ -56,7 +58,7 @@ async function main(): Promise<void> {
   } finally {
     await mesh.stop();
   }
-  say(`\nDone in ${formatDuration(performance.now() - beganMs)}; everything is stopped again.`);
+  say(`\nDone in ${formatDuration(systemClock.monotonicMs() - beganMs)}; everything is stopped again.`);
 }
 
 /** The mesh of the quickstart takes nothing from settings that were meant for another. */
@@ -90,11 +92,11 @@ function describe(event: LocalMeshEvent): string {
 async function work(mesh: LocalMesh, packages: InstalledPackage[]): Promise<void> {
   const connection = await connect({ profile: mesh.adminProfile });
   try {
-    const submittedMs = performance.now();
+    const submittedMs = systemClock.monotonicMs();
     const job = await submit(connection, packages);
     say(`\nAuditing the licenses of ${packages.length} packages, one task each (job ${job.id})`);
     const ended = await awaitJob(connection.mesh, job.id, { title: 'license audit' });
-    const tookMs = performance.now() - submittedMs;
+    const tookMs = systemClock.monotonicMs() - submittedMs;
     await report(connection, ended, tookMs);
     requireCompleted(ended);
   } finally {
@@ -107,7 +109,7 @@ async function submit({ mesh }: MeshConnection, packages: InstalledPackage[]): P
   const stored = await uploadFiles(mesh, [MODULE, ...sources]);
   const moduleDigest = stored.get(MODULE)!.digest;
   return submitJob(mesh, {
-    idempotencyKey: `quickstart-${process.pid}-${process.hrtime.bigint()}`,
+    idempotencyKey: randomUUID(),
     spec: makeSpec({
       name: 'license-audit',
       work: { $case: 'function', value: { moduleDigest, exportName: 'audit', environment: {} } },

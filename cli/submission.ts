@@ -56,7 +56,11 @@ const ON_FAILURE = {
 } as const;
 
 /** @throws MeshError USAGE or BAD_SPEC */
-export async function prepare(options: SubmitOptions, argv: readonly string[], around: Surroundings): Promise<Prepared> {
+export async function prepare(
+  options: SubmitOptions,
+  argv: readonly string[],
+  around: Surroundings,
+): Promise<Prepared> {
   if (options.array && options.each !== undefined)
     throw new MeshError('USAGE', '--array and --each exclude each other', { hint: 'give one of them' });
   const { work, module } = describeWork(options, argv, around);
@@ -138,7 +142,10 @@ export async function send(mesh: Api<typeof MeshServiceService>, prepared: Prepa
   return submitJob(mesh, { spec, idempotencyKey, ...(items ? { items } : {}) });
 }
 
-async function ship(mesh: Api<typeof MeshServiceService>, { each, module }: Prepared): Promise<Map<string, StoredFile>> {
+async function ship(
+  mesh: Api<typeof MeshServiceService>,
+  { each, module }: Prepared,
+): Promise<Map<string, StoredFile>> {
   const files = each?.kind === 'files' ? each.files.map((file) => file.source) : [];
   const all = module === undefined ? files : [module, ...files];
   if (all.length === 0) return new Map();

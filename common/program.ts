@@ -36,8 +36,7 @@ export function reportError(name: string, error: unknown, json: boolean): number
     ? JSON.stringify({ error: { code: known.code, message: known.message, hint: known.hint } })
     : `${name}: ${oneLine(known.message)}; ${oneLine(known.hint)}`;
   process.stderr.write(`${text}\n`);
-  if (known.code === 'INTERNAL' && process.env.MESH_DEBUG)
-    process.stderr.write(`${toMeshError(error).stack ?? ""}\n`);
+  if (known.code === 'INTERNAL' && process.env.MESH_DEBUG) process.stderr.write(`${toMeshError(error).stack ?? ''}\n`);
   return ERRORS[known.code].exit;
 }
 

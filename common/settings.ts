@@ -12,11 +12,13 @@ export interface Setting<T> {
   flag: string;
   /** What it means, with its unit; and what to mind in production, if anything. */
   describe: string;
-  /** From the text of a flag, a variable or a TOML value. Throws MeshError. */
-  parse: (text: string) => T;
+  /** From the text of a flag, a variable or a TOML value; of one element, for a list. Throws MeshError. */
+  parse: (text: string) => T extends readonly (infer E)[] ? E : T;
   fallback: T;
-  /** Given many times, collected into a list; `parse` gets one element. In the environment: separated by commas. */
+  /** Given many times, collected into a list. In the environment: separated by commas. */
   list?: boolean;
+  /** `--print-config` says that it is set, not to what. */
+  secret?: boolean;
 }
 
 export type SettingTable = Record<string, Setting<unknown>>;
@@ -127,11 +129,12 @@ function readConfigFile(path: string | undefined, table: SettingTable): Record<s
 }
 
 /** The text of `--print-config`: TOML that gives the same result, with each source as a comment. */
-export function printConfig<S extends SettingTable>(resolved: Resolved<S>): string {
+export function printConfig<S extends SettingTable>(table: S, resolved: Resolved<S>): string {
   return Object.keys(resolved.values)
     .map((key) => {
       const value = resolved.values[key];
-      const text = value === undefined ? `# ${fileKey(key)} =` : `${fileKey(key)} = ${JSON.stringify(value)}`;
+      const shown = table[key]?.secret ? '"(secret)"' : JSON.stringify(value);
+      const text = value === undefined ? `# ${fileKey(key)} =` : `${fileKey(key)} = ${shown}`;
       return `${text}  # ${resolved.sources[key]}\n`;
     })
     .join('');

@@ -36,7 +36,10 @@ export class EmbeddedAuthority implements Signer {
     readonly name: string,
   ) {}
 
-  static async open(dataDir: string, options: { name: string | undefined; clock: Clock; log: Logger }): Promise<EmbeddedAuthority> {
+  static async open(
+    dataDir: string,
+    options: { name: string | undefined; clock: Clock; log: Logger },
+  ): Promise<EmbeddedAuthority> {
     const path = join(dataDir, 'ca');
     const { clock, log } = options;
     const directory = existsSync(join(path, 'ca.crt'))
@@ -108,7 +111,12 @@ export class EmbeddedAuthority implements Signer {
         onError: (error) => log.error({ event: 'issuer.renewal-failed', err: error }),
       }),
     );
-    const renewal = (credential: Credential, role: 'coordinator' | 'operator', name: string, keep: (c: Credential) => void) =>
+    const renewal = (
+      credential: Credential,
+      role: 'coordinator' | 'operator',
+      name: string,
+      keep: (c: Credential) => void,
+    ) =>
       new Renewal({
         clock,
         log,
@@ -147,7 +155,10 @@ export class EmbeddedAuthority implements Signer {
   ): Promise<{ certificateChain: string; root: string }> {
     const issued = this.sign({ csr, role, name, lifetimeMs: undefined, nowMs: this.clock.wallMs() });
     const { chainPem: pem, ...row } = issued;
-    await certificates.record({ ...row, role, name, pem, revokedAtMs: undefined, tokenId: undefined }, { sameHolder: true });
+    await certificates.record(
+      { ...row, role, name, pem, revokedAtMs: undefined, tokenId: undefined },
+      { sameHolder: true },
+    );
     return { certificateChain: pem, root: this.rootPem };
   }
 }
@@ -160,7 +171,9 @@ function expired(credential: Credential, nowMs: number): boolean {
 function hostNames(): { dnsNames: string[]; ipAddresses: string[] } {
   const name = hostname().toLowerCase();
   return {
-    dnsNames: [...new Set(['localhost', name, `${name.split('.')[0]}.local`])].filter((host) => /^[a-z0-9.-]+$/.test(host)),
+    dnsNames: [...new Set(['localhost', name, `${name.split('.')[0]}.local`])].filter((host) =>
+      /^[a-z0-9.-]+$/.test(host),
+    ),
     ipAddresses: ['127.0.0.1', '::1', ...lanAddresses().map(({ address }) => address)].slice(0, 60),
   };
 }

@@ -96,7 +96,8 @@ export class ControlPlane implements Service {
         leaseMs: config.leaderLease,
         clock,
         log,
-        onLost: () => options.onFatal(new MeshError('LEADERSHIP_LOST', 'another coordinator leads on this database now')),
+        onLost: () =>
+          options.onFatal(new MeshError('LEADERSHIP_LOST', 'another coordinator leads on this database now')),
       }),
     );
     this.denylist = this.#services.add(new Denylist(store.certificates, clock, log, options.onRevoked));

@@ -5,6 +5,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Clock } from '../common/clock.js';
+import { DataLock } from '../common/data-lock.js';
 import { MeshError } from '../common/errors.js';
 import { makePrivateDir, readIfExists, writeFileAtomic } from '../common/files.js';
 import { randomCharacters } from '../common/ids.js';
@@ -13,7 +14,6 @@ import { ServiceGroup } from '../common/lifecycle.js';
 import type { Logger } from '../common/log.js';
 import type { Values } from '../common/settings.js';
 import { EmbeddedAuthority } from './authority.js';
-import { DataLock } from './data-lock.js';
 import { Door } from './door/door.js';
 import { makeHttp } from './http/server.js';
 import type { PostgresStore } from './store/index.js';
@@ -46,7 +46,7 @@ export interface Surroundings {
 export async function startCoordinator(config: CoordinatorConfig, surroundings: Surroundings): Promise<Running> {
   const { clock, log } = surroundings;
   makePrivateDir(config.dataDir);
-  const lock = new DataLock(join(config.dataDir, 'coordinator.lock'));
+  const lock = new DataLock(join(config.dataDir, 'coordinator.lock'), 'a coordinator');
   lock.acquire();
   const group = new ServiceGroup('coordinator');
   group.add({ name: 'data-lock', start: async () => undefined, stop: async () => lock.release() });
@@ -123,30 +123,38 @@ async function serve(
     port: config.port,
     host: config.listen === '::' ? undefined : config.listen,
     http: http.server,
-    register: (server) => registerServices(server, plane, { meshId, coordinators: addresses, peerOf: (call) => door?.peerOf(call) ?? { kind: 'nobody' }, log }),
+    register: (server) =>
+      registerServices(server, plane, {
+        meshId,
+        coordinators: addresses,
+        peerOf: (call) => door?.peerOf(call) ?? { kind: 'nobody' },
+        log,
+      }),
   });
   const open = door;
   await group.run(plane);
   await group.run({ name: 'http', start: async () => undefined, stop: () => http.app.close() });
   await group.run(open);
+  const local =
+    config.listen === '::' || config.listen === '0.0.0.0' ? `127.0.0.1:${open.port}` : (addresses()[0] as string);
   const adminDir = join(config.dataDir, 'admin');
-  await authority.writeAdminProfile(adminDir, addresses(), store.certificates);
+  await authority.writeAdminProfile(adminDir, [...new Set([local, ...addresses()])], store.certificates);
   const onRenewed = (renewed: typeof credential) => open.swapCertificate(renewed);
   await group.run(authority.keeper({ certificates: store.certificates, credential, onRenewed, adminDir }));
   if (config.mdns) {
     const host = config.listen === '::' ? undefined : config.listen;
     await group.run(new Advertiser({ clock, log, name: authority.name, port: open.port, rootDigest, host }));
   }
-  const address = addresses()[0] ?? `127.0.0.1:${open.port}`;
-  log.info({ event: 'coordinator.ready', meshId, address });
-  return { meshId, caFingerprint: rootDigest, address, adminProfile: adminDir, stop: () => group.stop() };
+  log.info({ event: 'coordinator.ready', meshId, address: local });
+  return { meshId, caFingerprint: rootDigest, address: local, adminProfile: adminDir, stop: () => group.stop() };
 }
 
-/** Where others may reach this coordinator; loopback first, because the local reader of the ready file is the nearest. */
+/** Where others may reach this coordinator; loopback only when there is nothing else. */
 function reachableAt(listen: string, port: number): string[] {
   const wrap = (address: string) => (address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`);
   if (listen !== '::' && listen !== '0.0.0.0') return [wrap(listen)];
-  return [wrap('127.0.0.1'), ...lanAddresses().map(({ address }) => wrap(address))].slice(0, 16);
+  const others = lanAddresses().map(({ address }) => wrap(address));
+  return others.length > 0 ? others.slice(0, 16) : [wrap('127.0.0.1')];
 }
 
 /** The same after every restart on this data directory: the holder in the lease. */

@@ -26,7 +26,7 @@ export function buildProgram(): Command {
 async function run(program: Command): Promise<void> {
   const resolved = resolveSettings(coordinatorSettings, program, process.env);
   if (program.getOptionValue('printConfig')) {
-    process.stdout.write(printConfig(resolved));
+    process.stdout.write(printConfig(coordinatorSettings, resolved));
     return;
   }
   const config = { ...resolved.values, dataDir: resolved.values.data ?? defaultDataDir('coordinator', process.env) };
@@ -53,4 +53,3 @@ async function run(program: Command): Promise<void> {
   log.info({ event: 'coordinator.stopped' });
   if (fatal) process.exitCode = reportError(program.name(), toMeshError(fatal), false);
 }
-

@@ -8,7 +8,7 @@ import { createSecureContext, type PeerCertificate, type SecureContext } from 'n
 import { type ChannelCredentials, type ChannelOptions, credentials } from '@grpc/grpc-js';
 import { checkPeer } from '../common/identity/check.js';
 import type { Identity } from '../common/identity/identity.js';
-import { systemClock } from '../common/clock.js';
+import { type Clock, systemClock } from '../common/clock.js';
 
 /** All three are PEM. */
 export interface Credential {
@@ -39,11 +39,11 @@ export const checkCoordinator = (certificate: X509Certificate, meshId: string, n
   checkPeer(certificate, { meshId, roles: ['coordinator'], purpose: 'server', nowMs });
 
 /** Credentials for a channel to a coordinator of this mesh, whatever its address. */
-export function channelCredentials(trust: Trust, meshId: string, nowMs = systemClock.wallMs): ChannelCredentials {
+export function channelCredentials(trust: Trust, meshId: string, clock: Clock = systemClock): ChannelCredentials {
   return credentials.createFromSecureContext(secureContextOf(trust), {
     checkServerIdentity: (_host: string, certificate: PeerCertificate) => {
       try {
-        checkCoordinator(new X509Certificate(certificate.raw), meshId, nowMs());
+        checkCoordinator(new X509Certificate(certificate.raw), meshId, clock.wallMs());
         return undefined;
       } catch (error) {
         return error as Error;

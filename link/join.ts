@@ -16,6 +16,7 @@ import { decodeToken } from '../common/identity/token.js';
 import type { Logger } from '../common/log.js';
 import { EnrollServiceClient, type JoinRequest, type JoinResponse } from '../proto/gen/mesh/v1/enroll.js';
 import { type Credential, channelCredentials, channelOptions } from './credentials.js';
+import type { Discovery } from './discovery.js';
 import { type Endpoint, formatEndpoint, grpcTarget } from './endpoints.js';
 import { presentedChain, Refused, verifyCoordinator } from './probe.js';
 import { race } from './race.js';
@@ -26,7 +27,8 @@ export interface JoinOptions {
   /** A wish; the token may bind another, and a taken one gets a suffix. */
   name: string;
   addresses: readonly Endpoint[];
-  discover: boolean;
+  /** Whether to look on the network too; or the discovery that does so already. */
+  discover: boolean | Discovery;
   clock: Clock;
   signal?: AbortSignal | undefined;
   log: Logger;
@@ -102,7 +104,7 @@ function callJoin(
 ): Promise<JoinResponse> {
   const client = new EnrollServiceClient(
     grpcTarget(endpoint),
-    channelCredentials({ root: root.toString() }, meshId, clock.wallMs),
+    channelCredentials({ root: root.toString() }, meshId, clock),
     channelOptions,
   );
   return new Promise<JoinResponse>((resolve, reject) => {

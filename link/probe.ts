@@ -35,8 +35,17 @@ export async function presentedChain(endpoint: Endpoint, signal: AbortSignal): P
     if (chain.length === 0) throw new Refused('presents no certificate');
     return chain;
   } finally {
-    socket.destroy();
+    leave(socket);
   }
+}
+
+const LEAVE_MS_MAX = 1000;
+
+/** Ends the handshake and the connection in good order, so that an honest coordinator sees a visit and not a fault. */
+function leave(socket: TLSSocket): void {
+  socket.setTimeout(LEAVE_MS_MAX, () => socket.destroy());
+  socket.resume();
+  socket.end();
 }
 
 function handshake({ host, port }: Endpoint, signal: AbortSignal): Promise<TLSSocket> {

@@ -131,6 +131,8 @@ class Race<P, T> {
     this.#committing = true;
     try {
       this.#resolve(await this.#within(COMMIT_MS_MAX, (signal) => this.#options.commit(endpoint, proof, signal)));
+      // At once, not when the winner's caller runs: a second proven candidate must not be committed to as well.
+      this.#ended.abort();
     } catch (error) {
       if (error instanceof MeshError && !PASSING.has(error.code)) this.#reject(error);
       this.#fail(endpoint, error);

@@ -14,8 +14,8 @@ export interface ReachOptions<T> {
   credential: Trust;
   /** Given by flag or remembered from last time. */
   addresses: readonly Endpoint[];
-  /** Whether to look on the network too. */
-  discover: boolean;
+  /** Whether to look on the network too; or the discovery that does so already. */
+  discover: boolean | Discovery;
   clock: Clock;
   signal?: AbortSignal | undefined;
   /** How long to look. Without discovery it ends earlier, when every address has failed. */
@@ -48,15 +48,16 @@ export async function reach<T>(options: ReachOptions<T>): Promise<T> {
   );
 }
 
-/** Runs `act` with mDNS browsing, if wanted, for just as long as it takes. */
+/** Runs `act` with mDNS browsing, if wanted: the given one, or one of its own for just as long as it takes. */
 export async function withDiscovery<T>(
-  wanted: boolean,
+  wanted: boolean | Discovery,
   rootDigest: string,
   clock: Clock,
   log: Logger | undefined,
   act: (discovery: Discovery | undefined) => Promise<T>,
 ): Promise<T> {
   if (!wanted) return act(undefined);
+  if (wanted instanceof Discovery) return act(wanted);
   const discovery = new Discovery({ clock, log: log ?? silentLogger, rootDigest });
   await discovery.start();
   try {

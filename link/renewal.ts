@@ -52,6 +52,8 @@ export class Renewal implements Service {
   #running: Promise<void> | undefined;
   #stopped = true;
   #failures = 0;
+  /** Monotonic; no renewal is tried before. */
+  #restUntilMs = Number.NEGATIVE_INFINITY;
 
   constructor(options: RenewalOptions) {
     this.#options = options;
@@ -82,7 +84,9 @@ export class Renewal implements Service {
   }
 
   #check(): void {
-    const leftMs = renewalAtMs(datesOf(this.#credential)) - this.#options.clock.wallMs();
+    const { clock } = this.#options;
+    const dueMs = renewalAtMs(datesOf(this.#credential)) - clock.wallMs();
+    const leftMs = Math.max(dueMs, this.#restUntilMs - clock.monotonicMs());
     if (leftMs > 0) this.#schedule(leftMs);
     else this.renewNow();
   }
@@ -102,6 +106,7 @@ export class Renewal implements Service {
       log.warn({ event: 'certificate.renewal_failed', err: error, retryInMs: delayMs }, 'renewal failed, trying again');
     }
     this.#running = undefined;
+    this.#restUntilMs = this.#options.clock.monotonicMs() + delayMs;
     this.#schedule(delayMs);
   }
 

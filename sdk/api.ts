@@ -4,6 +4,7 @@
  * send no faster than the other side reads.
  */
 import { Client, type ClientReadableStream, Metadata, type ServiceError } from '@grpc/grpc-js';
+import { systemClock } from '../common/clock.js';
 import { fromServiceError } from '../common/grpc-errors.js';
 
 export interface CallOptions {
@@ -20,8 +21,8 @@ interface Method<Request, Response> {
   readonly path: string;
   readonly requestStream: boolean;
   readonly responseStream: boolean;
-  requestSerialize(value: Request): Buffer;
-  responseDeserialize(value: Buffer): Response;
+  requestSerialize: (value: Request) => Buffer;
+  responseDeserialize: (value: Buffer) => Response;
 }
 
 type Unary<Request, Response> = (request: Request, options?: CallOptions) => Promise<Response>;
@@ -58,7 +59,7 @@ export function makeApi<Service extends object>(client: Client, service: Service
   return calls as Api<Service>;
 }
 
-const deadline = (ms: number | undefined) => (ms === undefined ? {} : { deadline: Date.now() + ms });
+const deadline = (ms: number | undefined) => (ms === undefined ? {} : { deadline: systemClock.wallMs() + ms });
 
 function whenAborted(signal: AbortSignal | undefined, call: { cancel(): void }): () => void {
   const cancel = () => call.cancel();

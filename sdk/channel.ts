@@ -1,5 +1,6 @@
 import type { Client } from '@grpc/grpc-js';
 import { connectivityState } from '@grpc/grpc-js';
+import { systemClock } from '../common/clock.js';
 
 /**
  * Opens a channel to every endpoint at once and keeps the first that is ready: connected, and sure of the other side.
@@ -11,7 +12,7 @@ export async function readyClient<E>(
   timeoutMs: number,
 ): Promise<{ client: Client; endpoint: E } | undefined> {
   const attempts = endpoints.map((endpoint) => ({ endpoint, client: open(endpoint) }));
-  const deadline = Date.now() + timeoutMs;
+  const deadline = systemClock.wallMs() + timeoutMs;
   const winner = await new Promise<(typeof attempts)[number] | undefined>((resolve) => {
     let left = attempts.length;
     if (left === 0) resolve(undefined);

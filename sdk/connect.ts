@@ -43,7 +43,9 @@ const SEARCH_MS = 5000;
 export async function connect(options: ConnectOptions = {}): Promise<MeshConnection> {
   const profile = readProfile(findProfileDir(options.profile, options.environment ?? process.env));
   const credential = readCredential(profile);
-  const addresses = (options.coordinator === undefined ? profile.coordinators : [options.coordinator]).map(parseEndpoint);
+  const addresses = (options.coordinator === undefined ? profile.coordinators : [options.coordinator]).map(
+    parseEndpoint,
+  );
   const open = (endpoint: Endpoint) => openClient(endpoint, credential, profile.meshId);
   const reached =
     (await readyClient(addresses, open, KNOWN_MS)) ??

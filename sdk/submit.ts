@@ -3,12 +3,7 @@
  * memory here than one of a thousand. The number of items is part of the specification; who streams them knows it.
  */
 import { MeshError } from '../common/errors.js';
-import {
-  type FunctionWork,
-  type ProcessWork,
-  type Resources,
-  TaskInput,
-} from '../proto/gen/mesh/v1/common.js';
+import { type FunctionWork, type ProcessWork, type Resources, TaskInput } from '../proto/gen/mesh/v1/common.js';
 import {
   type Job,
   type JobSpec,
@@ -89,7 +84,9 @@ async function* submitMessages(submission: {
   for await (const item of items) {
     const size = itemBytes(item);
     if (size > BATCH_BYTES)
-      throw new MeshError('BAD_SPEC', `item ${count} has more than ${BATCH_BYTES} bytes`, { hint: 'ship it as a file' });
+      throw new MeshError('BAD_SPEC', `item ${count} has more than ${BATCH_BYTES} bytes`, {
+        hint: 'ship it as a file',
+      });
     if (batch.length === BATCH_ITEMS || (batch.length > 0 && bytes + size > BATCH_BYTES)) {
       yield { body: { $case: 'items', value: { items: batch } } };
       batch = [];

@@ -53,7 +53,11 @@ export class Lane {
   /** Takes the oldest and those right behind it that belong to the same job, at most `max`. */
   take(max: number): Attempt[] {
     const taken: Attempt[] = [];
-    for (let next = this.peek(); next && taken.length < max && next.job === (taken[0] ?? next).job; next = this.peek()) {
+    for (
+      let next = this.peek();
+      next && taken.length < max && next.job === (taken[0] ?? next).job;
+      next = this.peek()
+    ) {
       taken.push(next);
       this.#advance(this.#returned.length > 0);
     }

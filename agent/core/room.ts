@@ -95,7 +95,6 @@ export class Room {
     this.#slots += sign;
     this.#cpuMillis += sign * demand.cpuMillis;
     this.#memoryBytes += sign * demand.memoryBytes;
-    for (const [name, amount] of demand.custom)
-      this.#custom.set(name, (this.#custom.get(name) ?? 0) + sign * amount);
+    for (const [name, amount] of demand.custom) this.#custom.set(name, (this.#custom.get(name) ?? 0) + sign * amount);
   }
 }

@@ -73,10 +73,18 @@ test('failures say how', async (t) => {
     exitCode: 127,
     error: /command not found: no-such-command/,
   });
-  t.match(await failing(command(['/etc/passwd'])), { outcome: 'failed', exitCode: 126, error: /not allowed to execute/ });
+  t.match(await failing(command(['/etc/passwd'])), {
+    outcome: 'failed',
+    exitCode: 126,
+    error: /not allowed to execute/,
+  });
   t.match(await failing(command(['x'.repeat(5000)])), { outcome: 'failed', exitCode: 127 });
   t.match(await failing(command(['true', 'a\0b'])), { outcome: 'failed', exitCode: 126, error: /NUL byte/ });
-  t.match(await failing(command(['true', 'x'.repeat(3 << 20)])), { outcome: 'failed', exitCode: 126, error: /too long/ });
+  t.match(await failing(command(['true', 'x'.repeat(3 << 20)])), {
+    outcome: 'failed',
+    exitCode: 126,
+    error: /too long/,
+  });
   t.match(await failing(command([])), { outcome: 'failed', error: /empty/ });
 });
 
@@ -133,7 +141,9 @@ test('the environment is what the contract says and nothing of the agent', async
   t.equal(found.HOME, found.TMPDIR);
   t.not(found.HOME, '/root');
   t.notOk('AGENT_CANARY' in found);
-  t.equal(Object.keys(found).length, 15, Object.keys(found).join(' '));
+  // The test runner itself adds some to whatever is spawned.
+  const names = Object.keys(found).filter((name) => !name.startsWith('_TAPJS') && name !== 'NODE_OPTIONS');
+  t.equal(names.length, 15, names.join(' '));
 });
 
 test('the private directory is the working directory, private, and removed whatever is in it', async (t) => {
@@ -150,8 +160,9 @@ test('the private directory is the working directory, private, and removed whate
   t.same(readdirSync(workRoot.path), ['scratch']);
 });
 
-test('a root agent runs tasks as an unprivileged user without groups', async (t) => {
-  if (process.getuid?.() !== 0) return t.skip('needs root: an ordinary agent runs tasks as itself');
+const notRoot = process.getuid?.() !== 0 && 'needs root: an ordinary agent runs tasks as itself';
+
+test('a root agent runs tasks as an unprivileged user without groups', { skip: notRoot }, async (t) => {
   const { executor, dataDir, workRoot } = await setup(t);
   const secret = join(dataDir, 'agent.key');
   writeFileSync(secret, 'secret', { mode: 0o600 });
@@ -215,7 +226,6 @@ test('cancel: SIGTERM first, SIGKILL after the grace, escaped processes included
     sh -c 'trap "" TERM; echo $$; while :; do sleep 1; done' &
     setsid sh -c 'setsid sh -c "echo \\$\\$; exec sleep 1000" & echo $$; exec sleep 1000' &
     (setsid sleep 1000 & echo $!)
-    while [ $(wc -l < pids 2>/dev/null || echo 0) -lt 0 ]; do :; done
     echo ready
     while :; do sleep 1; done`;
   const run = observe(executor, [makeAttempt(shell(script))]);
@@ -276,7 +286,7 @@ test('a daemon that closed everything falls to the next sweep, and to the next a
 
 test('a sweep spares what still runs', async (t) => {
   const { executor, strays } = await setup(t);
-  const run = observe(executor, [makeAttempt(shell('echo up; read line < /dev/zero; sleep 1000'))]);
+  const run = observe(executor, [makeAttempt(shell('echo up; sleep 1000'))]);
   await run.whenPrinted(0, 'up');
   t.equal(await strays.sweep(), 0);
   run.running.stop(0, 'cancelled');
@@ -285,13 +295,10 @@ test('a sweep spares what still runs', async (t) => {
 
 test('peak memory is that of the tree', async (t) => {
   const { executor } = await setup(t);
-  const allocate = "const b = Buffer.alloc(150 << 20, 1); console.log(b.length); setInterval(() => {}, 1000)";
+  const allocate = 'const b = Buffer.alloc(150 << 20, 1); console.log(b.length); setInterval(() => {}, 1000)';
   const body = command(['sh', '-c', `'${process.execPath}' -e '${allocate}'; true`]);
   const run = observe(executor, [makeAttempt(body)]);
   await run.whenPrinted(0, '157286400');
-  const { tracked } = run.running as unknown as { tracked?: unknown };
-  t.equal(tracked, undefined);
-  await new Promise<void>((resolve) => systemClock.after(1500, resolve));
   run.running.stop(0, 'cancelled');
   const end = await run.end();
   t.ok((end.peakMemoryBytes ?? 0) > 150 << 20, String(end.peakMemoryBytes));

@@ -16,7 +16,16 @@ import type { Clock, Timer } from '../../common/clock.js';
 import { MeshError, systemCode } from '../../common/errors.js';
 import type { Logger } from '../../common/log.js';
 import { Stream } from '../../proto/gen/mesh/v1/common.js';
-import type { AttemptEnd, AttemptSpec, Executor, LaunchObserver, LaunchSpec, RunningLaunch, StopReason } from '../core/types.js';
+import type {
+  AttemptEnd,
+  AttemptSpec,
+  Executor,
+  LaunchObserver,
+  LaunchSpec,
+  OutputSink,
+  RunningLaunch,
+  StopReason,
+} from '../core/types.js';
 import { NodeFault } from '../core/types.js';
 import { type FileSource, placeFiles } from '../staging/place.js';
 import { fillArguments, taskEnvironment } from './environment.js';
@@ -81,7 +90,6 @@ class RunningProcess {
   readonly #cookie: string;
   /** Why we end it; undefined while it may run. */
   #ending: Ending | undefined;
-  #child: ChildProcess | undefined;
   #exited = false;
   #timers: Timer[] = [];
   #startedMs: number;
@@ -141,15 +149,17 @@ class RunningProcess {
   async #execute(): Promise<AttemptEnd> {
     const { clock } = this.#options;
     const child = this.#spawn();
-    this.#child = child;
     this.#startedMs = clock.monotonicMs();
     if (child.pid === undefined) throw await new Promise<Error>((resolve) => child.once('error', resolve));
     this.pid = child.pid;
-    child.on('error', (err) => this.#options.log.warn({ event: 'task.process-error', err }, 'a process reported an error'));
+    child.on('error', (err) =>
+      this.#options.log.warn({ event: 'task.process-error', err }, 'a process reported an error'),
+    );
     this.#sampler.add(this);
     this.#observer.started(0, 0);
-    this.#forward(child.stdout as Readable, Stream.STDOUT);
-    this.#forward(child.stderr as Readable, Stream.STDERR);
+    const sink = this.#observer.output(0);
+    forward(child.stdout as Readable, Stream.STDOUT, sink);
+    forward(child.stderr as Readable, Stream.STDERR, sink);
     const { timeoutMs } = this.#attempt.body;
     if (timeoutMs > 0) this.#timers.push(clock.after(timeoutMs, () => this.#stop('timed-out')));
     const closed = new Promise<void>((resolve) => child.once('close', () => resolve()));
@@ -189,16 +199,6 @@ class RunningProcess {
     });
   }
 
-  #forward(from: Readable, stream: Stream): void {
-    const sink = this.#observer.output(0);
-    from.on('data', (data: Buffer) => {
-      if (sink.write(stream, data)) return;
-      from.pause();
-      sink.whenDrained(() => from.resume());
-    });
-    from.on('error', () => undefined);
-  }
-
   /** Whoever still holds the output open left the group: find and kill them, then wait no longer. */
   async #drain(child: ChildProcess, closed: Promise<void>): Promise<void> {
     let late = this.#lateness(DRAIN_MS);
@@ -221,7 +221,8 @@ class RunningProcess {
   #stop(ending: Ending): void {
     if (this.#ending || this.#exited) return;
     this.#ending = ending;
-    if (!this.#child || this.pid === 0) return;
+    if (this.pid === 0) return;
+    this.#sampler.sampleNow(this);
     for (const entry of findTree(this.pid, this.#cookie, this.tracked)) {
       this.tracked.set(entry.pid, entry.startTicks);
       if (entry.group !== this.pid) sendSignal(entry.pid, 'SIGTERM');
@@ -269,3 +270,12 @@ class RunningProcess {
 }
 
 const isPaused = (stream: Readable | null): boolean => stream?.isPaused() === true;
+
+function forward(from: Readable, stream: Stream, sink: OutputSink): void {
+  from.on('data', (data: Buffer) => {
+    if (sink.write(stream, data)) return;
+    from.pause();
+    sink.whenDrained(() => from.resume());
+  });
+  from.on('error', () => undefined);
+}

@@ -42,8 +42,19 @@ export class Sampler {
 
   #sample(): void {
     const startedMs = this.#clock.monotonicMs();
+    this.#look(this.#watched);
+    const tookMs = this.#clock.monotonicMs() - startedMs;
+    this.#timer = this.#clock.after(Math.max(EVERY_MS, tookMs * DUTY), () => this.#sample(), { background: true });
+  }
+
+  /** A last look at one that is about to be stopped. */
+  sampleNow(sampled: Sampled): void {
+    this.#look([sampled]);
+  }
+
+  #look(trees: Iterable<Sampled>): void {
     const table = readProcesses();
-    for (const sampled of this.#watched) {
+    for (const sampled of trees) {
       let bytes = 0;
       const roots = new Set(
         table.filter((entry) => sampled.tracked.get(entry.pid) === entry.startTicks).map((entry) => entry.pid),
@@ -56,7 +67,5 @@ export class Sampler {
       }
       if (bytes > 0) sampled.peakMemoryBytes = Math.max(sampled.peakMemoryBytes ?? 0, bytes);
     }
-    const tookMs = this.#clock.monotonicMs() - startedMs;
-    this.#timer = this.#clock.after(Math.max(EVERY_MS, tookMs * DUTY), () => this.#sample(), { background: true });
   }
 }

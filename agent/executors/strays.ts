@@ -9,7 +9,15 @@ import type { Clock } from '../../common/clock.js';
 import type { Service } from '../../common/lifecycle.js';
 import type { Logger } from '../../common/log.js';
 import { Loop } from '../../common/loop.js';
-import { type ProcessEntry, readCookie, readPids, readProcess, readProcesses, sendSignal, withDescendants } from './process-table.js';
+import {
+  type ProcessEntry,
+  readCookie,
+  readPids,
+  readProcess,
+  readProcesses,
+  sendSignal,
+  withDescendants,
+} from './process-table.js';
 
 /** New processes may appear while old ones are killed; a fork bomb is fought this many rounds. */
 const ROUNDS_MAX = 50;

@@ -21,9 +21,13 @@ export function findTaskUser(name: string, passwdPath = '/etc/passwd'): TaskUser
     const [entry, , uid, gid] = line.split(':');
     if (entry === name && uid && gid) return unprivileged({ name, uid: Number(uid), gid: Number(gid) });
   }
-  throw new MeshError('BAD_CONFIG', `the user ${JSON.stringify(name)} that tasks should run as is not in ${passwdPath}`, {
-    hint: 'name another one, or write it as uid:gid',
-  });
+  throw new MeshError(
+    'BAD_CONFIG',
+    `the user ${JSON.stringify(name)} that tasks should run as is not in ${passwdPath}`,
+    {
+      hint: 'name another one, or write it as uid:gid',
+    },
+  );
 }
 
 function unprivileged(user: TaskUser): TaskUser {

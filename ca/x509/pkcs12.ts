@@ -21,7 +21,7 @@ const OID = {
   sha256: '2.16.840.1.101.3.4.2.1',
 } as const;
 
-/** Rounds of key derivation, in JavaScript: what a slow machine does in about a second. */
+/** Rounds of key derivation, twice, in JavaScript: about half a second, a few seconds on the smallest machines. */
 const ROUNDS = 20_000;
 const SALT_BYTES = 16;
 const MAC_BYTES = 32;

@@ -84,7 +84,9 @@ async function spoolLines(input: Readable): Promise<EachLines> {
 async function nonEmpty(path: string, shown: string, close: () => void): Promise<EachLines> {
   const count = await countLines(path);
   if (count === 0)
-    throw new MeshError('USAGE', `--each: ${shown} has no lines`, { hint: 'give one line per task, or a glob of files' });
+    throw new MeshError('USAGE', `--each: ${shown} has no lines`, {
+      hint: 'give one line per task, or a glob of files',
+    });
   return { kind: 'lines', count, open: () => readLines(path), close };
 }
 
@@ -94,7 +96,7 @@ async function matchingFiles(pattern: string, cwd: string): Promise<EachFiles> {
   const found = await glob(slashed, { cwd, absolute: true, onlyFiles: true, followSymbolicLinks: false });
   if (found.length === 0)
     throw new MeshError('USAGE', `--each: nothing matches "${pattern}"`, {
-      hint: 'name a file of lines, or a glob in quotes such as \'frames/*.png\'; use - for standard input',
+      hint: "name a file of lines, or a glob in quotes such as 'frames/*.png'; use - for standard input",
     });
   const order = new Intl.Collator('en', { numeric: true });
   const inside = found.every((file) => !outside(relative(cwd, file)));

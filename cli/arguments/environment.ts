@@ -17,7 +17,9 @@ export function parseEnvironment(
         hint: 'write --env NAME=VALUE, or --env NAME to take it from the environment',
       });
     if (name.startsWith('MESH_'))
-      throw new MeshError('USAGE', `--env: ${name} is reserved`, { hint: 'names with MESH_ are set by the mesh itself' });
+      throw new MeshError('USAGE', `--env: ${name} is reserved`, {
+        hint: 'names with MESH_ are set by the mesh itself',
+      });
     const value = at < 0 ? environment[name] : entry.slice(at + 1);
     if (value === undefined)
       throw new MeshError('USAGE', `--env: ${name} is not set here`, { hint: `write --env ${name}=VALUE` });

@@ -12,7 +12,9 @@ const UINT32_MAX = 2 ** 32 - 1;
 /** @throws MeshError USAGE */
 export function parseTarget(text: string): Target {
   const match = /^([A-Za-z0-9][A-Za-z0-9_-]{0,63})(?:\.(\d{1,10})(?:#(\d{1,10}))?)?$/.exec(text);
-  const [index, attempt] = [match?.[2], match?.[3]].map((digits) => (digits === undefined ? undefined : Number(digits)));
+  const [index, attempt] = [match?.[2], match?.[3]].map((digits) =>
+    digits === undefined ? undefined : Number(digits),
+  );
   if (!match || (index ?? 0) > UINT32_MAX || attempt === 0 || (attempt ?? 0) > UINT32_MAX)
     throw new MeshError('USAGE', `"${text}" names no job, task or attempt`, {
       hint: 'write JOB, JOB.INDEX or JOB.INDEX#ATTEMPT',

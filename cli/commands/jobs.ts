@@ -1,4 +1,5 @@
 import type { Command } from 'commander';
+import { systemClock } from '../../common/clock.js';
 import { asInteger } from '../../common/settings.js';
 import { jobShape, pageShape } from '../../sdk/shapes.js';
 import { upperCase } from '../arguments/status.js';
@@ -18,7 +19,9 @@ export function build(): Command {
     "mesh jobs --json | jq -r '.items[].id'",
   ])
     .option('--status <status>', 'only jobs in this status', upperCase)
-    .addOption(parsedOption('--limit <n>', 'at most so many, 1 to 1000', asInteger(1, 1000), { value: 20, shown: '20' }))
+    .addOption(
+      parsedOption('--limit <n>', 'at most so many, 1 to 1000', asInteger(1, 1000), { value: 20, shown: '20' }),
+    )
     .option('--cursor <cursor>', 'go on where a list ended: its "next"')
     .action(async (_options: Options, command: Command) => {
       const options = optionsOf<Options>(command);
@@ -30,7 +33,7 @@ export function build(): Command {
         print(options, page, () =>
           page.items.length === 0
             ? 'There are no jobs. Submit one: mesh submit -- COMMAND\n'
-            : jobsTable(page.items, Date.now()) + more(page.next),
+            : jobsTable(page.items, systemClock.wallMs()) + more(page.next),
         );
       });
     });

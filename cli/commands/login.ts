@@ -32,11 +32,15 @@ function asName(text: string): string {
 }
 
 export function build(): Command {
-  return makeCommand('login', 'Enrol yourself on this machine with a token, and write a profile for the other commands.', [
-    'mesh login TOKEN',
-    'mesh login TOKEN --coordinator 192.168.1.5',
-    'mesh login TOKEN --profile ./lab && mesh jobs --profile ./lab',
-  ])
+  return makeCommand(
+    'login',
+    'Enrol yourself on this machine with a token, and write a profile for the other commands.',
+    [
+      'mesh login TOKEN',
+      'mesh login TOKEN --coordinator 192.168.1.5',
+      'mesh login TOKEN --profile ./lab && mesh jobs --profile ./lab',
+    ],
+  )
     .argument('<token>', 'what mesh token create printed')
     .addOption(parsedOption('--coordinator <host[:port]>', 'where to look; otherwise mDNS finds it', asAddress))
     .addOption(parsedOption('--name <name>', 'what the mesh should call you; otherwise your user name', asName))
@@ -64,7 +68,8 @@ export function build(): Command {
 function refuseOtherMesh(directory: string, token: string): void {
   const { rootDigest } = decodeToken(token);
   const root = readIfExists(joinPath(directory, 'ca.crt'));
-  if (!existsSync(joinPath(directory, 'profile.json')) || root === undefined || rootDigestOf(root) === rootDigest) return;
+  if (!existsSync(joinPath(directory, 'profile.json')) || root === undefined || rootDigestOf(root) === rootDigest)
+    return;
   throw new MeshError('CONFLICT', `${directory} holds a profile of another mesh`, {
     hint: 'name another folder with --profile, or remove that one',
   });

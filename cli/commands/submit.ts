@@ -42,7 +42,11 @@ export function build(): Command {
   return command.action(async (words: string[], _options: SubmitOptions, self: Command) => {
     const options = optionsOf<SubmitOptions>(self);
     exitOnInterrupt(options.json === true);
-    const prepared = await prepare(options, words, { cwd: process.cwd(), environment: process.env, stdin: () => process.stdin });
+    const prepared = await prepare(options, words, {
+      cwd: process.cwd(),
+      environment: process.env,
+      stdin: () => process.stdin,
+    });
     try {
       await withConnection(options, async ({ mesh }) => {
         const job = await send(mesh, prepared);

@@ -21,7 +21,9 @@ export function build(): Command {
   ])
     .argument('<job[.index]>', 'a job or one of its tasks', parseTask)
     .option('--status <status>', 'only tasks in this status', upperCase)
-    .addOption(parsedOption('--limit <n>', 'at most so many, 1 to 1000', asInteger(1, 1000), { value: 100, shown: '100' }))
+    .addOption(
+      parsedOption('--limit <n>', 'at most so many, 1 to 1000', asInteger(1, 1000), { value: 100, shown: '100' }),
+    )
     .option('--cursor <cursor>', 'go on where a list ended: its "next"')
     .action(async (target: Target, _options: Options, command: Command) => {
       const options = optionsOf<Options>(command);
@@ -35,7 +37,9 @@ export function build(): Command {
           });
         const page = pageShape(response.items.map(taskShape), response.next);
         const more = page.next === null ? '' : `There are more: --cursor ${page.next}\n`;
-        print(options, page, () => (page.items.length === 0 ? 'There are no such tasks.\n' : tasksTable(page.items) + more));
+        print(options, page, () =>
+          page.items.length === 0 ? 'There are no such tasks.\n' : tasksTable(page.items) + more,
+        );
       });
     });
 }

@@ -43,7 +43,9 @@ function create(): Command {
     .addOption(new Option('--role <role>', 'what the holder becomes').choices(ROLES).default('agent'))
     .addOption(parsedOption('--name <name>', 'the name the holder gets; otherwise the holder may wish', asName))
     .addOption(parsedOption('--ttl <duration>', 'how long it can be used', parseDuration, TTL))
-    .addOption(parsedOption('--uses <n>', 'how many machines may use it', asInteger(1, 10_000), { value: 1, shown: '1' }))
+    .addOption(
+      parsedOption('--uses <n>', 'how many machines may use it', asInteger(1, 10_000), { value: 1, shown: '1' }),
+    )
     .option('--replace', 'with --name: revoke the certificate that has the name now')
     .action(async (_options: CreateOptions, command: Command) => {
       const options = optionsOf<CreateOptions>(command);

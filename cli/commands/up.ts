@@ -32,7 +32,9 @@ export function build(): Command {
   )
     .option('--data <dir>', 'where everything is kept; otherwise the XDG data directory, or MESH_HOME')
     .addOption(parsedOption('--agents <n>', 'agents on this machine', asInteger(0, 64), { value: 1, shown: '1' }))
-    .addOption(parsedOption('--port <n>', 'the port; 0 picks one', asInteger(0, 65_535), { value: 7443, shown: '7443' }))
+    .addOption(
+      parsedOption('--port <n>', 'the port; 0 picks one', asInteger(0, 65_535), { value: 7443, shown: '7443' }),
+    )
     .action(async (_options: Options, command: Command) => {
       const options = optionsOf<Options>(command);
       await up(options, options.json === true);

@@ -31,13 +31,15 @@ export function whyView(shape: Explanation): string {
   if (shape.chosen !== null) lines.push(`chosen: ${safe(shape.chosen)}`);
   if (shape.nodes.length === 0) return `${lines.join('\n')}\n`;
   const terms = [...new Set(shape.nodes.flatMap((node) => Object.keys(node.terms)))];
-  const rows = [...shape.nodes].sort(byFitness).map((node) => [
-    safe(node.name),
-    node.feasible ? 'yes' : 'no',
-    node.score === null ? '-' : node.score.toFixed(3),
-    ...terms.map((term) => node.terms[term]?.toFixed(3) ?? '-'),
-    safe(node.reason),
-  ]);
+  const rows = [...shape.nodes]
+    .sort(byFitness)
+    .map((node) => [
+      safe(node.name),
+      node.feasible ? 'yes' : 'no',
+      node.score === null ? '-' : node.score.toFixed(3),
+      ...terms.map((term) => node.terms[term]?.toFixed(3) ?? '-'),
+      safe(node.reason),
+    ]);
   const columns = [
     { title: 'NODE' },
     { title: 'FITS' },

@@ -1,4 +1,5 @@
 import { stripVTControlCharacters } from 'node:util';
+import { systemClock } from '../../common/clock.js';
 import type { JobShape, NodeShape } from '../../sdk/shapes.js';
 import { safe } from './terminal.js';
 import { jobsTable, nodesTable } from './views.js';
@@ -22,7 +23,10 @@ export function liveView(out: NodeJS.WriteStream): StatusView {
     text
       .split('\n')
       .slice(0, -1)
-      .reduce((sum, line) => sum + Math.max(1, Math.ceil(stripVTControlCharacters(line).length / (out.columns || 80))), 0);
+      .reduce(
+        (sum, line) => sum + Math.max(1, Math.ceil(stripVTControlCharacters(line).length / (out.columns || 80))),
+        0,
+      );
   const draw = (above: string, text: string) => {
     const up = rows(drawn);
     out.write(`${up > 0 ? `\u001b[${up}A` : ''}\r\u001b[0J${above}${text}`);
@@ -32,7 +36,7 @@ export function liveView(out: NodeJS.WriteStream): StatusView {
     note: (line) => draw(`${line}\n`, drawn),
     show: ({ nodes, jobs }) => {
       const parts = [nodes.length > 0 ? nodesTable(nodes) : 'no nodes yet\n'];
-      if (jobs.length > 0) parts.push(jobsTable(jobs, Date.now()));
+      if (jobs.length > 0) parts.push(jobsTable(jobs, systemClock.wallMs()));
       draw('', `\n${parts.join('\n')}`);
     },
   };
@@ -50,7 +54,10 @@ export function plainView(out: NodeJS.WriteStream): StatusView {
     note: (line) => out.write(`${line}\n`),
     show: ({ nodes, jobs }) => {
       for (const node of nodes)
-        changed(`node ${node.name}`, `node ${safe(node.name)}: ${safe(node.state)}${node.draining ? ', draining' : ''}`);
+        changed(
+          `node ${node.name}`,
+          `node ${safe(node.name)}: ${safe(node.state)}${node.draining ? ', draining' : ''}`,
+        );
       for (const job of jobs) {
         const { total } = job.tasks;
         changed(`job ${job.id}`, `job ${job.id} (${safe(job.name)}, ${total} tasks): ${safe(job.status)}`);

@@ -4,12 +4,10 @@
  */
 import { stripVTControlCharacters, styleText, TextDecoder } from 'node:util';
 
-// biome-ignore-start lint/suspicious/noControlCharactersInRegex: control characters are what this is about
-/** C0, DEL, C1, and the characters that reorder or hide text. */
-const UNSAFE = /[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g;
-const UNSAFE_IN_OUTPUT = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g;
+/** Controls (C0, DEL, C1), and the characters that reorder or hide text. */
+const UNSAFE = /[\p{Cc}\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]/gu;
+const UNSAFE_IN_OUTPUT = /(?![\n\t])[\p{Cc}\u202a-\u202e\u2066-\u2069]/gu;
 const C1 = /[\u007f-\u009f\u2028\u2029]/g;
-// biome-ignore-end lint/suspicious/noControlCharactersInRegex: see above
 
 /** One line of text from elsewhere, fit to be shown. */
 export function safe(text: string): string {

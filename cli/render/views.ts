@@ -10,7 +10,15 @@ const left = (title: string): Column => ({ title });
 const shorten = (text: string, width: number): string => (text.length > width ? `${text.slice(0, width - 1)}…` : text);
 
 export function jobsTable(jobs: readonly JobShape[], nowMs: number): string {
-  const columns = [left('ID'), left('NAME'), left('STATUS'), right('DONE'), right('TASKS'), right('FAILED'), left('BY')];
+  const columns = [
+    left('ID'),
+    left('NAME'),
+    left('STATUS'),
+    right('DONE'),
+    right('TASKS'),
+    right('FAILED'),
+    left('BY'),
+  ];
   const rows = jobs.map((job) => [
     job.id,
     shorten(safe(job.name), 40),

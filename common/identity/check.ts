@@ -9,7 +9,7 @@ import { MeshError } from '../errors.js';
 import { DerError } from './der.js';
 import { type CertificateFields, NAME_TAGS, readCertificate } from './fields.js';
 import type { Identity, Role } from './identity.js';
-import { publicKeyProblem, readPublicKey } from './keys.js';
+import { publicKeyProblem } from './keys.js';
 import {
   BACKDATE_MS,
   type CertificateKind,
@@ -40,6 +40,15 @@ export const fingerprintOf = (certificate: X509Certificate | Uint8Array): string
     .update(certificate instanceof X509Certificate ? certificate.raw : certificate)
     .digest('hex');
 
+function asCertificate(certificate: X509Certificate | Uint8Array): X509Certificate {
+  if (certificate instanceof X509Certificate) return certificate;
+  try {
+    return new X509Certificate(certificate);
+  } catch (error) {
+    throw new MeshError('BAD_CERTIFICATE', 'the certificate does not parse', { cause: error });
+  }
+}
+
 /** @throws MeshError BAD_CERTIFICATE when it is not strict DER, or something else than a certificate */
 export function fieldsOf(certificate: X509Certificate | Uint8Array): CertificateFields {
   try {
@@ -62,7 +71,11 @@ const usageName = (oid: string): string =>
  * In what a certificate differs from the profile of its kind, dates and identity aside; undefined when in nothing. The
  * issuing side runs it over everything it signs.
  */
-export function profileProblem(fields: CertificateFields, kind: CertificateKind): string | undefined {
+export function profileProblem(
+  certificate: X509Certificate,
+  kind: CertificateKind,
+  fields: CertificateFields = fieldsOf(certificate),
+): string | undefined {
   const profile = PROFILES[kind];
   if (fields.version !== 3) return `it is of X.509 version ${fields.version}, not 3`;
   const constraints = fields.basicConstraints;
@@ -83,7 +96,15 @@ export function profileProblem(fields: CertificateFields, kind: CertificateKind)
   const livesMs = fields.notAfterMs - fields.notBeforeMs;
   if (livesMs > profile.lifetimeMsMax + BACKDATE_MS)
     return `it is valid for ${Math.ceil(livesMs / 86_400_000)} days, longer than the profile allows`;
-  return namesProblem(fields, profile.hosts) ?? publicKeyProblem(readPublicKey(fields.publicKeyDer));
+  return namesProblem(fields, profile.hosts) ?? keyProblem(certificate);
+}
+
+function keyProblem(certificate: X509Certificate): string | undefined {
+  try {
+    return publicKeyProblem(certificate.publicKey);
+  } catch {
+    return 'its public key does not parse';
+  }
 }
 
 function namesProblem(fields: CertificateFields, hosts: boolean): string | undefined {
@@ -124,7 +145,7 @@ export function checkPeer(certificate: X509Certificate | Uint8Array, rules: Peer
   const fields = fieldsOf(certificate);
   const id = parseSpiffeId(onlyUri(fields));
   const whose = `the certificate of ${id.role} ${id.name}`;
-  const problem = profileProblem(fields, id.role);
+  const problem = profileProblem(asCertificate(certificate), id.role, fields);
   if (problem) throw refused(`${whose} does not fit the profile: ${problem}`);
   if (id.meshId !== rules.meshId)
     throw refused(
@@ -153,7 +174,7 @@ export function checkPeer(certificate: X509Certificate | Uint8Array, rules: Peer
 export function checkAuthority(certificate: X509Certificate, kind: 'root' | 'issuer', nowMs: number): string {
   const fields = fieldsOf(certificate);
   const meshId = parseMeshUri(onlyUri(fields));
-  const problem = profileProblem(fields, kind);
+  const problem = profileProblem(certificate, kind, fields);
   if (problem) throw refused(`the ${kind} certificate of ${meshId} does not fit the profile: ${problem}`);
   checkDates(`the ${kind} certificate of ${meshId}`, fields, nowMs);
   return meshId;
@@ -163,7 +184,7 @@ export function checkAuthority(certificate: X509Certificate, kind: 'root' | 'iss
 export function readMeshId(root: X509Certificate | Uint8Array): string {
   const fields = fieldsOf(root);
   const meshId = parseMeshUri(onlyUri(fields));
-  const problem = profileProblem(fields, 'root');
+  const problem = profileProblem(asCertificate(root), 'root', fields);
   if (problem) throw refused(`this is not the root certificate of a mesh: ${problem}`);
   return meshId;
 }

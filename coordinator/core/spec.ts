@@ -6,7 +6,7 @@
 import { MeshError } from '../../common/errors.js';
 import { parseSelector, type Selector } from '../../common/selector.js';
 import type { ArraySpec, Resources, StagedFile, TaskInput } from '../../proto/gen/mesh/v1/common.js';
-import { type JobSpec, OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
+import type { JobSpec, OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
 
 export interface SpecLimits {
   tasksMax: number;
@@ -25,10 +25,13 @@ export const SPEC_LIMITS: SpecLimits = {
   filesMax: 10_000,
 };
 
+/** The enum's numbers on the wire; core takes only types from generated code. */
+const FINISH: OnFailure = 1;
+const FAIL_FAST: OnFailure = 2;
+const PARTIAL: OnFailure = 3;
 const PRIORITY_MAX = 100;
 const RETRIES_MAX = 100;
 const NAME_MAX = 200;
-const BACKOFF_DEFAULT_MS = 1000;
 const BACKOFF_MAX_MS = 86_400_000;
 const TIMEOUT_MAX_MS = 365 * 86_400_000;
 /** A million CPUs and a thousand TiB: beyond, it is a mistake in a unit. */
@@ -69,11 +72,10 @@ export function validateSpec(spec: JobSpec, limits: SpecLimits = SPEC_LIMITS): C
   inRange('the backoff in milliseconds', spec.backoffMs, 0, BACKOFF_MAX_MS, '--backoff');
   inRange('the timeout in milliseconds', spec.timeoutMs, 0, TIMEOUT_MAX_MS, '--timeout');
   const selector = parseSelector(spec.where);
-  const onFailure = spec.onFailure === OnFailure.UNSPECIFIED ? OnFailure.FINISH : spec.onFailure;
-  if (OnFailure[onFailure] === undefined)
+  const onFailure = spec.onFailure || FINISH;
+  if (![FINISH, FAIL_FAST, PARTIAL].includes(onFailure))
     refuse(`${onFailure} is no policy for failures`, 'use --on-failure finish, fail-fast or partial');
-  const backoffMs = spec.backoffMs || BACKOFF_DEFAULT_MS;
-  return { spec: { ...spec, taskCount, resources, onFailure, backoffMs }, executor, resources, selector, taskCount };
+  return { spec: { ...spec, taskCount, resources, onFailure }, executor, resources, selector, taskCount };
 }
 
 /**
@@ -216,15 +218,21 @@ function checkFiles(files: readonly StagedFile[], task: string, limits: SpecLimi
     refuse(`${files.length} files are staged${whose}, more than ${limits.filesMax}`, 'pack them into one archive');
   const taken = new Map<string, 'file' | 'folder'>();
   for (const { path, digest, sizeBytes } of files) {
-    const name = printable(path);
     const fault = pathFault(path);
     if (fault)
-      refuse(`the staged path "${name}"${whose} ${fault}`, "use a path below the task's directory, such as data/a.txt");
+      refuse(
+        `the staged path "${printable(path)}"${whose} ${fault}`,
+        "use a path below the task's directory, such as data/a.txt",
+      );
     if (!DIGEST.test(digest))
-      refuse(`the staged file "${name}"${whose} has no valid SHA-256`, 'upload it, then name its digest');
+      refuse(`the staged file "${printable(path)}"${whose} has no valid SHA-256`, 'upload it, then name its digest');
     if (!Number.isSafeInteger(sizeBytes) || sizeBytes < 0)
-      refuse(`the staged file "${name}"${whose} has an impossible size`, 'give its size in bytes');
-    if (taken.has(path)) refuse(`two staged files${whose} want the path "${name}"`, 'give each its own path');
+      refuse(`the staged file "${printable(path)}"${whose} has an impossible size`, 'give its size in bytes');
+    const before = taken.get(path);
+    if (before === 'file')
+      refuse(`two staged files${whose} want the path "${printable(path)}"`, 'give each its own path');
+    if (before === 'folder')
+      refuse(`"${printable(path)}" is both a staged file and a folder${whose}`, 'rename one of them');
     taken.set(path, 'file');
     for (let slash = path.indexOf('/'); slash >= 0; slash = path.indexOf('/', slash + 1)) {
       const folder = path.slice(0, slash);

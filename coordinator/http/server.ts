@@ -71,5 +71,8 @@ async function admit(options: HttpOptions, request: FastifyRequest, reply: Fasti
 
 /** RFC 9457 problem details. */
 function problem(reply: FastifyReply, status: number, title: string, detail: string): void {
-  void reply.code(status).type('application/problem+json').send(JSON.stringify({ type: 'about:blank', title, status, detail }));
+  void reply
+    .code(status)
+    .type('application/problem+json')
+    .send(JSON.stringify({ type: 'about:blank', title, status, detail }));
 }

@@ -39,11 +39,12 @@ export function makeAgentService(options: AgentServiceOptions): AgentServiceServ
   return {
     session: gate.duplex(Definition.session.path, (call, context) => runSession(options, call, context)),
     streamLogs: gate.duplex(Definition.streamLogs.path, (call, context) => takeLogs(options, call, context)),
-    fetchBlob: gate.serverStream<FetchBlobRequest, FetchBlobResponse>(Definition.fetchBlob.path, async function* ({
-      digest,
-    }) {
-      for await (const data of options.blobs.read(digest)) yield { data };
-    }),
+    fetchBlob: gate.serverStream<FetchBlobRequest, FetchBlobResponse>(
+      Definition.fetchBlob.path,
+      async function* ({ digest }) {
+        for await (const data of options.blobs.read(digest)) yield { data };
+      },
+    ),
   };
 }
 

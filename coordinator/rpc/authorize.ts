@@ -137,7 +137,10 @@ function drained(call: ServerWritableStream<unknown, unknown>, gone: AbortSignal
 }
 
 /** Every method a service has must be in the table; checked when the server is put together. */
-export function assertCovered(definition: Record<string, { path: string }>, implementation: UntypedServiceImplementation): void {
+export function assertCovered(
+  definition: Record<string, { path: string }>,
+  implementation: UntypedServiceImplementation,
+): void {
   for (const [name, method] of Object.entries(definition)) {
     if (!METHOD_ROLES[method.path]) throw new Error(`${method.path} is not in the table of roles`);
     if (!implementation[name]) throw new Error(`${method.path} has no handler`);

@@ -146,7 +146,8 @@ function nodeMethods({
     })),
     getNode: gate.unary<api.GetNodeRequest, api.GetNodeResponse>(Mesh.getNode.path, async ({ name }) => {
       const node = fleet.byName(name);
-      if (!node) throw new MeshError('NOT_FOUND', `there is no node "${name.slice(0, 80)}"`, { hint: 'see: mesh nodes' });
+      if (!node)
+        throw new MeshError('NOT_FOUND', `there is no node "${name.slice(0, 80)}"`, { hint: 'see: mesh nodes' });
       return { node: present(node) };
     }),
     drainNode: gate.unary<api.DrainNodeRequest, api.DrainNodeResponse>(
@@ -156,10 +157,7 @@ function nodeMethods({
   };
 }
 
-function tokenMethods({
-  gate,
-  enrollment,
-}: MeshServiceOptions): Methods<'createToken' | 'listTokens' | 'revokeToken'> {
+function tokenMethods({ gate, enrollment }: MeshServiceOptions): Methods<'createToken' | 'listTokens' | 'revokeToken'> {
   return {
     createToken: gate.unary<api.CreateTokenRequest, api.CreateTokenResponse>(
       Mesh.createToken.path,

@@ -56,6 +56,7 @@ export class Admission {
     const session = new AgentSession(node.row.seq, hello.bootId, send, end);
     const held = await this.#reconcile(node, hello, restarted);
     node.session = session;
+    node.stopping = false;
     fleet.alive(node);
     session.send({
       $case: 'welcome',

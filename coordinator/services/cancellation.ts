@@ -36,7 +36,9 @@ export class Cancellation {
     const { store, jobs, epoch, log, onCapacity } = this.#options;
     const marked = isTerminal(row.status) ? undefined : await store.jobs.requestCancel(epoch(), row.seq, reason);
     if (!marked)
-      throw new MeshError('CONFLICT', `job ${row.id} has ended already (${row.status})`, { hint: `see: mesh job ${row.id}` });
+      throw new MeshError('CONFLICT', `job ${row.id} has ended already (${row.status})`, {
+        hint: `see: mesh job ${row.id}`,
+      });
     const live = jobs.get(row.seq);
     if (live) live.row.cancelling = true;
     jobs.apply([marked]);

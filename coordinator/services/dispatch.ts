@@ -9,7 +9,16 @@ import type { Logger } from '../../common/log.js';
 import { Loop } from '../../common/loop.js';
 import type { Ledger } from '../core/ledger.js';
 import { plan } from '../core/scheduler/plan.js';
-import type { NodeReason, NodeView, Plan, PlanSettings, Reasons, ReturnedTask, Snapshot, WorkView } from '../core/scheduler/types.js';
+import type {
+  NodeReason,
+  NodeView,
+  Plan,
+  PlanSettings,
+  Reasons,
+  ReturnedTask,
+  Snapshot,
+  WorkView,
+} from '../core/scheduler/types.js';
 import type { AssignItem, AssignedTask, Store } from '../ports.js';
 import type { Fleet, LiveNode } from './fleet.js';
 import type { Jobs, LiveJob } from './jobs.js';
@@ -125,7 +134,7 @@ export class Dispatch implements Service {
       labels: node.labels,
       executors: node.executors,
       state: node.session?.open ? node.liveness.state : 'OFFLINE',
-      draining: node.row.draining,
+      draining: node.row.draining || node.stopping,
       revoked: node.row.revoked,
       load: node.load,
       rttMs: node.roundTrip?.smoothedMs ?? UNKNOWN_RTT_MS,

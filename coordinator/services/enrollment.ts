@@ -130,7 +130,12 @@ export class Enrollment {
       tokenId: token.id,
     });
     if (token.role === 'agent') await this.#options.nodes.setRevoked(name, false);
-    await audit.append({ actor, action: 'enroll.joined', target: `${token.role}/${name}`, detail: { from: request.address } });
+    await audit.append({
+      actor,
+      action: 'enroll.joined',
+      target: `${token.role}/${name}`,
+      detail: { from: request.address },
+    });
     log.info({ event: 'enroll.joined', role: token.role, name, address: request.address, wish: request.name });
     onOutcome('joined');
     return certificate;
@@ -153,7 +158,9 @@ export class Enrollment {
       const taken = revoked.has(name) || (await this.#options.issuance.holders(token.role, name)).length > 0;
       if (!taken) return name;
     }
-    throw new MeshError('CONFLICT', `the name ${wish} and its numbered forms are taken`, { hint: 'choose another --name' });
+    throw new MeshError('CONFLICT', `the name ${wish} and its numbered forms are taken`, {
+      hint: 'choose another --name',
+    });
   }
 
   async #replaceHolder(role: Role, name: string): Promise<void> {

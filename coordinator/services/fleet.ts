@@ -13,6 +13,8 @@ import type { AgentSession } from './session.js';
 export class LiveNode {
   session: AgentSession | undefined;
   load = 0;
+  /** The agent said that it takes nothing more. */
+  stopping = false;
   roundTrip: RoundTrip | undefined;
   reliability: number;
   finished: number;
@@ -134,6 +136,9 @@ export class Fleet {
   #logTransition(node: LiveNode, transition: NodeTransition): void {
     const { from, to, reason } = transition;
     const level = to === 'HEALTHY' ? 'info' : 'warn';
-    this.log[level]({ event: `node.${to.toLowerCase()}`, node: node.row.name, from, reason }, `${node.row.name} is ${to}`);
+    this.log[level](
+      { event: `node.${to.toLowerCase()}`, node: node.row.name, from, reason },
+      `${node.row.name} is ${to}`,
+    );
   }
 }

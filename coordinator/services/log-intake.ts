@@ -1,6 +1,7 @@
 import type { Clock } from '../../common/clock.js';
 import type { Service } from '../../common/lifecycle.js';
 import type { StreamLogsRequest, StreamLogsResponse } from '../../proto/gen/mesh/v1/agent.js';
+import { Stream } from '../../proto/gen/mesh/v1/common.js';
 import type { Ledger } from '../core/ledger.js';
 import type { Changes } from './changes.js';
 import type { Jobs } from './jobs.js';
@@ -42,7 +43,9 @@ export class LogIntake implements Service {
 
   async write(node: number, request: StreamLogsRequest): Promise<StreamLogsResponse> {
     const { ledger, jobs, changes, clock } = this.#options;
-    const { job, index, generation, chunks } = request;
+    const { job, index, generation } = request;
+    // The agent's own notes of what it left out take no place in the output; the gap in the offsets says the same.
+    const chunks = request.chunks.filter((chunk) => chunk.stream !== Stream.SYSTEM);
     const attempt = ledger.get(request, node);
     const live = jobs.get(job);
     const end = chunks.reduce((offset, chunk) => Math.max(offset, chunk.offset + chunk.data.length), 0);

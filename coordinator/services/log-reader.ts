@@ -77,8 +77,14 @@ export class LogReader {
     const ended = past || row.output === undefined ? await this.store.tasks.attempts(job.seq, row.index) : [];
     const chosen = past ? ended.find(({ attempt }) => attempt === query.attempt) : ended.at(-1);
     if (past && !chosen) return;
-    const generation = row.output === undefined && chosen && (past || latest === chosen.attempt) ? chosen.generation : row.generation;
-    const output = generation === row.generation && row.output ? row.output : chosen?.generation === generation ? chosen.output : undefined;
+    const generation =
+      row.output === undefined && chosen && (past || latest === chosen.attempt) ? chosen.generation : row.generation;
+    const output =
+      generation === row.generation && row.output
+        ? row.output
+        : chosen?.generation === generation
+          ? chosen.output
+          : undefined;
     const startedAtMs = row.startedAtMs ?? row.assignedAtMs ?? row.queuedAtMs;
     let offset = 0;
     for await (const chunk of this.#chunks({ jobId: job.id, index: row.index, generation }, output)) {

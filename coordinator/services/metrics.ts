@@ -54,10 +54,15 @@ export class Metrics {
     this.#gauge('mesh_node_reliability', 'Share of attempts a node did not spoil', ['node'], async (gauge) => {
       for (const { row, reliability } of source.fleet.all()) gauge.set({ node: row.name }, reliability);
     });
-    this.#gauge('mesh_certificate_expiry_seconds', 'When a certificate ends, Unix time', ['role', 'name'], async (gauge) => {
-      for (const [, row] of newest(await source.store.certificates.list()))
-        gauge.set({ role: row.role, name: row.name }, row.notAfterMs / 1000);
-    });
+    this.#gauge(
+      'mesh_certificate_expiry_seconds',
+      'When a certificate ends, Unix time',
+      ['role', 'name'],
+      async (gauge) => {
+        for (const [, row] of newest(await source.store.certificates.list()))
+          gauge.set({ role: row.role, name: row.name }, row.notAfterMs / 1000);
+      },
+    );
     this.#gauge('mesh_leader', '1 on the coordinator that leads', [], async (gauge) => {
       gauge.set(source.epoch() > 0 ? 1 : 0);
     });

@@ -19,7 +19,8 @@ export class Resubmission {
     if (!isTerminal(job.status))
       throw new MeshError('CONFLICT', `job ${job.id} has not ended`, { hint: `see: mesh job ${job.id}` });
     const open = job.counts.total - job.counts.completed;
-    if (open === 0) throw new MeshError('CONFLICT', `every task of job ${job.id} completed`, { hint: 'submit it anew' });
+    if (open === 0)
+      throw new MeshError('CONFLICT', `every task of job ${job.id} completed`, { hint: 'submit it anew' });
     const whole = open === job.counts.total && job.spec.array !== undefined;
     const { array, ...rest } = job.spec;
     return this.intake.submit({

@@ -135,7 +135,10 @@ export class Results implements Service {
       prepared.push({ ...report, attempt, settlement: this.#decide(report, attempt, nodesLost.get(attempt) ?? 0) });
     }
     if (prepared.length > 0) {
-      const settled = await store.tasks.settle(epoch(), prepared.map((item) => item.settlement));
+      const settled = await store.tasks.settle(
+        epoch(),
+        prepared.map((item) => item.settlement),
+      );
       this.#afterCommit(prepared, settled.accepted, settled.jobs);
     }
     this.#options.onStale(reports.length - prepared.length);

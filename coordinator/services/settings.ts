@@ -23,6 +23,7 @@ export const coordinatorSettings = {
     describe: 'a PostgreSQL of your own, 14 or newer, instead of the embedded one',
     parse: asText,
     fallback: undefined,
+    secret: true,
   }),
   listen: setting({
     flag: '--listen <address>',
@@ -73,13 +74,17 @@ export const coordinatorSettings = {
     parse: parseDuration,
     fallback: 6000,
   }),
-  strategy: setting({
+  strategy: setting<'score' | 'round-robin' | 'random'>({
     flag: '--strategy <name>',
     describe: 'score; round-robin and random are there for comparison',
     parse: asStrategy,
-    fallback: 'score' as const,
+    fallback: 'score',
   }),
-  weightRtt: weight('weight-rtt', 'α, the weight of round trips relative to task time: higher keeps short tasks near', 1),
+  weightRtt: weight(
+    'weight-rtt',
+    'α, the weight of round trips relative to task time: higher keeps short tasks near',
+    1,
+  ),
   weightLoad: weight('weight-load', 'β, the weight of machine load: higher spares machines that people sit at', 1),
   weightQueue: weight('weight-queue', 'γ, the weight of work already queued there: higher evens queues out', 1),
   weightReliability: weight('weight-reliability', 'δ, the weight of spoiled attempts: higher avoids flaky nodes', 2),

@@ -67,6 +67,7 @@ export class Vitals implements Service {
     const nowUs = Math.round(clock.monotonicMs() * 1000);
     const wasHealthy = node.liveness.state === 'HEALTHY';
     fleet.alive(node);
+    node.stopping = beat.stopping;
     node.load = Math.min(1, Math.max(0, beat.load));
     if (beat.echoUs > 0) {
       const sampleMs = (nowUs - beat.echoUs - beat.echoHeldUs) / 1000;
@@ -95,12 +96,16 @@ export class Vitals implements Service {
   }
 
   #giveAway(): void {
-    const { fleet, ledger, results } = this.#options;
+    const { fleet, ledger, results, clock } = this.#options;
     this.#excuseStall();
+    for (const node of fleet.all())
+      if (node.session?.open && clock.wallMs() > node.row.certificateExpiresAtMs)
+        node.session.close('its certificate has expired', false);
     for (const node of fleet.expired()) {
       node.session?.close('its lease is over', false);
       const attempts = ledger.ofNode(node.row.seq);
-      if (attempts.length > 0) results.lost(attempts, 'node-lost', `${node.row.name} was not heard of for a whole lease`);
+      if (attempts.length > 0)
+        results.lost(attempts, 'node-lost', `${node.row.name} was not heard of for a whole lease`);
     }
   }
 

@@ -30,7 +30,9 @@ const TEXTS = [
 function declared({ license, licenses }) {
   const entries = [license, ...(Array.isArray(licenses) ? licenses : [licenses])];
   const names = entries.map((entry) => (typeof entry === 'object' ? entry?.type : entry));
-  const known = names.filter((name) => typeof name === 'string' && name !== '' && !/^(see license|unlicensed)/i.test(name));
+  const known = names.filter(
+    (name) => typeof name === 'string' && name !== '' && !/^(see license|unlicensed)/i.test(name),
+  );
   return known.length > 1 ? `(${known.join(' OR ')})` : known[0];
 }
 

@@ -32,9 +32,9 @@ export const ZONES: readonly Zone[] = [
   { name: 'coordinator/ports', files: /^coordinator\/ports\.ts$/, from: ['coordinator/core', ...FLOOR] },
   { name: 'coordinator/postgres', files: /^coordinator\/postgres\//, from: FLOOR },
   { name: 'coordinator/store', files: /^coordinator\/store\//, from: [...COORDINATOR_CORE, 'migrations', ...FLOOR] },
-  { name: 'coordinator/door', files: /^coordinator\/door\//, from: [...COORDINATOR_CORE, ...FLOOR] },
+  { name: 'coordinator/door', files: /^coordinator\/door\//, from: ['link', ...COORDINATOR_CORE, ...FLOOR] },
   { name: 'coordinator/roles', files: /^coordinator\/rpc\/roles\.ts$/, from: ['common'] },
-  { name: 'coordinator/services', files: /^coordinator\/services\//, from: [...COORDINATOR_CORE, ...FLOOR] },
+  { name: 'coordinator/services', files: /^coordinator\/services\//, from: ['link', ...COORDINATOR_CORE, ...FLOOR] },
   {
     name: 'coordinator/rpc',
     files: /^coordinator\/rpc\//,
@@ -57,18 +57,20 @@ export const ZONES: readonly Zone[] = [
       'coordinator/roles',
       'coordinator/http',
       'ca',
+      'link',
       ...COORDINATOR_CORE,
       ...FLOOR,
     ],
   },
 
   { name: 'agent/core', files: /^agent\/core\//, from: FLOOR },
-  { name: 'agent/session', files: /^agent\/session\//, from: ['agent/core', 'link', ...FLOOR] },
-  { name: 'agent/executors', files: /^agent\/executors\//, from: ['agent/core', ...FLOOR] },
+  { name: 'agent/files', files: /^agent\/(?:output|staging)\//, from: ['agent/core', ...FLOOR] },
+  { name: 'agent/executors', files: /^agent\/executors\//, from: ['agent/core', 'agent/files', ...FLOOR] },
+  { name: 'agent/session', files: /^agent\/session\//, from: ['agent/core', 'agent/files', 'link', ...FLOOR] },
   {
     name: 'agent',
     files: /^agent\/[^/]+\.ts$/,
-    from: ['agent/core', 'agent/session', 'agent/executors', 'link', ...FLOOR],
+    from: ['agent/core', 'agent/files', 'agent/executors', 'agent/session', 'link', ...FLOOR],
   },
 ];
 

@@ -36,7 +36,11 @@ function formatDiagnostics(diag: unknown): string {
   for (const [key, value] of Object.entries(diag as Record<string, unknown>)) {
     if (NOISE.has(key)) continue;
     if (key === 'at') {
-      const { fileName, lineNumber, columnNumber } = value as Record<string, unknown>;
+      const { fileName, lineNumber, columnNumber } = value as {
+        fileName: string;
+        lineNumber: number;
+        columnNumber: number;
+      };
       lines.push(`at: ${fileName}:${lineNumber}:${columnNumber}`);
     } else if (typeof value === 'string' && value.trimEnd().includes('\n')) {
       lines.push(`${key}:\n${indent(value, '  ')}`);

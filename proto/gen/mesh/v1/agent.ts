@@ -130,6 +130,8 @@ export interface Heartbeat {
   /** The coordinator's ping of the last reply, and how long it was held here. */
   echoUs: number;
   echoHeldUs: number;
+  /** The agent finishes what runs and takes nothing more. */
+  stopping: boolean;
 }
 
 export interface HeartbeatReply {
@@ -1050,7 +1052,7 @@ export const Welcome: MessageFns<Welcome> = {
 };
 
 function createBaseHeartbeat(): Heartbeat {
-  return { sequence: 0, load: 0, running: 0, queued: 0, memoryFreeBytes: 0, echoUs: 0, echoHeldUs: 0 };
+  return { sequence: 0, load: 0, running: 0, queued: 0, memoryFreeBytes: 0, echoUs: 0, echoHeldUs: 0, stopping: false };
 }
 
 export const Heartbeat: MessageFns<Heartbeat> = {
@@ -1075,6 +1077,9 @@ export const Heartbeat: MessageFns<Heartbeat> = {
     }
     if (message.echoHeldUs !== 0) {
       writer.uint32(56).uint64(message.echoHeldUs);
+    }
+    if (message.stopping !== false) {
+      writer.uint32(64).bool(message.stopping);
     }
     return writer;
   },
@@ -1148,6 +1153,14 @@ export const Heartbeat: MessageFns<Heartbeat> = {
             message.echoHeldUs = longToNumber(reader.uint64());
             continue;
           }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.stopping = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1172,6 +1185,7 @@ export const Heartbeat: MessageFns<Heartbeat> = {
     message.memoryFreeBytes = object.memoryFreeBytes ?? 0;
     message.echoUs = object.echoUs ?? 0;
     message.echoHeldUs = object.echoHeldUs ?? 0;
+    message.stopping = object.stopping ?? false;
     return message;
   },
 };

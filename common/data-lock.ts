@@ -1,14 +1,18 @@
 import { closeSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
-import { MeshError, systemCode } from '../common/errors.js';
+import { MeshError, systemCode } from './errors.js';
 
 /**
- * One coordinator per data directory. The file names the process that holds it, by pid and by the moment it started (a
+ * One process per data directory. The file names the process that holds it, by pid and by the moment it started (a
  * pid alone may be somebody else's by now); a file whose process is gone is taken over.
  */
 export class DataLock {
   #held = false;
 
-  constructor(private readonly path: string) {}
+  /** @param what the holder, for messages: "a coordinator" */
+  constructor(
+    private readonly path: string,
+    private readonly what: string,
+  ) {}
 
   /** @throws MeshError IN_USE when a living process holds it, DATA_DIR when the directory cannot be written */
   acquire(): void {
@@ -33,7 +37,7 @@ export class DataLock {
     const [pid = '', started = ''] = readFileSync(this.path, 'utf8').trim().split(' ');
     const alive = /^\d+$/.test(pid) && startTimeOf(Number(pid));
     if (alive && (started === '' || alive === started || alive === 'unknown'))
-      throw new MeshError('IN_USE', `a coordinator (process ${pid}) already runs on this data directory`, {
+      throw new MeshError('IN_USE', `${this.what} (process ${pid}) already runs on this data directory`, {
         hint: 'stop it, or name another directory with --data',
       });
     rmSync(this.path, { force: true });

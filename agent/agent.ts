@@ -1,0 +1,140 @@
+/** The composition root of an agent: enrol, prepare the machine, connect, work until stopped. */
+import { join } from 'node:path';
+import type { Clock } from '../common/clock.js';
+import { DataLock } from '../common/data-lock.js';
+import type { MeshError } from '../common/errors.js';
+import { makePrivateDir } from '../common/files.js';
+import { randomCharacters } from '../common/ids.js';
+import { ServiceGroup } from '../common/lifecycle.js';
+import type { Logger } from '../common/log.js';
+import type { Values } from '../common/settings.js';
+import { Renewal, renewOver } from '../link/renewal.js';
+import { formatEndpoint, parseEndpoint } from '../link/endpoints.js';
+import { detectCapabilities } from './capabilities.js';
+import { Ledger } from './core/ledger.js';
+import type { Executor } from './core/types.js';
+import { type Enrolled, enrol, rememberCoordinators, rememberedCoordinators } from './enrolment.js';
+import { makeExecutors } from './executors/index.js';
+import { Connection } from './session/connection.js';
+import { LogStreamer } from './session/log-streamer.js';
+import { Outbox } from './session/outbox.js';
+import { Work } from './session/work.js';
+import type { agentSettings } from './settings.js';
+import { StagingCache } from './staging/cache.js';
+
+export type AgentConfig = Values<typeof agentSettings> & { dataDir: string };
+
+export interface Registration {
+  name: string;
+  id: string;
+  coordinator: string;
+}
+
+export interface Surroundings {
+  clock: Clock;
+  log: Logger;
+  random: () => number;
+  signal: AbortSignal;
+  /** At the first registration and after every reconnect. */
+  onRegistered: (registration: Registration) => void;
+  onFatal: (error: MeshError) => void;
+}
+
+export interface RunningAgent {
+  /** Takes no more work, lets what runs go on for the grace, then ends it. */
+  stop(): Promise<void>;
+  /** Somebody is in a hurry: ends what runs now. */
+  hurry(): void;
+}
+
+export async function startAgent(config: AgentConfig, surroundings: Surroundings): Promise<RunningAgent> {
+  const { clock, log } = surroundings;
+  makePrivateDir(config.dataDir);
+  const lock = new DataLock(join(config.dataDir, 'agent.lock'), 'an agent');
+  lock.acquire();
+  const group = new ServiceGroup('agent');
+  try {
+    await group.run({ name: 'data-lock', start: async () => undefined, stop: async () => lock.release() });
+    const coordinator = config.coordinator ? parseEndpoint(config.coordinator) : undefined;
+    const enrolled = await enrol({
+      ...{ clock, log, coordinator, signal: surroundings.signal, dataDir: config.dataDir, name: config.name },
+      token: config.join,
+      files: { cert: config.cert, key: config.key, ca: config.ca },
+      discover: config.mdns,
+    });
+    return await run(config, surroundings, { enrolled, coordinator, group });
+  } catch (error) {
+    await group.stop().catch((stopping: unknown) => log.error({ event: 'stop.failed', err: stopping }));
+    throw error;
+  }
+}
+
+async function run(
+  config: AgentConfig,
+  surroundings: Surroundings,
+  parts: { enrolled: Enrolled; coordinator: ReturnType<typeof parseEndpoint> | undefined; group: ServiceGroup },
+): Promise<RunningAgent> {
+  const { clock, log, random, onRegistered, onFatal } = surroundings;
+  const { enrolled, coordinator, group } = parts;
+  const { identity, store } = enrolled;
+  let { credential } = enrolled;
+  const { dataDir } = config;
+  const bootId = randomCharacters(16);
+  const capabilities = await detectCapabilities({ slots: config.slots, labels: Object.fromEntries(config.label) });
+  const room = {
+    slots: config.slots,
+    cpuMillis: Math.max(capabilities.cpus, config.slots) * 1000,
+    memoryBytes: capabilities.memoryBytes,
+    gpus: capabilities.gpus.length,
+    custom: capabilities.custom,
+  };
+  const ledger = new Ledger(room);
+  const cache = new StagingCache({ directory: join(dataDir, 'cache'), limitBytes: config.cacheBytes });
+  await cache.start();
+  const logs = new LogStreamer(() => connection.bulk(), clock, log);
+  const executors: Map<string, Executor> = await makeExecutors(group, {
+    ...{ dataDir, bootId, cache, clock, log, slots: config.slots, userName: config.taskUser },
+    graceMs: config.killGrace,
+    nodeName: () => identity.name,
+    bulk: () => connection.bulk(),
+  });
+  const outbox = new Outbox(clock);
+  const spoolDir = join(dataDir, 'outbox');
+  makePrivateDir(spoolDir);
+  const work = new Work({ ledger, executors, outbox, logs, spoolDir, clock, log });
+  const connection = new Connection({
+    ...{ meshId: identity.meshId, capabilities, bootId, coordinator, work, clock, log, random, onFatal },
+    discover: config.mdns,
+    credential: () => credential,
+    remembered: rememberedCoordinators(dataDir),
+    remember: (addresses) => rememberCoordinators(dataDir, addresses),
+    onRegistered: ({ name, nodeId }, endpoint) =>
+      onRegistered({ name, id: nodeId, coordinator: formatEndpoint(endpoint) }),
+  });
+  connection.attach(logs);
+  await group.run(connection);
+  await group.run(logs);
+  await group.run(work);
+  await group.run(
+    new Renewal({
+      ...{ clock, log, credential, random },
+      issue: (csr) => renewOver(() => connection.authority(), clock)(csr),
+      onRenewed: (renewed) => {
+        credential = renewed;
+        store.save(renewed);
+        connection.renewed();
+      },
+    }),
+  );
+  return {
+    hurry: () => work.kill('shutdown'),
+    stop: async () => {
+      work.refuse();
+      connection.beatNow();
+      const grace = clock.after(config.stopGrace, () => work.kill('shutdown'));
+      await work.idle();
+      grace.cancel();
+      await group.stop();
+    },
+  };
+}

@@ -1,0 +1,136 @@
+/**
+ * How an agent comes to its certificate: the one in its data directory, files from `mesh-ca issue`, or a join token. The
+ * token is used once and never kept.
+ */
+import { X509Certificate } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { hostname } from 'node:os';
+import { join } from 'node:path';
+import type { Clock } from '../common/clock.js';
+import { MeshError, systemCode } from '../common/errors.js';
+import { readIfExists, writeFileAtomic } from '../common/files.js';
+import { nameFrom } from '../common/ids.js';
+import { chainFromPem, checkPeer, readMeshId } from '../common/identity/check.js';
+import type { Identity } from '../common/identity/identity.js';
+import { decodeToken } from '../common/identity/token.js';
+import type { Logger } from '../common/log.js';
+import { CredentialStore } from '../link/credential-store.js';
+import { type Credential, rootDigestOf } from '../link/credentials.js';
+import { type Endpoint, formatEndpoint } from '../link/endpoints.js';
+import { join as joinMesh } from '../link/join.js';
+
+export interface EnrolmentOptions {
+  dataDir: string;
+  token: string | undefined;
+  files: { cert: string | undefined; key: string | undefined; ca: string | undefined };
+  name: string | undefined;
+  coordinator: Endpoint | undefined;
+  discover: boolean;
+  clock: Clock;
+  log: Logger;
+  signal: AbortSignal;
+}
+
+export interface Enrolled {
+  credential: Credential;
+  store: CredentialStore;
+  identity: Identity;
+}
+
+/** @throws MeshError USAGE when there is no way in, BAD_CERTIFICATE, BAD_TOKEN, TOKEN_REFUSED, UNREACHABLE */
+export async function enrol(options: EnrolmentOptions): Promise<Enrolled> {
+  const store = new CredentialStore(options.dataDir, 'agent');
+  const given = fromFiles(options.files);
+  if (given) {
+    identify(given, options.clock);
+    store.save(newest(store.load(), given));
+  }
+  const stored = store.load();
+  if (stored && options.token) refuseOtherMesh(stored, options.token);
+  if (stored && !isExpired(stored, options.clock))
+    return { credential: stored, store, identity: identify(stored, options.clock) };
+  if (!options.token) throw noWayIn(stored);
+  const { credential, coordinators, endpoint } = await joinMesh({
+    token: options.token,
+    name: options.name ?? nameFrom(hostname(), 'node'),
+    addresses: options.coordinator ? [options.coordinator] : [],
+    discover: options.discover && options.coordinator === undefined,
+    clock: options.clock,
+    log: options.log,
+    signal: options.signal,
+    privateKey: store.keyForJoining(),
+  });
+  store.save(credential);
+  rememberCoordinators(options.dataDir, [formatEndpoint(endpoint), ...coordinators]);
+  return { credential, store, identity: identify(credential, options.clock) };
+}
+
+function noWayIn(stored: Credential | undefined): MeshError {
+  if (stored) {
+    const ended = new X509Certificate(stored.certificateChain).validTo;
+    return new MeshError('BAD_CERTIFICATE', `this agent's certificate expired at ${ended}`, {
+      hint: 'make a new token on the coordinator (mesh token create) and start with --join TOKEN',
+    });
+  }
+  return new MeshError('USAGE', 'this machine has not joined a mesh yet', {
+    hint: 'make a token on the coordinator (mesh token create) and start with --join TOKEN',
+  });
+}
+
+/** The profile check on our own certificate: what is wrong with it is better said here than by a refusal. */
+function identify(credential: Credential, clock: Clock): Identity {
+  const meshId = readMeshId(new X509Certificate(credential.root));
+  const [leaf] = chainFromPem(credential.certificateChain);
+  if (!leaf) throw new MeshError('BAD_CERTIFICATE', 'the certificate file holds no certificate');
+  return checkPeer(leaf, { meshId, roles: ['agent'], purpose: 'client', nowMs: clock.wallMs() });
+}
+
+const endOf = (credential: Credential): number => Date.parse(new X509Certificate(credential.certificateChain).validTo);
+const isExpired = (credential: Credential, clock: Clock): boolean => endOf(credential) <= clock.wallMs();
+
+/** What was renewed since the files were made stays; files of another mesh replace it. */
+function newest(stored: Credential | undefined, given: Credential): Credential {
+  const same = stored !== undefined && stored.root === given.root;
+  return same && endOf(stored) > endOf(given) ? stored : given;
+}
+
+function refuseOtherMesh(stored: Credential, token: string): void {
+  if (decodeToken(token).rootDigest === rootDigestOf(stored.root)) return;
+  const meshId = readMeshId(new X509Certificate(stored.root));
+  throw new MeshError('CONFLICT', `this data directory belongs to ${meshId}, the token to another mesh`, {
+    hint: 'name another directory with --data, or remove this one',
+  });
+}
+
+function fromFiles({ cert, key, ca }: EnrolmentOptions['files']): Credential | undefined {
+  if (!cert && !key && !ca) return undefined;
+  if (!cert || !key || !ca) throw new MeshError('USAGE', '--cert, --key and --ca go together');
+  return { certificateChain: read(cert), privateKey: read(key), root: read(ca) };
+}
+
+function read(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    throw new MeshError('USAGE', `cannot read ${path} (${systemCode(error)})`, {
+      hint: 'check the path',
+      cause: error,
+    });
+  }
+}
+
+const coordinatorsFile = (dataDir: string): string => join(dataDir, 'coordinators.json');
+
+/** Where a coordinator was last time; a hint, so a damaged file is no error. */
+export function rememberedCoordinators(dataDir: string): string[] {
+  try {
+    const list: unknown = JSON.parse(readIfExists(coordinatorsFile(dataDir)) ?? '[]');
+    return Array.isArray(list) ? list.filter((entry) => typeof entry === 'string') : [];
+  } catch {
+    return [];
+  }
+}
+
+export function rememberCoordinators(dataDir: string, addresses: readonly string[]): void {
+  writeFileAtomic(coordinatorsFile(dataDir), `${JSON.stringify(addresses)}\n`);
+}

@@ -1,0 +1,241 @@
+/**
+ * One launch of function attempts, from the agent's side: sends it to the shared runner and turns what comes back into
+ * ends. When the runner itself dies, nobody can say which of the attempts inside did it; so each of them that has not
+ * ended runs again alone in a runner of its own, and only one whose own runner dies is to blame.
+ */
+import type { Clock } from '../../../common/clock.js';
+import { Stream } from '../../../proto/gen/mesh/v1/common.js';
+import type {
+  AttemptEnd,
+  AttemptOutcome,
+  LaunchObserver,
+  LaunchSpec,
+  OutputSink,
+  StopReason,
+} from '../../core/types.js';
+import { arrayIndexOf } from '../../core/types.js';
+import { describeDuration } from '../problems.js';
+import type { BatchMessage, FromRunner, FunctionWorkload, ItemColumns } from './protocol.js';
+import type { RunnerExit, RunnerProcess } from './runner-process.js';
+
+let batches = 0;
+
+export interface LaunchContext {
+  clock: Clock;
+  work: FunctionWorkload;
+  /** Private directories with staged files, by position; undefined when no attempt has files. */
+  directories: string[] | undefined;
+  /** Hears how long attempts took, in microseconds. */
+  measure: (count: number, totalUs: number) => void;
+}
+
+export class LaunchRun {
+  readonly #launch: LaunchSpec;
+  readonly #observer: LaunchObserver;
+  readonly #open: Set<number>;
+  readonly #stops = new Map<number, StopReason>();
+  readonly #started = new Set<number>();
+  readonly #sinks = new Map<number, OutputSink>();
+  #context: LaunchContext | undefined;
+  #runner: RunnerProcess | undefined;
+  /** The batch in the runner, and the launch's position of each of its items. */
+  #batch = 0;
+  #positions: number[] = [];
+
+  constructor(launch: LaunchSpec, observer: LaunchObserver) {
+    this.#launch = launch;
+    this.#observer = observer;
+    this.#open = new Set(launch.attempts.keys());
+  }
+
+  /** Ends every attempt that is still open. */
+  endAll(outcome: AttemptOutcome, error: string): void {
+    for (const position of this.#open) this.#end(position, { ...blank, outcome, error });
+  }
+
+  stop(position: number, reason: StopReason): void {
+    if (!this.#open.has(position) || this.#stops.has(position)) return;
+    this.#stops.set(position, reason);
+    const at = this.#positions.indexOf(position);
+    if (at >= 0) this.#runner?.send({ kind: 'stop', id: this.#batch, position: at, reason });
+    else if (this.#context) this.#endStopped(position, reason);
+  }
+
+  /** Runs everything that is open in `shared`; after its death each by itself in a runner from `alone`. */
+  async run(context: LaunchContext, shared: RunnerProcess, alone: () => RunnerProcess): Promise<void> {
+    this.#context = context;
+    this.#endAllStopped();
+    const exit = await this.#submit(shared, [...this.#open]);
+    if (!exit || this.#open.size === 0) return;
+    if (!exit.wasReady) return this.endAll('node-fault', `the function runner could not be started: ${exit.how}`);
+    if (exit.batches === 1 && this.#open.size === 1) return this.#blame(exit);
+    let runner: RunnerProcess | undefined;
+    for (const position of this.#open) {
+      if (!runner?.alive) runner = alone();
+      const died = await this.#submit(runner, [position]);
+      if (died?.wasReady) this.#blame(died, position);
+      else if (died) this.endAll('node-fault', `the function runner could not be started: ${died.how}`);
+    }
+    await runner?.stop();
+  }
+
+  #blame(exit: RunnerExit, position = this.#open.values().next().value): void {
+    if (position === undefined || !this.#open.has(position)) return;
+    this.#end(position, { ...blank, outcome: 'failed', error: `the function ended its runner process: ${exit.how}` });
+  }
+
+  /** Resolves when all are settled, or with how the runner died. */
+  #submit(runner: RunnerProcess, positions: number[]): Promise<RunnerExit | undefined> {
+    if (positions.length === 0) return Promise.resolve(undefined);
+    this.#runner = runner;
+    this.#positions = positions;
+    this.#batch = ++batches;
+    return new Promise((resolve) => {
+      const settle = (exit: RunnerExit | undefined) => {
+        this.#runner = undefined;
+        this.#positions = [];
+        resolve(exit);
+      };
+      runner.run(this.#message(positions), {
+        message: (message) => (message.kind === 'over' ? settle(undefined) : this.#receive(message)),
+        lost: settle,
+      });
+    });
+  }
+
+  #message(positions: number[]): BatchMessage {
+    const { work, directories } = this.#context as LaunchContext;
+    const items: ItemColumns = {
+      indexes: [],
+      arrayIndexes: [],
+      attempts: [],
+      generations: [],
+      values: [],
+      directories: directories && positions.map((position) => directories[position] ?? ''),
+    };
+    for (const position of positions) {
+      const attempt = this.#launch.attempts[position];
+      if (!attempt) continue;
+      items.indexes.push(attempt.index);
+      items.arrayIndexes.push(arrayIndexOf(attempt));
+      items.attempts.push(attempt.attempt);
+      items.generations.push(attempt.generation);
+      items.values.push(attempt.input?.value ?? '');
+    }
+    const { body } = this.#launch;
+    const memoryBytes = body.resources?.memoryBytes ?? 0;
+    return { kind: 'batch', id: this.#batch, work, timeoutMs: body.timeoutMs, memoryBytes, items };
+  }
+
+  #receive(message: FromRunner): void {
+    switch (message.kind) {
+      case 'ended':
+        return this.#endMany(message);
+      case 'killed':
+        return this.#killed(message);
+      case 'stopped':
+        return this.#with(message.position, (position) => this.#endStopped(position, message.reason));
+      case 'started':
+        return this.#with(message.position, (position) => this.#start(position, message.ageMs));
+      case 'output':
+        return this.#with(message.position, (position) => this.#print(position, message.stream, message.text));
+      case 'returned':
+        return this.#giveBack(message.positions);
+      case 'fault':
+        return this.endAll('node-fault', message.error);
+      default:
+        return undefined;
+    }
+  }
+
+  /** From the position in the batch to the one in the launch, if it is still open. */
+  #with(at: number, then: (position: number) => void): void {
+    const position = this.#positions[at];
+    if (position !== undefined && this.#open.has(position)) then(position);
+  }
+
+  #endMany({ positions, results, errors, runUs }: Extract<FromRunner, { kind: 'ended' }>): void {
+    let totalUs = 0;
+    positions.forEach((at, i) => {
+      const result = results[i] ?? undefined;
+      const tookUs = runUs[i] ?? 0;
+      totalUs += tookUs;
+      this.#with(at, (position) =>
+        this.#end(position, {
+          ...blank,
+          outcome: result === undefined ? 'failed' : 'succeeded',
+          error: result === undefined ? (errors[i] ?? 'failed in an unknown way') : undefined,
+          runUs: tookUs,
+          resultJson: result,
+        }),
+      );
+    });
+    this.#context?.measure(positions.length, totalUs);
+  }
+
+  #killed({ position: at, how, error, runUs }: Extract<FromRunner, { kind: 'killed' }>): void {
+    this.#with(at, (position) => {
+      if (how === 'failed') return this.#end(position, { ...blank, outcome: how, error, runUs });
+      if (how !== 'timed-out') return this.#endStopped(position, how, runUs);
+      const limit = describeDuration(this.#launch.body.timeoutMs);
+      this.#end(position, { ...blank, outcome: how, error: `timed out after ${limit}`, runUs });
+    });
+  }
+
+  #giveBack(positions: number[]): void {
+    const open: number[] = [];
+    for (const at of positions) this.#with(at, (position) => open.push(position));
+    const returned = open.filter((position) => {
+      this.#open.delete(position);
+      const reason = this.#stops.get(position);
+      if (reason) this.#report(position, stoppedEnd(reason));
+      return !reason;
+    });
+    if (returned.length > 0) this.#observer.returned(returned);
+  }
+
+  #start(position: number, ageMs: number): void {
+    if (this.#started.has(position)) return;
+    this.#started.add(position);
+    this.#observer.started(position, ageMs);
+  }
+
+  #print(position: number, stream: number, text: string): void {
+    let sink = this.#sinks.get(position);
+    if (!sink) this.#sinks.set(position, (sink = this.#observer.output(position)));
+    const known = stream === Stream.STDERR || stream === Stream.SYSTEM ? stream : Stream.STDOUT;
+    sink.write(known, Buffer.from(String(text)));
+  }
+
+  #endAllStopped(): void {
+    for (const [position, reason] of this.#stops) this.#endStopped(position, reason);
+  }
+
+  #endStopped(position: number, reason: StopReason, runUs = 0): void {
+    this.#end(position, { ...stoppedEnd(reason), runUs });
+  }
+
+  #end(position: number, end: AttemptEnd): void {
+    if (this.#open.delete(position)) this.#report(position, end);
+  }
+
+  #report(position: number, end: AttemptEnd): void {
+    this.#sinks.delete(position);
+    this.#observer.ended(position, end);
+  }
+}
+
+const blank = {
+  exitCode: undefined,
+  signal: undefined,
+  error: undefined,
+  runUs: 0,
+  peakMemoryBytes: undefined,
+  resultJson: undefined,
+};
+
+const stoppedEnd = (reason: StopReason): AttemptEnd => ({
+  ...blank,
+  outcome: reason,
+  error: reason === 'cancelled' ? 'cancelled' : 'the agent was stopped',
+});

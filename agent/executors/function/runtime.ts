@@ -1,0 +1,45 @@
+/**
+ * The files the runner needs, where the runner's user can read them: this package may lie below a private home. They
+ * are copied into the work root at start, a few hundred kilobytes, together with the piscina package.
+ */
+import { existsSync } from 'node:fs';
+import { copyFile, cp, mkdir, writeFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { MeshError } from '../../../common/errors.js';
+import { packageRoot } from '../../../common/package.js';
+
+const FILES = ['runner.js', 'dispatch.js', 'worker.js', 'protocol.js'];
+
+/** Where the compiled files are: beside this one, or in `dist` when this one runs from its source. */
+function compiledDir(): string {
+  const here = fileURLToPath(import.meta.url);
+  return here.endsWith('.js') ? dirname(here) : join(packageRoot, 'dist/agent/executors/function');
+}
+
+export interface Runtime {
+  /** The program to start. */
+  runner: string;
+  /** Where users' modules go. */
+  modules: string;
+}
+
+/** @throws MeshError when this runs from its source and was never built */
+export async function prepareRuntime(workRoot: string, from: string = compiledDir()): Promise<Runtime> {
+  if (!existsSync(join(from, 'runner.js')))
+    throw new MeshError('INTERNAL', `${from} holds no compiled function runner`, { hint: 'run: npm run build' });
+  const directory = join(workRoot, 'runtime');
+  const modules = join(workRoot, 'modules');
+  for (const path of [directory, modules]) await mkdir(path, { recursive: true, mode: 0o755 });
+  await writeFile(join(directory, 'package.json'), '{"type":"module"}\n', { mode: 0o644 });
+  for (const file of FILES) await copyFile(join(from, file), join(directory, file));
+  const piscina = dirname(dirname(createRequire(import.meta.url).resolve('piscina')));
+  const target = join(directory, 'node_modules/piscina');
+  await cp(join(piscina, 'package.json'), join(target, 'package.json'));
+  await cp(join(piscina, 'dist'), join(target, 'dist'), {
+    recursive: true,
+    filter: (path) => !/\.(map|d\.ts)$/.test(path),
+  });
+  return { runner: join(directory, 'runner.js'), modules };
+}

@@ -1,0 +1,55 @@
+import type { Clock } from '../../common/clock.js';
+import type { ServiceGroup } from '../../common/lifecycle.js';
+import type { Logger } from '../../common/log.js';
+import type { AgentServiceClient } from '../../proto/gen/mesh/v1/agent.js';
+import type { Executor } from '../core/types.js';
+import { NodeFault } from '../core/types.js';
+import type { StagingCache } from '../staging/cache.js';
+import type { FileSource } from '../staging/place.js';
+import { Janitor } from './janitor.js';
+import { ProcessExecutor } from './process.js';
+import { StrayWatch, sweepStrays } from './strays.js';
+import { taskUser } from './user.js';
+import { dataDirMarker, prepareWorkRoot } from './workroot.js';
+
+export interface ExecutorsOptions {
+  dataDir: string;
+  bootId: string;
+  cache: StagingCache;
+  clock: Clock;
+  log: Logger;
+  slots: number;
+  /** Who runs the tasks when the agent is root. */
+  userName: string;
+  graceMs: number;
+  nodeName: () => string;
+  /** Where files are fetched from; undefined while no coordinator is connected. */
+  bulk: () => AgentServiceClient | undefined;
+}
+
+/** Cleans up after an earlier life of this agent, then makes the executors; what they need to run joins the group. */
+export async function makeExecutors(group: ServiceGroup, options: ExecutorsOptions): Promise<Map<string, Executor>> {
+  const { dataDir, bootId, cache, clock, log, bulk, nodeName, graceMs } = options;
+  const marker = dataDirMarker(dataDir);
+  const user = taskUser(options.userName);
+  const swept = await sweepStrays(marker);
+  if (swept > 0)
+    log.warn({ event: 'task.strays-killed', killed: swept }, 'processes of an earlier run were still there');
+  const workRoot = await prepareWorkRoot(dataDir, user);
+  await group.run({ name: 'work-root', start: async () => undefined, stop: () => workRoot.remove() });
+  const janitor = new Janitor(user, log);
+  await group.run({ name: 'janitor', start: async () => undefined, stop: () => janitor.idle() });
+  const strays = new StrayWatch({ marker, boot: bootId, clock, log });
+  await group.run(strays);
+  const files: FileSource = {
+    withFile: (digest, use) => cache.withFile(digest, (wanted) => fetchBlob(bulk(), wanted), use),
+  };
+  const process = new ProcessExecutor({ workRoot, files, strays, janitor, clock, log, nodeName, graceMs });
+  return new Map<string, Executor>([[process.name, process]]);
+}
+
+/** A blob's bytes from the coordinator. @throws NodeFault while none is connected */
+async function* fetchBlob(client: AgentServiceClient | undefined, digest: string): AsyncGenerator<Uint8Array> {
+  if (!client) throw new NodeFault('no coordinator is connected to fetch a file from');
+  for await (const { data } of client.fetchBlob({ digest }) as AsyncIterable<{ data: Uint8Array }>) yield data;
+}

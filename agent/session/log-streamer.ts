@@ -1,0 +1,155 @@
+/**
+ * Streams the output of long or loud attempts over the bulk connection, each at the pace the coordinator acknowledges.
+ * The spool holds what is not sent, within its bound; a slow or absent coordinator costs the task nothing.
+ */
+import type { ClientDuplexStream } from '@grpc/grpc-js';
+import type { Clock } from '../../common/clock.js';
+import type { Service } from '../../common/lifecycle.js';
+import type { Logger } from '../../common/log.js';
+import type { AgentServiceClient, StreamLogsRequest, StreamLogsResponse } from '../../proto/gen/mesh/v1/agent.js';
+import type { AttemptRef } from '../core/types.js';
+import type { OutputSpool } from '../output/spool.js';
+
+const MESSAGE_BYTES = 256 * 1024;
+/** Bytes of one attempt that were sent and not acknowledged. */
+const WINDOW_BYTES = 2 * 1024 * 1024;
+/** How long the end of an attempt waits for its output to arrive before the result is sent without it. */
+const DRAIN_MS = 10_000;
+
+interface Followed {
+  ref: AttemptRef;
+  spool: OutputSpool;
+  sentOffset: number;
+  storedOffset: number;
+  pumping: boolean;
+  again: boolean;
+  done: (() => void)[];
+  forget: () => void;
+}
+
+export class LogStreamer implements Service {
+  readonly name = 'log-streamer';
+  readonly #followed = new Map<OutputSpool, Followed>();
+  readonly #byRef = new Map<string, Followed>();
+  #stream: ClientDuplexStream<StreamLogsRequest, StreamLogsResponse> | undefined;
+
+  constructor(
+    private readonly client: () => AgentServiceClient | undefined,
+    private readonly clock: Clock,
+    private readonly log: Logger,
+  ) {}
+
+  async start(): Promise<void> {}
+
+  async stop(): Promise<void> {
+    for (const spool of [...this.#followed.keys()]) this.unfollow(spool);
+    this.#stream?.end();
+    this.#stream = undefined;
+  }
+
+  follows(spool: OutputSpool): boolean {
+    return this.#followed.has(spool);
+  }
+
+  follow({ job, index, generation }: AttemptRef, spool: OutputSpool): void {
+    if (this.#followed.has(spool)) return;
+    const entry: Followed = {
+      ref: { job, index, generation },
+      spool,
+      ...{ sentOffset: 0, storedOffset: 0, pumping: false, again: false, done: [], forget: () => undefined },
+    };
+    entry.forget = spool.onData(() => this.#pump(entry));
+    this.#followed.set(spool, entry);
+    this.#byRef.set(keyOf(entry.ref), entry);
+    this.#pump(entry);
+  }
+
+  unfollow(spool: OutputSpool): void {
+    const entry = this.#followed.get(spool);
+    if (!entry) return;
+    entry.forget();
+    this.#followed.delete(spool);
+    this.#byRef.delete(keyOf(entry.ref));
+    for (const resolve of entry.done) resolve();
+  }
+
+  /** Resolves when all of it is stored, when nobody can take it, or after a while. */
+  drained(spool: OutputSpool): Promise<void> {
+    const entry = this.#followed.get(spool);
+    if (!entry || entry.storedOffset >= spool.totalBytes || !this.#connected()) return Promise.resolve();
+    return new Promise((resolve) => {
+      const timer = this.clock.after(DRAIN_MS, resolve);
+      entry.done.push(() => {
+        timer.cancel();
+        resolve();
+      });
+      this.#pump(entry);
+    });
+  }
+
+  /** A new session: everything that was not acknowledged is sent again. */
+  reconnected(): void {
+    this.disconnected();
+    for (const entry of this.#followed.values()) this.#pump(entry);
+  }
+
+  disconnected(): void {
+    this.#stream?.cancel();
+    this.#stream = undefined;
+    for (const entry of this.#followed.values()) {
+      entry.sentOffset = entry.storedOffset;
+      for (const resolve of entry.done.splice(0)) resolve();
+    }
+  }
+
+  #connected(): ClientDuplexStream<StreamLogsRequest, StreamLogsResponse> | undefined {
+    if (this.#stream) return this.#stream;
+    const client = this.client();
+    if (!client) return undefined;
+    const stream = client.streamLogs();
+    this.#stream = stream;
+    stream.on('data', (response: StreamLogsResponse) => this.#stored(response));
+    stream.on('error', (err: Error) => {
+      this.log.debug({ event: 'logs.stream-ended', err });
+      if (this.#stream === stream) this.disconnected();
+    });
+    stream.on('end', () => {
+      if (this.#stream === stream) this.disconnected();
+    });
+    return stream;
+  }
+
+  #stored(response: StreamLogsResponse): void {
+    const entry = this.#byRef.get(keyOf(response));
+    if (!entry) return;
+    entry.storedOffset = Math.max(entry.storedOffset, response.storedOffset);
+    if (entry.storedOffset >= entry.spool.totalBytes) for (const resolve of entry.done.splice(0)) resolve();
+    this.#pump(entry);
+  }
+
+  #pump(entry: Followed): void {
+    entry.again = true;
+    if (entry.pumping) return;
+    entry.pumping = true;
+    this.#send(entry)
+      .catch((err: unknown) => this.log.warn({ event: 'logs.unsent', err }))
+      .finally(() => {
+        entry.pumping = false;
+      });
+  }
+
+  async #send(entry: Followed): Promise<void> {
+    while (entry.again && this.#followed.has(entry.spool)) {
+      entry.again = false;
+      const stream = this.#connected();
+      if (!stream || entry.sentOffset - entry.storedOffset >= WINDOW_BYTES) return;
+      const { chunks, nextOffset } = await entry.spool.read(entry.sentOffset, MESSAGE_BYTES);
+      if (this.#stream !== stream || chunks.length === 0) continue;
+      entry.sentOffset = nextOffset;
+      entry.again = true;
+      if (!stream.write({ ...entry.ref, chunks })) await new Promise((resolve) => stream.once('drain', resolve));
+    }
+  }
+}
+
+const keyOf = ({ job, index, generation }: AttemptRef): string => `${job}.${index}.${generation}`;

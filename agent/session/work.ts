@@ -1,0 +1,351 @@
+/**
+ * Between the session and the executors: takes assignments into the ledger, starts what fits, follows what runs, and
+ * turns ends into results. What runs goes on while no coordinator is there; results wait in the outbox.
+ */
+import { join } from 'node:path';
+import { Batcher } from '../../common/batcher.js';
+import type { Clock } from '../../common/clock.js';
+import type { Service } from '../../common/lifecycle.js';
+import type { Logger } from '../../common/log.js';
+import { RecentSet, SESSION_BODIES_MAX } from '../../common/recent-set.js';
+import {
+  type Assign,
+  type Finished,
+  type JobBody,
+  Outcome,
+  type Started,
+  type TaskRefs,
+} from '../../proto/gen/mesh/v1/agent.js';
+import type { Attempt, Launch } from '../core/attempt.js';
+import { emptyRefs, type Ledger, type LedgerReport } from '../core/ledger.js';
+import type { AttemptEnd, Executor, LaunchObserver, RunningLaunch, StopReason } from '../core/types.js';
+import { OutputSpool } from '../output/spool.js';
+import type { LogStreamer } from './log-streamer.js';
+import type { Outbox } from './outbox.js';
+
+/** Attempts younger than this end before anybody needs to know that they run. */
+const RUNNING_AFTER_MS = 250;
+const BATCH_MAX = 1000;
+/** Output up to this size travels with the result alone. */
+const STREAM_OVER_BYTES = 64 * 1024;
+
+/** What the session of the moment does with what happens here; everything is dropped while there is none. */
+export interface Upstream {
+  /** Resolves when there is room for more. */
+  finished(items: Finished[]): Promise<void>;
+  started(items: Started[]): void;
+  retracted(dropped: TaskRefs, kept: TaskRefs): void;
+}
+
+export interface WorkOptions {
+  ledger: Ledger;
+  executors: ReadonlyMap<string, Executor>;
+  outbox: Outbox;
+  logs: LogStreamer;
+  spoolDir: string;
+  clock: Clock;
+  log: Logger;
+}
+
+interface Running {
+  launch: RunningLaunch;
+  position: number;
+  startedMs: number | undefined;
+  told: boolean;
+  spool: OutputSpool | undefined;
+}
+
+export class Work implements Service {
+  readonly name = 'work';
+  readonly #options: WorkOptions;
+  readonly #running = new Map<Attempt, Running>();
+  readonly #outgoing: Batcher<Finished>;
+  #bodies = new RecentSet<number, JobBody>(SESSION_BODIES_MAX);
+  #upstream: Upstream | undefined;
+  #stopping = false;
+  #watching = false;
+  #idle: (() => void)[] = [];
+
+  constructor(options: WorkOptions) {
+    this.#options = options;
+    this.#outgoing = new Batcher({
+      itemsMax: BATCH_MAX,
+      flush: async (items) => this.#upstream?.finished(items),
+      onError: (err) => options.log.warn({ event: 'results.unsent', err }, 'results wait for the next session'),
+    });
+  }
+
+  async start(): Promise<void> {}
+
+  /** Kills what runs and waits until nothing does. */
+  async stop(): Promise<void> {
+    this.refuse();
+    this.kill('shutdown');
+    await this.idle();
+    await this.#outgoing.idle();
+  }
+
+  /** How things stand, for the heartbeat. */
+  get running(): number {
+    return this.#options.ledger.slotsHeld;
+  }
+
+  get queued(): number {
+    return this.#options.ledger.queued;
+  }
+
+  report(): LedgerReport {
+    return this.#options.ledger.report();
+  }
+
+  /** A session begins: the coordinator sends bodies anew, drops what it no longer wants, and hears every result again. */
+  async connected(upstream: Upstream, superseded: TaskRefs): Promise<void> {
+    const { ledger, outbox } = this.#options;
+    this.#bodies = new RecentSet(SESSION_BODIES_MAX);
+    ledger.forgetIdleBodies();
+    for (const attempt of ledger.discard(superseded)) this.#stopOne(attempt, 'cancelled');
+    outbox.remove(superseded);
+    this.#upstream = upstream;
+    for (const { items } of outbox.batches(BATCH_MAX)) await upstream.finished(items);
+    for (const running of this.#running.values()) running.told = false;
+    this.#watch();
+    this.#launch();
+  }
+
+  disconnected(): void {
+    this.#upstream = undefined;
+  }
+
+  assign({ bodies, groups }: Assign): void {
+    const { ledger } = this.#options;
+    const sent = new Map(bodies.map((body) => [body.job, body]));
+    for (const { job } of groups) {
+      const body = this.#bodies.touch(job) ?? sent.get(job);
+      if (!body) continue;
+      if (sent.has(job)) this.#bodies.put(job, body);
+      ledger.addBodies([body]);
+    }
+    const result = ledger.assign(groups);
+    for (const attempt of result.kill) this.#stopOne(attempt, 'cancelled');
+    for (const { attempt, reason } of result.impossible) this.#finish(attempt, Outcome.NODE_FAULT, reason);
+    if (result.unknownJobs.length > 0)
+      this.#options.log.error({ event: 'assign.without-body', jobs: result.unknownJobs });
+    if (this.#stopping) this.refuse();
+    else this.#launch();
+  }
+
+  retract(refs: TaskRefs): void {
+    const { dropped, kept } = this.#options.ledger.retract(refs);
+    this.#upstream?.retracted(dropped, kept);
+  }
+
+  cancel(refs: TaskRefs): void {
+    const { ended, kill, unknown } = this.#options.ledger.cancel(refs);
+    for (const attempt of kill) this.#stopOne(attempt, 'cancelled');
+    for (const attempt of ended) this.#finish(attempt, Outcome.CANCELLED, 'cancelled before it started');
+    // The coordinator holds room for these until it hears of them.
+    for (let i = 0; i < unknown.jobs.length; i++) {
+      const [job, index, generation] = [unknown.jobs[i], unknown.indexes[i], unknown.generations[i]];
+      const ref = { job: job as number, index: index as number, generation: generation as number };
+      this.#outgoing.add(blank(ref, Outcome.CANCELLED, 'it is not here'));
+    }
+  }
+
+  acknowledged(refs: TaskRefs): void {
+    this.#options.outbox.remove(refs);
+    this.#options.ledger.acknowledge(refs);
+  }
+
+  /** Takes no more work and gives back what has not started. */
+  refuse(): void {
+    this.#stopping = true;
+    const { dropped } = this.#options.ledger.drain();
+    if (dropped.jobs.length > 0) this.#upstream?.retracted(dropped, emptyRefs());
+  }
+
+  get refuses(): boolean {
+    return this.#stopping;
+  }
+
+  kill(reason: StopReason): void {
+    for (const attempt of this.#running.keys()) this.#stopOne(attempt, reason);
+  }
+
+  /** Resolves when nothing runs. */
+  idle(): Promise<void> {
+    return new Promise((resolve) => {
+      if (this.#running.size === 0) resolve();
+      else this.#idle.push(resolve);
+    });
+  }
+
+  #launch(): void {
+    const { ledger, executors } = this.#options;
+    if (this.#stopping) return;
+    const executorOf = (body: JobBody) => executors.get(body.work?.$case ?? '');
+    for (const launch of ledger.launch((body) => executorOf(body)?.launchMax(body) ?? 1)) {
+      const executor = executorOf(launch.body);
+      if (executor) this.#begin(executor, launch);
+      else for (const attempt of launch.attempts) this.#refuseKind(attempt);
+    }
+  }
+
+  #refuseKind(attempt: Attempt): void {
+    if (this.#options.ledger.ended(attempt)) this.#finish(attempt, Outcome.NODE_FAULT, 'this node runs no such work');
+  }
+
+  #begin(executor: Executor, launch: Launch): void {
+    const { ledger } = this.#options;
+    const attempts = launch.attempts;
+    const at = (position: number) => attempts[position] as Attempt;
+    const observer: LaunchObserver = {
+      started: (position, ageMs) => this.#started(at(position), ageMs),
+      output: (position) => this.#output(at(position)),
+      ended: (position, end) => this.#ended(at(position), end),
+      returned: (positions) => {
+        for (const position of positions) this.#running.delete(at(position));
+        ledger.returned(positions.map(at));
+        this.#launch();
+      },
+    };
+    const running = executor.start(launch, observer);
+    attempts.forEach((attempt, position) => {
+      if (!attempt.launch) return;
+      this.#running.set(attempt, { launch: running, position, startedMs: undefined, told: false, spool: undefined });
+    });
+  }
+
+  #started(attempt: Attempt, ageMs: number): void {
+    this.#options.ledger.started(attempt);
+    const running = this.#running.get(attempt);
+    if (!running) return;
+    running.startedMs = this.#options.clock.monotonicMs() - ageMs;
+    this.#watch();
+  }
+
+  #output(attempt: Attempt): OutputSpool {
+    const { spoolDir, clock, logs } = this.#options;
+    const path = join(spoolDir, `${attempt.job}.${attempt.index}.${attempt.generation}.out`);
+    const spool = new OutputSpool({ path, clock, limitBytes: attempt.body.logBytesMax });
+    const running = this.#running.get(attempt);
+    if (running) running.spool = spool;
+    const forget = spool.onData(() => {
+      if (spool.totalBytes <= STREAM_OVER_BYTES) return;
+      forget();
+      logs.follow(attempt, spool);
+    });
+    return spool;
+  }
+
+  #ended(attempt: Attempt, end: AttemptEnd): void {
+    const { ledger, logs } = this.#options;
+    const spool = this.#running.get(attempt)?.spool;
+    this.#running.delete(attempt);
+    const wanted = ledger.ended(attempt);
+    spool?.end();
+    if (!wanted) void this.#discard(attempt, spool);
+    else if (spool && logs.follows(spool)) void this.#finishStreamed(attempt, end, spool);
+    else this.#report(attempt, end, spool);
+    this.#launch();
+    if (this.#running.size === 0) for (const resolve of this.#idle.splice(0)) resolve();
+  }
+
+  /** A follower sees the output in order: what was streamed is stored before the result that ends it. */
+  async #finishStreamed(attempt: Attempt, end: AttemptEnd, spool: OutputSpool): Promise<void> {
+    await this.#options.logs.drained(spool);
+    this.#report(attempt, end, spool);
+  }
+
+  async #discard(attempt: Attempt, spool: OutputSpool | undefined): Promise<void> {
+    if (!spool) return;
+    this.#options.logs.unfollow(spool);
+    await spool.dispose();
+    this.#options.log.debug({ event: 'attempt.discarded', job: attempt.job, index: attempt.index });
+  }
+
+  #report(attempt: Attempt, end: AttemptEnd, spool: OutputSpool | undefined): void {
+    const finished: Finished = {
+      job: attempt.job,
+      index: attempt.index,
+      generation: attempt.generation,
+      outcome: OUTCOMES[end.outcome],
+      exitCode: end.exitCode,
+      signal: end.signal ?? '',
+      error: end.error ?? '',
+      runUs: Math.round(end.runUs),
+      ageMs: 0,
+      peakMemoryBytes: end.peakMemoryBytes,
+      resultJson: end.resultJson ?? '',
+      output: spool?.tail(),
+    };
+    if (spool) void this.#discard(attempt, spool);
+    this.#send(finished);
+  }
+
+  #finish(attempt: Attempt, outcome: Outcome, error: string): void {
+    this.#send(blank(attempt, outcome, error));
+  }
+
+  #send(finished: Finished): void {
+    this.#options.outbox.add(finished);
+    this.#outgoing.add(finished);
+  }
+
+  #stopOne(attempt: Attempt, reason: StopReason): void {
+    const running = this.#running.get(attempt);
+    running?.launch.stop(running.position, reason);
+  }
+
+  /** Looks, while anything runs, for attempts that are old enough to be told of and to have their output followed. */
+  #watch(): void {
+    if (this.#watching) return;
+    this.#watching = true;
+    this.#options.clock.after(
+      RUNNING_AFTER_MS,
+      () => {
+        this.#watching = false;
+        this.#tellRunning();
+        if (this.#running.size > 0) this.#watch();
+      },
+      { background: true },
+    );
+  }
+
+  #tellRunning(): void {
+    const { clock, logs } = this.#options;
+    const nowMs = clock.monotonicMs();
+    const items: Started[] = [];
+    for (const [attempt, running] of this.#running) {
+      const ageMs = running.startedMs === undefined ? 0 : nowMs - running.startedMs;
+      if (ageMs < RUNNING_AFTER_MS) continue;
+      if (running.spool && running.spool.totalBytes > 0) logs.follow(attempt, running.spool);
+      if (running.told || !this.#upstream) continue;
+      running.told = true;
+      items.push({ job: attempt.job, index: attempt.index, generation: attempt.generation, ageMs: Math.round(ageMs) });
+    }
+    if (items.length > 0) this.#upstream?.started(items);
+  }
+}
+
+const OUTCOMES: Record<AttemptEnd['outcome'], Outcome> = {
+  succeeded: Outcome.SUCCEEDED,
+  failed: Outcome.FAILED,
+  'timed-out': Outcome.TIMED_OUT,
+  cancelled: Outcome.CANCELLED,
+  shutdown: Outcome.SHUTDOWN,
+  'node-fault': Outcome.NODE_FAULT,
+};
+
+function blank(ref: { job: number; index: number; generation: number }, outcome: Outcome, error: string): Finished {
+  const { job, index, generation } = ref;
+  return {
+    ...{ job, index, generation, outcome, error },
+    exitCode: undefined,
+    signal: '',
+    runUs: 0,
+    ageMs: 0,
+    peakMemoryBytes: undefined,
+    resultJson: '',
+    output: undefined,
+  };
+}

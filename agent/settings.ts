@@ -1,0 +1,94 @@
+import { availableParallelism } from 'node:os';
+import { MeshError } from '../common/errors.js';
+import { isName } from '../common/ids.js';
+import { asFlag, asInteger, asText, setting } from '../common/settings.js';
+import { parseDuration, parseSize } from '../common/units.js';
+
+const LABEL = /^([A-Za-z0-9][A-Za-z0-9._/-]{0,62})=([A-Za-z0-9._/:+ -]{0,63})$/;
+/** Always there, from the machine itself. */
+const BUILT_IN = new Set(['name', 'os', 'arch', 'gpu']);
+
+const asLabel = (text: string): [string, string] => {
+  const match = LABEL.exec(text);
+  if (!match) throw new MeshError('USAGE', `"${text}" is not a label`, { hint: 'write it like zone=attic' });
+  if (BUILT_IN.has(match[1] as string))
+    throw new MeshError('USAGE', `the label ${match[1]} is set by the machine itself`, { hint: 'choose another key' });
+  return [match[1] as string, match[2] as string];
+};
+
+const asName = (text: string): string => {
+  if (!isName(text)) throw new MeshError('BAD_NAME', `"${text}" is not a name`);
+  return text;
+};
+
+const text = (flag: string, describe: string) =>
+  setting<string | undefined>({ flag, describe, parse: asText, fallback: undefined });
+
+/** Every setting of `mesh-agent`. Flags, `MESH_*` variables and the TOML file share these names. */
+export const agentSettings = {
+  data: text('--data <dir>', 'the data directory (default: the XDG data directory, or MESH_HOME)'),
+  join: { ...text('--join <token>', 'a join token, needed the first time only'), secret: true },
+  coordinator: text(
+    '--coordinator <host[:port]>',
+    'where the coordinator is, for networks that multicast does not pass',
+  ),
+  name: setting<string | undefined>({
+    flag: '--name <name>',
+    describe: "this node's name (default: the host name)",
+    parse: asName,
+    fallback: undefined,
+  }),
+  slots: setting({
+    flag: '--slots <number>',
+    describe: 'how many tasks of one CPU run at a time (default: the number of CPUs)',
+    parse: asInteger(1, 4096),
+    fallback: availableParallelism(),
+  }),
+  label: setting<[string, string][]>({
+    flag: '--label <key=value>',
+    describe: 'a label for --where; may be given many times',
+    parse: asLabel,
+    fallback: [],
+    list: true,
+  }),
+  cert: text('--cert <file>', 'a certificate from mesh-ca issue, instead of a token; with --key and --ca'),
+  key: text('--key <file>', 'its private key'),
+  ca: text('--ca <file>', "the mesh's root certificate"),
+  readyFile: text('--ready-file <file>', 'written when the agent is registered'),
+  taskUser: setting({
+    flag: '--task-user <user>',
+    describe: 'who runs the tasks when the agent is root; otherwise they run as the agent does',
+    parse: asText,
+    fallback: 'nobody',
+  }),
+  killGrace: setting({
+    flag: '--kill-grace <duration>',
+    describe: 'between SIGTERM and SIGKILL when a task is stopped',
+    parse: parseDuration,
+    fallback: 2000,
+  }),
+  stopGrace: setting({
+    flag: '--stop-grace <duration>',
+    describe: 'how long running tasks may go on after SIGTERM; a second SIGTERM ends them at once',
+    parse: parseDuration,
+    fallback: 30_000,
+  }),
+  cacheBytes: setting({
+    flag: '--cache-bytes <size>',
+    describe: 'staged files kept between tasks',
+    parse: parseSize,
+    fallback: 4 * 2 ** 30,
+  }),
+  mdns: setting({
+    flag: '--no-mdns',
+    describe: 'do not look for the coordinator over mDNS',
+    parse: asFlag,
+    fallback: true,
+  }),
+  logLevel: setting({
+    flag: '--log-level <level>',
+    describe: 'trace, debug, info, warn, error or fatal',
+    parse: asText,
+    fallback: 'info',
+  }),
+};

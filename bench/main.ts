@@ -1,0 +1,77 @@
+/**
+ * `npm run bench`: measures, prints tables, and with --write keeps them. A bench never fails on a slow number; it fails
+ * when something does not work.
+ */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { MeshError } from '../common/errors.js';
+import { makeProgram, runProgram } from '../common/program.js';
+import type { Bench } from './bench.js';
+import { logs } from './logs.js';
+import { queueMemory } from './queue-memory.js';
+import { circumstances, formatResult, writeResult } from './report.js';
+import { startup } from './startup.js';
+import { throughput } from './throughput.js';
+
+const BENCHES: readonly Bench[] = [throughput, queueMemory, startup, logs];
+
+// The programs under test are started with this process's flags; they are built and need no TypeScript loader.
+process.execArgv.length = 0;
+
+const say = (line: string): void => void process.stderr.write(`  ${line}\n`);
+
+function atLeastOne(text: string): number {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 1) throw new MeshError('USAGE', `${text} is not a whole number from 1`);
+  return value;
+}
+
+interface Flags {
+  smoke?: boolean;
+  runs: number;
+  tasks?: number;
+  agents: number;
+  write?: boolean;
+  work: string;
+}
+
+async function bench(names: string[], flags: Flags): Promise<void> {
+  const smoke = flags.smoke ?? false;
+  if (smoke && flags.write) throw new MeshError('USAGE', 'the numbers of a smoke run are not worth writing');
+  const unknown = names.find((name) => BENCHES.every((known) => known.name !== name));
+  if (unknown) {
+    const known = BENCHES.map(({ name }) => name).join(', ');
+    throw new MeshError('USAGE', `there is no bench ${unknown}`, { hint: `there are ${known}` });
+  }
+  const around = circumstances(smoke);
+  for (const { name, run } of BENCHES) {
+    if (names.length > 0 && !names.includes(name)) continue;
+    process.stderr.write(`${name}\n`);
+    const workDir = mkdtempSync(join(flags.work, 'mesh-bench-'));
+    try {
+      const runs = smoke ? 1 : flags.runs;
+      const result = await run({ smoke, runs, tasks: flags.tasks, agents: flags.agents, workDir, say });
+      process.stdout.write(`\n${formatResult(result, around)}\n\n`);
+      if (flags.write) writeResult(result, around);
+    } finally {
+      rmSync(workDir, { recursive: true, force: true });
+    }
+  }
+}
+
+const program = makeProgram('bench', 'Measures the built programs on this machine.', [
+  'npm run bench',
+  'npm run bench -- throughput --runs 5 --write',
+  'npm run bench -- --smoke',
+])
+  .argument('[names...]', `which ones: ${BENCHES.map(({ name, about }) => `${name} (${about})`).join(', ')}`)
+  .option('--smoke', 'small and quick, to see that everything works')
+  .option('--runs <n>', 'how often each side runs', atLeastOne, 3)
+  .option('--tasks <n>', 'tasks of a run, where a bench has them', atLeastOne)
+  .option('--agents <n>', 'agents of the throughput bench', atLeastOne, 1)
+  .option('--write', 'write bench/results/NAME.json and the table in bench/README.md')
+  .option('--work <dir>', 'where data directories are made', tmpdir())
+  .action(bench);
+
+await runProgram(program);

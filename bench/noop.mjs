@@ -1,0 +1,2 @@
+/** The task of the throughput bench: nothing. */
+export const noop = () => null;

@@ -1,0 +1,251 @@
+-- What the migrations add up to. Made by coordinator/store/dump.ts; compared by a test.
+
+create table audit (
+  seq bigint not null generated always as identity,
+  at timestamp with time zone not null default now(),
+  actor text not null,
+  action text not null,
+  target text not null,
+  detail jsonb not null,
+  constraint audit_pkey PRIMARY KEY (seq)
+);
+CREATE INDEX audit_at ON audit USING btree (at);
+
+create table blob (
+  digest text not null,
+  size_bytes bigint not null,
+  created_at timestamp with time zone not null default now(),
+  last_used_at timestamp with time zone not null default now(),
+  constraint blob_digest CHECK (digest ~ '^[0-9a-f]{64}$'::text),
+  constraint blob_pkey PRIMARY KEY (digest),
+  constraint blob_size CHECK (size_bytes >= 0)
+);
+CREATE INDEX blob_last_used ON blob USING btree (last_used_at);
+
+create table certificate (
+  serial text not null,
+  role text not null,
+  name text not null,
+  fingerprint text not null,
+  public_key_digest text not null,
+  not_before timestamp with time zone not null,
+  not_after timestamp with time zone not null,
+  revoked_at timestamp with time zone,
+  token_id text,
+  pem text not null,
+  created_at timestamp with time zone not null default now(),
+  constraint certificate_pkey PRIMARY KEY (serial),
+  constraint certificate_role CHECK (role = ANY (ARRAY['agent'::text, 'coordinator'::text, 'operator'::text, 'submitter'::text, 'viewer'::text, 'metrics'::text])),
+  constraint certificate_validity CHECK (not_after > not_before)
+);
+CREATE INDEX certificate_holder ON certificate USING btree (role, name, not_after);
+CREATE INDEX certificate_name ON certificate USING btree (name);
+CREATE INDEX certificate_revoked ON certificate USING btree (not_after) WHERE (revoked_at IS NOT NULL);
+CREATE INDEX certificate_token ON certificate USING btree (token_id, public_key_digest) WHERE (token_id IS NOT NULL);
+
+create table job (
+  seq bigint not null generated always as identity,
+  id text not null,
+  submitter text not null,
+  idempotency_key text not null,
+  spec_digest text not null,
+  name text not null,
+  type text not null,
+  priority integer not null,
+  on_failure text not null,
+  spec jsonb not null,
+  retry_of text,
+  has_inputs boolean not null,
+  status text not null default 'QUEUED'::text,
+  cancelling boolean not null default false,
+  error text,
+  total integer not null,
+  materialised integer not null default 0,
+  skipped integer not null default 0,
+  cursor integer not null default 0,
+  queued integer not null default 0,
+  assigned integer not null default 0,
+  running integer not null default 0,
+  retrying integer not null default 0,
+  completed integer not null default 0,
+  failed integer not null default 0,
+  cancelled integer not null default 0,
+  created_at timestamp with time zone not null default now(),
+  started_at timestamp with time zone,
+  completed_at timestamp with time zone,
+  constraint job_cancelled CHECK (status <> 'CANCELLED'::text OR cancelling),
+  constraint job_completed CHECK (status <> 'COMPLETED'::text OR completed = total),
+  constraint job_counters CHECK (materialised = (queued + assigned + running + retrying + completed + failed + cancelled)),
+  constraint job_ended CHECK ((completed_at IS NOT NULL) = (status <> ALL (ARRAY['QUEUED'::text, 'RUNNING'::text]))),
+  constraint job_ended_complete CHECK (completed_at IS NULL OR (completed + failed + cancelled) = total),
+  constraint job_id_key UNIQUE (id),
+  constraint job_on_failure CHECK (on_failure = ANY (ARRAY['finish'::text, 'fail-fast'::text, 'partial'::text])),
+  constraint job_partial CHECK (status <> 'PARTIALLY_COMPLETED'::text OR on_failure = 'partial'::text AND completed > 0 AND failed > 0),
+  constraint job_pkey PRIMARY KEY (seq),
+  constraint job_ranges CHECK (total >= 1 AND materialised >= 0 AND materialised <= total AND skipped >= 0 AND skipped <= cancelled AND cursor >= 0 AND cursor <= materialised AND queued >= 0 AND assigned >= 0 AND running >= 0 AND retrying >= 0 AND completed >= 0 AND failed >= 0 AND cancelled >= 0),
+  constraint job_started CHECK (status <> 'QUEUED'::text OR started_at IS NULL),
+  constraint job_status CHECK (status = ANY (ARRAY['QUEUED'::text, 'RUNNING'::text, 'COMPLETED'::text, 'FAILED'::text, 'PARTIALLY_COMPLETED'::text, 'CANCELLED'::text])),
+  constraint job_submission UNIQUE (submitter, idempotency_key),
+  constraint job_type CHECK (type = ANY (ARRAY['process'::text, 'function'::text]))
+) with (autovacuum_vacuum_cost_delay=0, autovacuum_vacuum_scale_factor=0.05, fillfactor=50);
+CREATE INDEX job_completed_at ON job USING btree (completed_at) WHERE (completed_at IS NOT NULL);
+CREATE INDEX job_live ON job USING btree (seq) WHERE (completed_at IS NULL);
+CREATE INDEX job_of_status ON job USING btree (status, seq);
+CREATE INDEX job_of_submitter ON job USING btree (submitter, seq);
+
+create table job_input (
+  job_id text not null,
+  from_index integer not null,
+  to_index integer not null,
+  inputs text[] not null,
+  created_at timestamp with time zone not null default now(),
+  constraint job_input_pkey PRIMARY KEY (job_id, from_index),
+  constraint job_input_range CHECK (from_index >= 0 AND to_index = (from_index + cardinality(inputs)))
+);
+CREATE INDEX job_input_created ON job_input USING btree (created_at);
+
+create table join_token (
+  id text not null,
+  secret_digest text not null,
+  role text not null,
+  name text,
+  replace boolean not null,
+  uses_left integer not null,
+  expires_at timestamp with time zone not null,
+  created_by text not null,
+  created_at timestamp with time zone not null default now(),
+  constraint join_token_pkey PRIMARY KEY (id),
+  constraint join_token_role CHECK (role = ANY (ARRAY['agent'::text, 'coordinator'::text, 'operator'::text, 'submitter'::text, 'viewer'::text, 'metrics'::text])),
+  constraint join_token_uses CHECK (uses_left >= 0)
+);
+
+create table leader (
+  id smallint not null default 1,
+  epoch bigint not null,
+  holder text not null,
+  renewals bigint not null default 0,
+  constraint leader_pkey PRIMARY KEY (id),
+  constraint leader_ranges CHECK (epoch >= 1 AND renewals >= 0),
+  constraint leader_single CHECK (id = 1)
+) with (fillfactor=50);
+
+create table node (
+  seq integer not null generated always as identity,
+  id text not null,
+  name text not null,
+  capabilities jsonb not null,
+  version text not null,
+  boot_id text not null,
+  reliability double precision not null default 1,
+  finished bigint not null default 0,
+  draining boolean not null default false,
+  revoked boolean not null default false,
+  certificate_serial text not null,
+  certificate_fingerprint text not null,
+  certificate_expires_at timestamp with time zone not null,
+  last_heartbeat_at timestamp with time zone,
+  created_at timestamp with time zone not null default now(),
+  constraint node_id_key UNIQUE (id),
+  constraint node_name_key UNIQUE (name),
+  constraint node_pkey PRIMARY KEY (seq),
+  constraint node_ranges CHECK (reliability >= 0::double precision AND reliability <= 1::double precision AND finished >= 0)
+) with (fillfactor=70);
+
+create table setting (
+  key text not null,
+  value text not null,
+  constraint setting_pkey PRIMARY KEY (key)
+);
+
+create table task (
+  job bigint not null,
+  index integer not null,
+  generation integer not null default 0,
+  queued_at timestamp with time zone not null default now(),
+  failures smallint not null default 0,
+  losses smallint not null default 0,
+  status text not null default 'QUEUED'::text,
+  node integer,
+  exit_code integer,
+  due_at timestamp with time zone,
+  assigned_at timestamp with time zone,
+  running_at timestamp with time zone,
+  started_at timestamp with time zone,
+  finished_at timestamp with time zone,
+  run_us bigint,
+  peak_memory_bytes bigint,
+  failed_nodes integer[],
+  input text,
+  last_error text,
+  result_json text,
+  output bytea,
+  constraint task_pkey PRIMARY KEY (job, index),
+  constraint task_ranges CHECK (index >= 0 AND generation >= 0 AND failures >= 0 AND losses >= 0),
+  constraint task_state CHECK (
+CASE status
+    WHEN 'QUEUED'::text THEN finished_at IS NULL AND (due_at IS NOT NULL OR generation = 0)
+    WHEN 'ASSIGNED'::text THEN finished_at IS NULL AND due_at IS NULL AND running_at IS NULL AND assigned_at IS NOT NULL AND node IS NOT NULL
+    WHEN 'RUNNING'::text THEN finished_at IS NULL AND due_at IS NULL AND running_at IS NOT NULL AND started_at IS NOT NULL AND node IS NOT NULL
+    WHEN 'RETRYING'::text THEN finished_at IS NULL AND due_at IS NOT NULL AND node IS NOT NULL
+    WHEN 'COMPLETED'::text THEN finished_at IS NOT NULL AND due_at IS NULL AND node IS NOT NULL
+    WHEN 'FAILED'::text THEN finished_at IS NOT NULL AND due_at IS NULL AND (failures + losses) > 0
+    WHEN 'CANCELLED'::text THEN finished_at IS NOT NULL AND due_at IS NULL
+    ELSE false
+END)
+) with (autovacuum_analyze_scale_factor=0.1, autovacuum_vacuum_cost_delay=0, autovacuum_vacuum_insert_scale_factor=0.2, autovacuum_vacuum_scale_factor=0.1, fillfactor=70);
+CREATE INDEX task_due ON task USING btree (due_at) WHERE (due_at IS NOT NULL);
+
+create table task_attempt (
+  job bigint not null,
+  index integer not null,
+  generation integer not null,
+  attempt integer not null,
+  node integer not null,
+  outcome text not null,
+  error text,
+  exit_code integer,
+  signal text,
+  started_at timestamp with time zone,
+  finished_at timestamp with time zone not null,
+  output bytea,
+  constraint task_attempt_outcome CHECK (outcome = ANY (ARRAY['failed'::text, 'timed-out'::text, 'cancelled'::text, 'shutdown'::text, 'node-fault'::text, 'node-lost'::text, 'retracted'::text])),
+  constraint task_attempt_pkey PRIMARY KEY (job, index, generation, attempt),
+  constraint task_attempt_ranges CHECK (index >= 0 AND generation >= 1 AND attempt >= 1)
+);
+
+CREATE OR REPLACE FUNCTION job_outcome(started boolean, live integer, missing integer, cancelling boolean, error text, on_failure text, completed integer, failed integer)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+  select case
+    when live > 0 or missing > 0 then case when started then 'RUNNING' else 'QUEUED' end
+    when cancelling then case when error is null then 'CANCELLED' else 'FAILED' end
+    when failed = 0 then 'COMPLETED'
+    when on_failure = 'partial' and completed > 0 then 'PARTIALLY_COMPLETED'
+    else 'FAILED'
+  end
+$function$;
+
+CREATE OR REPLACE FUNCTION record_certificate(given certificate, same_holder boolean, at timestamp with time zone)
+ RETURNS boolean
+ LANGUAGE plpgsql
+AS $function$
+begin
+  perform pg_advisory_xact_lock(hashtextextended('certificate/' || given.role || '/' || given.name, 0));
+  if given.revoked_at is null and not same_holder and exists (
+    select from certificate c
+    where c.role = given.role and c.name = given.name and c.not_after > at and c.revoked_at is null
+      and c.public_key_digest <> given.public_key_digest
+  ) then
+    return false;
+  end if;
+  insert into certificate
+    (serial, role, name, fingerprint, public_key_digest, not_before, not_after, revoked_at, token_id, pem)
+  values
+    (given.serial, given.role, given.name, given.fingerprint, given.public_key_digest, given.not_before,
+     given.not_after, given.revoked_at, given.token_id, given.pem)
+  on conflict (serial) do nothing;
+  return true;
+end
+$function$;
