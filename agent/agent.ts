@@ -80,7 +80,7 @@ async function run(
   let { credential } = enrolled;
   const { dataDir } = config;
   const bootId = randomCharacters(16);
-  const capabilities = await detectCapabilities({ slots: config.slots, labels: Object.fromEntries(config.label) });
+  const capabilities = await detectCapabilities({ slots: config.slots, labels: Object.fromEntries(config.label) }, clock);
   const room = {
     slots: config.slots,
     cpuMillis: Math.max(capabilities.cpus, config.slots) * 1000,

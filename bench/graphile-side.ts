@@ -5,9 +5,10 @@
  */
 import { Logger, type RunnerOptions, makeWorkerUtils, run, runMigrations } from 'graphile-worker';
 import postgres from 'postgres';
-import { systemClock, pause } from '../common/clock.js';
+import { systemClock } from '../common/clock.js';
 import { type DatabaseAddress, toConnectionString } from './database.js';
 import type { Side } from './side.js';
+import { until } from './until.js';
 
 export type GraphileMode = 'default' | 'batched';
 
@@ -87,9 +88,9 @@ export async function makeGraphileSide(mode: GraphileMode, database: DatabaseAdd
       });
       const from = systemClock.monotonicMs();
       await insert(connectionString, tasks);
-      while (executed < tasks) await pause(systemClock, POLL_MS);
+      await until('the last job', POLL_MS, () => executed >= tasks);
       // All have run; the commit that completes the last is the end.
-      while (!(await isEmpty())) await pause(systemClock, POLL_MS);
+      await until('the last commit', POLL_MS, isEmpty);
       const elapsedMs = systemClock.monotonicMs() - from;
       await runner.stop();
       if (executed !== tasks) throw new Error(`graphile-worker ran ${executed} of ${tasks} jobs`);

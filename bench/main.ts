@@ -5,7 +5,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { MeshError } from '../common/errors.js';
+import { isErrorCode, MeshError, systemCode } from '../common/errors.js';
 import { makeProgram, runProgram } from '../common/program.js';
 import type { Bench } from './bench.js';
 import { logs } from './logs.js';
@@ -36,6 +36,14 @@ interface Flags {
   work: string;
 }
 
+/** An error of the build is not of our class, but it has the same code, message and hint. */
+function asOurs(error: unknown): unknown {
+  const code = systemCode(error);
+  if (!(error instanceof Error) || error instanceof MeshError || !isErrorCode(code)) return error;
+  const hint = (error as { hint?: unknown }).hint;
+  return new MeshError(code, error.message, { cause: error, ...(typeof hint === 'string' ? { hint } : {}) });
+}
+
 async function bench(names: string[], flags: Flags): Promise<void> {
   const smoke = flags.smoke ?? false;
   if (smoke && flags.write) throw new MeshError('USAGE', 'the numbers of a smoke run are not worth writing');
@@ -54,8 +62,10 @@ async function bench(names: string[], flags: Flags): Promise<void> {
       const result = await run({ smoke, runs, tasks: flags.tasks, agents: flags.agents, workDir, say });
       process.stdout.write(`\n${formatResult(result, around)}\n\n`);
       if (flags.write) writeResult(result, around);
-    } finally {
       rmSync(workDir, { recursive: true, force: true });
+    } catch (error) {
+      say(`what it left is in ${workDir}`);
+      throw asOurs(error);
     }
   }
 }

@@ -14,6 +14,7 @@ import type { MeshConnection } from '../sdk/connect.js';
 import type { SpecOptions } from '../sdk/submit.js';
 import type { DatabaseAddress } from './database.js';
 import type { Side } from './side.js';
+import { RUN_MS_MAX } from './until.js';
 
 /** A module of the build, typed as its source. */
 const built = async <Module>(path: string): Promise<Module> =>
@@ -41,6 +42,7 @@ export interface BenchMeshOptions {
 export const cleanEnvironment = (): NodeJS.ProcessEnv =>
   Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('MESH_')));
 
+/** @throws MeshError of the build when a process does not become ready; an interruption stops everything. */
 export async function startBenchMesh({ dataDir, agents, slots }: BenchMeshOptions): Promise<BenchMesh> {
   const { startLocalMesh } = await built<typeof import('../cli/local-mesh.js')>('cli/local-mesh.js');
   const { connect } = await built<typeof import('../sdk/connect.js')>('sdk/connect.js');
@@ -57,6 +59,8 @@ export async function startBenchMesh({ dataDir, agents, slots }: BenchMeshOption
     agentName: (number) => `bench-${number}`,
     onEvent: (event) => events.push(event),
   });
+  const interrupted = (): void => void mesh.stop().finally(() => process.exit(130));
+  process.once('SIGINT', interrupted).once('SIGTERM', interrupted);
   try {
     const connection = await connect({ profile: mesh.adminProfile, environment });
     return {
@@ -75,8 +79,9 @@ export async function startBenchMesh({ dataDir, agents, slots }: BenchMeshOption
         };
         return submitJob(connection.mesh, { ...submission, items: inputs() });
       },
-      wait: (id) => waitForJob(connection.mesh, id),
+      wait: (id) => waitForJob(connection.mesh, id, { timeoutMs: RUN_MS_MAX }),
       stop: async () => {
+        process.off('SIGINT', interrupted).off('SIGTERM', interrupted);
         await connection.close();
         await mesh.stop();
       },

@@ -1,21 +1,19 @@
 /** The coordinator's memory with a full queue and nothing to run it: queued tasks belong in the database. */
 import { join } from 'node:path';
-import { pause, systemClock } from '../common/clock.js';
 import type { Bench, BenchOptions } from './bench.js';
 import { type BenchMesh, startBenchMesh } from './mesh-side.js';
 import { residentMemory, toMiB, watchMemory } from './process-memory.js';
 import type { Result, Row } from './report.js';
+import { until } from './until.js';
 
 const POLL_MS = 50;
 
 /** Until every row of the job is there; submission is acknowledged before. */
-async function untilQueued(mesh: BenchMesh, id: string, tasks: number): Promise<void> {
-  for (;;) {
+const untilQueued = (mesh: BenchMesh, id: string, tasks: number): Promise<void> =>
+  until('queueing', POLL_MS, async () => {
     const { job } = await mesh.connection.mesh.getJob({ id });
-    if ((job?.tasks?.queued ?? 0) >= tasks) return;
-    await pause(systemClock, POLL_MS);
-  }
-}
+    return (job?.tasks?.queued ?? 0) >= tasks;
+  });
 
 async function queue(mesh: BenchMesh, tasks: number, items?: Iterable<string>): Promise<number> {
   const watch = watchMemory(mesh.coordinatorPid);

@@ -33,22 +33,7 @@ export const asFlag = (text: string): boolean => {
   if (text === 'false' || text === '0') return false;
   throw new MeshError('USAGE', `"${text}" is neither true nor false`);
 };
-export const asInteger =
-  (min: number, max: number) =>
-  (text: string): number => {
-    const value = Number(text);
-    if (!Number.isInteger(value) || text.trim() === '' || value < min || value > max)
-      throw new MeshError('USAGE', `"${text}" is not a whole number from ${min} to ${max}`);
-    return value;
-  };
-export const asNumber =
-  (min: number, max: number) =>
-  (text: string): number => {
-    const value = Number(text);
-    if (!Number.isFinite(value) || text.trim() === '' || value < min || value > max)
-      throw new MeshError('USAGE', `"${text}" is not a number from ${min} to ${max}`);
-    return value;
-  };
+export { asInteger, asNumber } from './numbers.js';
 
 /** `maxLogBytes` as MESH_MAX_LOG_BYTES. */
 export const environmentName = (key: string): string => `MESH_${key.replace(/[A-Z]/g, (c) => `_${c}`).toUpperCase()}`;

@@ -120,6 +120,7 @@ export class ControlPlane implements Service {
       new Results({
         ...shared,
         ...{ jobs, fleet },
+        onReturned: () => this.dispatch.returned(),
         onFailFast: (job, reason) => this.#failFast(job, reason),
         onStale: (count) => metrics.stale.inc(count),
         observe: {

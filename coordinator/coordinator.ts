@@ -95,8 +95,7 @@ async function serve(
   const { authority, store, group } = parts;
   const { meshId } = authority;
   const rootDigest = authority.rootFingerprint;
-  let door: Door | undefined;
-  const addresses = () => reachableAt(config.listen, door?.port ?? config.port);
+  const addresses = () => reachableAt(config.listen, door.port);
   const plane = new ControlPlane({
     ...surroundings,
     config,
@@ -105,17 +104,17 @@ async function serve(
     rootDigest,
     holder: coordinatorId(config.dataDir),
     coordinators: addresses,
-    onRevoked: (isRevoked) => void door?.destroyWhere(isRevoked),
+    onRevoked: (isRevoked) => void door.destroyWhere(isRevoked),
   });
   const credential = await authority.ownCredential(store.certificates);
   const http = await makeHttp({
-    peerOf: (socket) => door?.peerOf(socket) ?? { kind: 'nobody' },
+    peerOf: (socket) => door.peerOf(socket),
     denylist: plane.denylist,
     metrics: plane.metrics,
     log,
     notReady: () => plane.notReady(),
   });
-  door = new Door({
+  const door: Door = new Door({
     meshId,
     credential,
     clock,
@@ -127,23 +126,22 @@ async function serve(
       registerServices(server, plane, {
         meshId,
         coordinators: addresses,
-        peerOf: (call) => door?.peerOf(call) ?? { kind: 'nobody' },
+        peerOf: (call) => door.peerOf(call),
         log,
       }),
   });
-  const open = door;
   await group.run(plane);
   await group.run({ name: 'http', start: async () => undefined, stop: () => http.app.close() });
-  await group.run(open);
+  await group.run(door);
   const local =
-    config.listen === '::' || config.listen === '0.0.0.0' ? `127.0.0.1:${open.port}` : (addresses()[0] as string);
+    config.listen === '::' || config.listen === '0.0.0.0' ? `127.0.0.1:${door.port}` : (addresses()[0] as string);
   const adminDir = join(config.dataDir, 'admin');
   await authority.writeAdminProfile(adminDir, [...new Set([local, ...addresses()])], store.certificates);
-  const onRenewed = (renewed: typeof credential) => open.swapCertificate(renewed);
+  const onRenewed = (renewed: typeof credential) => door.swapCertificate(renewed);
   await group.run(authority.keeper({ certificates: store.certificates, credential, onRenewed, adminDir }));
   if (config.mdns) {
     const host = config.listen === '::' ? undefined : config.listen;
-    await group.run(new Advertiser({ clock, log, name: authority.name, port: open.port, rootDigest, host }));
+    await group.run(new Advertiser({ clock, log, name: authority.name, port: door.port, rootDigest, host }));
   }
   log.info({ event: 'coordinator.ready', meshId, address: local });
   return { meshId, caFingerprint: rootDigest, address: local, adminProfile: adminDir, stop: () => group.stop() };

@@ -158,7 +158,9 @@ export class PerInterface<T> implements Service {
   }
 
   async #turn(): Promise<void> {
-    const wanted = new Map(this.#options.interfaces().map((entry) => [[entry.name, ...entry.addresses].join(' '), entry]));
+    const wanted = new Map(
+      this.#options.interfaces().map((entry) => [[entry.name, ...entry.addresses].join(' '), entry]),
+    );
     for (const [key, { value }] of this.#opened) {
       if (wanted.has(key)) continue;
       this.#opened.delete(key);

@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { createServer as createNetServer, type AddressInfo } from 'node:net';
+import { networkInterfaces } from 'node:os';
 import { Client } from '@grpc/grpc-js';
 import { test } from 'tap';
 import { basicConstraints, dnsName, subjectAltName, uriName } from '../ca/x509/certificate.js';
@@ -176,7 +177,9 @@ test('it stops at the deadline and when it is told to', async (t) => {
   t.equal((await failure(find([endpoint], { signal: controller.signal }))).code, 'INTERRUPTED');
 });
 
-test('a proxy in the environment has no say', async (t) => {
+const hasIpv6 = Object.values(networkInterfaces()).some((list) => list?.some(({ address }) => address === '::1'));
+
+test('every kind of address works, and a proxy in the environment has no say', async (t) => {
   const proxy = await openRogue(t, {});
   process.env.http_proxy =
     process.env.https_proxy =
@@ -187,13 +190,16 @@ test('a proxy in the environment has no say', async (t) => {
     delete process.env.https_proxy;
     delete process.env.grpc_proxy;
   });
-  const endpoint = await openTestDoor(t, mesh);
-  t.same(await find([endpoint]), endpoint);
-  const client = new Client(grpcTarget(endpoint), channelCredentials(credential, mesh.meshId), channelOptions);
-  t.teardown(() => client.close());
-  await new Promise<void>((resolve, reject) =>
-    client.waitForReady(Date.now() + 20_000, (error) => (error ? reject(error) : resolve())),
-  );
+  const { port } = await openTestDoor(t, mesh);
+  for (const host of ['127.0.0.1', 'localhost', ...(hasIpv6 ? ['::1'] : [])]) {
+    const endpoint = { host, port };
+    t.same(await find([endpoint]), endpoint);
+    const client = new Client(grpcTarget(endpoint), channelCredentials(credential, mesh.meshId), channelOptions);
+    t.teardown(() => client.close());
+    await new Promise<void>((resolve, reject) =>
+      client.waitForReady(Date.now() + 20_000, (error) => (error ? reject(error) : resolve())),
+    );
+  }
   t.equal(proxy.seen(), 0);
 });
 

@@ -33,7 +33,7 @@ export interface RenewalOptions {
   log: Logger;
   credential: Credential;
   /** Turns a request (PKCS#10, DER) into a certificate: over the wire, or at an authority in this process. */
-  issue: (csr: Uint8Array) => Promise<Issued>;
+  issue: (csr: Uint8Array, signal: AbortSignal) => Promise<Issued>;
   /** Stores and uses it. When it throws the renewal counts as failed and is tried again. */
   onRenewed: (credential: Credential) => Promise<void> | void;
   /** In [0, 1), for the backoff. */
@@ -47,45 +47,45 @@ const BACKOFF: Backoff = { baseMs: 1000, capMs: 5 * 60_000 };
 export class Renewal implements Service {
   readonly name = 'renewal';
   readonly #options: RenewalOptions;
-  #credential: Credential;
+  #dates: Dates;
   #timer: Timer | undefined;
   #running: Promise<void> | undefined;
-  #stopped = true;
+  #stopped = new AbortController();
   #failures = 0;
   /** Monotonic; no renewal is tried before. */
   #restUntilMs = Number.NEGATIVE_INFINITY;
 
   constructor(options: RenewalOptions) {
     this.#options = options;
-    this.#credential = options.credential;
+    this.#dates = datesOf(options.credential);
   }
 
   async start(): Promise<void> {
-    this.#stopped = false;
+    this.#stopped = new AbortController();
     this.#schedule(0);
   }
 
   async stop(): Promise<void> {
-    this.#stopped = true;
+    this.#stopped.abort();
     this.#timer?.cancel();
     await this.#running;
   }
 
   /** Renews now, whatever the dates say: after a change of the authority, say. */
   renewNow(): void {
-    if (this.#stopped || this.#running) return;
+    if (this.#stopped.signal.aborted || this.#running) return;
     this.#timer?.cancel();
     this.#running = this.#renew();
   }
 
   #schedule(delayMs: number): void {
-    if (this.#stopped) return;
+    if (this.#stopped.signal.aborted) return;
     this.#timer = this.#options.clock.after(Math.min(delayMs, CHECK_MS_MAX), () => this.#check(), { background: true });
   }
 
   #check(): void {
     const { clock } = this.#options;
-    const dueMs = renewalAtMs(datesOf(this.#credential)) - clock.wallMs();
+    const dueMs = renewalAtMs(this.#dates) - clock.wallMs();
     const leftMs = Math.max(dueMs, this.#restUntilMs - clock.monotonicMs());
     if (leftMs > 0) this.#schedule(leftMs);
     else this.renewNow();
@@ -98,12 +98,16 @@ export class Renewal implements Service {
     try {
       const renewed = await this.#issue();
       await this.#options.onRenewed(renewed);
-      this.#credential = renewed;
+      this.#dates = datesOf(renewed);
       this.#failures = 0;
-      log.info({ event: 'certificate.renewed', notAfter: new Date(datesOf(renewed).notAfterMs).toISOString() });
+      log.info({ event: 'certificate.renewed', notAfter: new Date(this.#dates.notAfterMs).toISOString() });
     } catch (error) {
       delayMs = this.#backoffMs(++this.#failures);
-      log.warn({ event: 'certificate.renewal_failed', err: error, retryInMs: delayMs }, 'renewal failed, trying again');
+      if (!this.#stopped.signal.aborted)
+        log.warn(
+          { event: 'certificate.renewal_failed', err: error, retryInMs: delayMs },
+          'renewal failed, trying again',
+        );
     }
     this.#running = undefined;
     this.#restUntilMs = this.#options.clock.monotonicMs() + delayMs;
@@ -112,15 +116,14 @@ export class Renewal implements Service {
 
   async #issue(): Promise<Credential> {
     const { privateKey, privateKeyPem } = makeKeyPair();
-    const { certificateChain, root } = await this.#options.issue(makeCsr(privateKey, 'renewal'));
+    const { certificateChain, root } = await this.#options.issue(makeCsr(privateKey, 'renewal'), this.#stopped.signal);
     if (!new X509Certificate(certificateChain).checkPrivateKey(privateKey))
       throw new MeshError('BAD_CERTIFICATE', 'the renewed certificate is for another key');
     return { certificateChain, privateKey: privateKeyPem, root };
   }
 
   #lifeMs(): number {
-    const { notBeforeMs, notAfterMs } = datesOf(this.#credential);
-    return notAfterMs - notBeforeMs;
+    return this.#dates.notAfterMs - this.#dates.notBeforeMs;
   }
 
   #backoffMs(failures: number): number {
@@ -135,15 +138,22 @@ const CALL_MS_MAX = 30_000;
 /** The issuance call of agents and people: `CaService.Renew` over a client that holds the present certificate. */
 export const renewOver =
   (client: () => CaServiceClient, clock: Clock) =>
-  (csr: Uint8Array): Promise<Issued> =>
+  (csr: Uint8Array, signal: AbortSignal): Promise<Issued> =>
     new Promise((resolve, reject) => {
       const options = { deadline: clock.wallMs() + CALL_MS_MAX };
-      client().renew({ csr: Buffer.from(csr) }, new Metadata(), options, (error, response) =>
+      const call = client().renew({ csr: Buffer.from(csr) }, new Metadata(), options, (error, response) =>
         error ? reject(fromServiceError(error)) : resolve(response),
       );
+      signal.addEventListener('abort', () => call.cancel(), { once: true });
     });
 
-function datesOf(credential: Credential): { notBeforeMs: number; notAfterMs: number; fingerprint: string } {
+interface Dates {
+  notBeforeMs: number;
+  notAfterMs: number;
+  fingerprint: string;
+}
+
+function datesOf(credential: Credential): Dates {
   const certificate = new X509Certificate(credential.certificateChain);
   const { notBeforeMs, notAfterMs } = fieldsOf(certificate);
   return { notBeforeMs, notAfterMs, fingerprint: fingerprintOf(certificate) };

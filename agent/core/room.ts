@@ -23,7 +23,8 @@ export function demandOf(resources: Resources | undefined): Demand {
   const custom = Object.entries(resources?.custom ?? {})
     .filter(([, amount]) => amount > 0)
     .sort(([a], [b]) => (a < b ? -1 : 1));
-  const cpuMillis = resources?.cpuMillis ?? 0;
+  // As the coordinator counts: a task that says nothing takes one CPU.
+  const cpuMillis = resources?.cpuMillis || 1000;
   const memoryBytes = resources?.memoryBytes ?? 0;
   const gpus = resources?.gpus ?? 0;
   return { cpuMillis, memoryBytes, gpus, custom, key: JSON.stringify([cpuMillis, memoryBytes, gpus, custom]) };

@@ -91,6 +91,7 @@ export interface Executor {
   readonly name: 'process' | 'function';
   /** How many attempts of this job may share one launch now; at least 1. */
   launchMax(body: JobBody): number;
+  /** Never fails and calls back only after it has returned. */
   start(launch: LaunchSpec, observer: LaunchObserver): RunningLaunch;
 }
 

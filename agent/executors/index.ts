@@ -6,6 +6,7 @@ import type { Executor } from '../core/types.js';
 import { NodeFault } from '../core/types.js';
 import type { StagingCache } from '../staging/cache.js';
 import type { FileSource } from '../staging/place.js';
+import { FunctionExecutor } from './function/function.js';
 import { Janitor } from './janitor.js';
 import { ProcessExecutor } from './process.js';
 import { StrayWatch, sweepStrays } from './strays.js';
@@ -44,8 +45,11 @@ export async function makeExecutors(group: ServiceGroup, options: ExecutorsOptio
   const files: FileSource = {
     withFile: (digest, use) => cache.withFile(digest, (wanted) => fetchBlob(bulk(), wanted), use),
   };
-  const process = new ProcessExecutor({ workRoot, files, strays, janitor, clock, log, nodeName, graceMs });
-  return new Map<string, Executor>([[process.name, process]]);
+  const shared = { workRoot, files, strays, janitor, log, nodeName };
+  const processes = new ProcessExecutor({ ...shared, clock, graceMs });
+  const functions = new FunctionExecutor({ ...shared, slots: options.slots });
+  await group.run({ name: 'functions', start: () => functions.prepare(), stop: () => functions.close() });
+  return new Map<string, Executor>([processes, functions].map((executor) => [executor.name, executor]));
 }
 
 /** A blob's bytes from the coordinator. @throws NodeFault while none is connected */

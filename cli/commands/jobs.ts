@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import { systemClock } from '../../common/clock.js';
-import { asInteger } from '../../common/settings.js';
+import { asInteger } from '../../common/numbers.js';
 import { jobShape, pageShape } from '../../sdk/shapes.js';
 import { upperCase } from '../arguments/status.js';
 import { exitOnInterrupt, makeCommand, optionsOf, parsedOption, print, withConnection } from '../context.js';

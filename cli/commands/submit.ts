@@ -1,5 +1,5 @@
 import { type Command, Option } from 'commander';
-import { asInteger, asNumber } from '../../common/settings.js';
+import { asInteger, asNumber } from '../../common/numbers.js';
 import { parseSelector } from '../../common/selector.js';
 import { parseDuration, parseSize } from '../../common/units.js';
 import { DEFAULT_BACKOFF_MS, DEFAULT_RETRIES } from '../../sdk/limits.js';

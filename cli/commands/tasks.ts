@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import { MeshError } from '../../common/errors.js';
-import { asInteger } from '../../common/settings.js';
+import { asInteger } from '../../common/numbers.js';
 import { pageShape, taskShape } from '../../sdk/shapes.js';
 import { upperCase } from '../arguments/status.js';
 import { parseTask, type Target } from '../arguments/target.js';

@@ -1,7 +1,7 @@
 import { Argument, Command, Option } from 'commander';
 import { isName } from '../../common/ids.js';
 import { MeshError } from '../../common/errors.js';
-import { asInteger } from '../../common/settings.js';
+import { asInteger } from '../../common/numbers.js';
 import { parseDuration } from '../../common/units.js';
 import { pageShape, tokenShape } from '../../sdk/shapes.js';
 import { exitOnInterrupt, makeCommand, optionsOf, parsedOption, present, print, withConnection } from '../context.js';
@@ -63,7 +63,7 @@ function create(): Command {
 }
 
 function list(): Command {
-  return makeCommand('list', 'List the join tokens that can still be used.', ['mesh token list']).action(
+  return makeCommand('list', 'List the join tokens, with how often each can still be used.', ['mesh token list']).action(
     async (_options: object, command: Command) => {
       const options = optionsOf(command);
       exitOnInterrupt(options.json === true);

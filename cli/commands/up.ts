@@ -5,7 +5,7 @@ import { pause, systemClock } from '../../common/clock.js';
 import { type MeshError, toMeshError } from '../../common/errors.js';
 import { defaultDataDir } from '../../common/files.js';
 import { nameFrom } from '../../common/ids.js';
-import { asInteger } from '../../common/settings.js';
+import { asInteger } from '../../common/numbers.js';
 import { formatDuration } from '../../common/units.js';
 import type { MeshConnection } from '../../sdk/connect.js';
 import { jobShape, nodeShape } from '../../sdk/shapes.js';

@@ -27,6 +27,8 @@ import { toRefs } from './session.js';
 /** Returned tasks looked at per turn; the rest is found in the next. */
 const DUE_PAGE = 5000;
 const UNKNOWN_RTT_MS = 5;
+/** Without a sign that something came back, the store is asked this often anyway. */
+const DUE_LOOK_MS = 1000;
 
 export interface DispatchOptions {
   store: Store;
@@ -46,6 +48,8 @@ export class Dispatch implements Service {
   readonly #options: DispatchOptions;
   readonly #loop: Loop;
   #dueTimer: Timer | undefined;
+  #lookForDue = true;
+  #lookedMs = Number.NEGATIVE_INFINITY;
   #reasons = new Map<number, Reasons>();
 
   constructor(options: DispatchOptions) {
@@ -72,6 +76,12 @@ export class Dispatch implements Service {
     this.#loop.wake();
   }
 
+  /** Some task came back and carries a time at which it is due. */
+  returned(): void {
+    this.#lookForDue = true;
+    this.wake();
+  }
+
   /** Why each node was or was not taken for this job's kind of work, in the last plan that looked at it. */
   reasons(kind: number, job: number): readonly NodeReason[] {
     return this.#reasons.get(kind)?.get(kind, job) ?? [];
@@ -95,13 +105,18 @@ export class Dispatch implements Service {
   async #dueWork(): Promise<Map<number, ReturnedTask[]>> {
     const { store, clock } = this.#options;
     const byJob = new Map<number, ReturnedTask[]>();
+    const nowMs = clock.monotonicMs();
+    if (!this.#lookForDue && nowMs - this.#lookedMs < DUE_LOOK_MS) return byJob;
+    this.#lookForDue = false;
+    this.#lookedMs = nowMs;
     const nextDueInMs = await store.tasks.nextDueInMs();
     this.#dueTimer?.cancel();
     if (nextDueInMs === undefined) return byJob;
     if (nextDueInMs > 0) {
-      if (nextDueInMs < 60_000) this.#dueTimer = clock.after(nextDueInMs + 1, () => this.wake(), { background: true });
+      if (nextDueInMs < 60_000) this.#dueTimer = clock.after(nextDueInMs + 1, () => this.returned(), { background: true });
       return byJob;
     }
+    this.#lookForDue = true;
     for (const { job, index, failedNodes } of await store.tasks.due(DUE_PAGE)) {
       const list = byJob.get(job);
       if (list) list.push({ index, failedNodes });

@@ -12,7 +12,7 @@ import type { Logger } from '../../common/log.js';
 import { Loop } from '../../common/loop.js';
 import type { TaskInput } from '../../proto/gen/mesh/v1/common.js';
 import type { JobSpec } from '../../proto/gen/mesh/v1/mesh.js';
-import { validateInput, validateSpec } from '../core/spec.js';
+import { canonicalSpec, validateInput, validateSpec } from '../core/spec.js';
 import type { JobRow, Store } from '../ports.js';
 import type { BlobDepot } from './blob-depot.js';
 import type { Jobs } from './jobs.js';
@@ -70,25 +70,25 @@ export class Intake implements Service {
   /** Commits a job. @throws MeshError BAD_SPEC, OVERLOADED, DISK_FULL, IDEMPOTENCY_CONFLICT */
   async submit(submission: Submission): Promise<JobRow> {
     const { store, jobs, clock, log, liveJobsMax, accepts } = this.#options;
-    validateSpec(submission.spec);
+    const { spec, executor } = validateSpec(submission.spec);
     if (!accepts()) throw new MeshError('DISK_FULL', 'the coordinator is short of disk space and takes no new jobs');
     if (jobs.size >= liveJobsMax)
       throw new MeshError('OVERLOADED', `${jobs.size} jobs are waiting or running, the most this mesh takes`);
-    await this.#requireBlobs(submission.spec);
+    await this.#requireBlobs(spec);
 
-    const hash = createHash('sha256').update(JSON.stringify(submission.spec));
+    const hash = createHash('sha256').update(JSON.stringify(canonicalSpec(spec)));
     const { job, created } = await store.jobs.create(
       {
         id: makeId(clock.wallMs()),
         submitter: submission.submitter,
         idempotencyKey: submission.idempotencyKey,
         specDigest: () => hash.digest('hex'),
-        spec: submission.spec,
-        total: submission.spec.taskCount,
+        spec,
+        total: spec.taskCount,
         retryOf: submission.retryOf,
         hasInputs: submission.hasItems,
       },
-      this.#readItems(submission, hash),
+      this.#readItems(submission, executor, hash),
     );
     if (created) {
       log.info({ event: 'job.accepted', job: job.id, tasks: job.counts.total, submitter: job.submitter });
@@ -99,11 +99,11 @@ export class Intake implements Service {
   }
 
   /** Checks, hashes and passes on the items, a chunk at a time. */
-  async *#readItems(submission: Submission, hash: Hash): AsyncGenerator<string[]> {
+  async *#readItems(submission: Submission, executor: 'process' | 'function', hash: Hash): AsyncGenerator<string[]> {
     const { spec } = submission;
     let count = 0;
     for await (const batch of submission.items) {
-      for (const item of batch) validateInput(item);
+      batch.forEach((item, position) => validateInput(item, count + position, executor));
       await this.#requireStored(batch.flatMap((item) => item.files.map((file) => file.digest)));
       const chunk = batch.map((item) => JSON.stringify(item));
       for (const text of chunk) hash.update(text).update('\n');

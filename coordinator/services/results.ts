@@ -38,6 +38,8 @@ export interface ResultsOptions {
   epoch: () => number;
   /** Room fell free or work came back. */
   onCapacity: () => void;
+  /** Some task waits for the time at which it is due. */
+  onReturned: () => void;
   /** A fail-fast job lost a task for good. */
   onFailFast: (job: number, reason: string) => void;
   onStale: (count: number) => void;
@@ -160,7 +162,10 @@ export class Results implements Service {
   #decide({ finished, outcome }: Report, attempt: LiveAttempt, nodesLost: number): Settlement {
     const job = this.#options.jobs.get(attempt.job);
     const policy = job?.policy ?? { failuresMax: 1, lossesMax: 1, backoffMs: 0, backoffCapMs: 0 };
-    const ranMs = finished.runUs > 0 ? finished.runUs / 1000 : this.#options.clock.monotonicMs() - attempt.assignedAtMs;
+    // What never started has not run: prefilled attempts of a lost node are due at once.
+    const sinceMs = attempt.startedAtMs ?? (attempt.holding ? attempt.assignedAtMs : undefined);
+    const nowMs = this.#options.clock.monotonicMs();
+    const ranMs = finished.runUs > 0 ? finished.runUs / 1000 : nowMs - (sinceMs ?? nowMs);
     const decision = settle(
       {
         outcome,
@@ -195,7 +200,7 @@ export class Results implements Service {
   }
 
   #afterCommit(prepared: Prepared[], accepted: boolean[], jobChanges: JobChange[]): void {
-    const { jobs, ledger, fleet, clock, observe, onFailFast, onCapacity, onStale } = this.#options;
+    const { jobs, ledger, fleet, clock, observe, onFailFast, onCapacity, onReturned, onStale } = this.#options;
     let stale = 0;
     const nowMs = clock.monotonicMs();
     const ran = new Map<LiveJob, { count: number; totalMs: number }>();
@@ -231,7 +236,8 @@ export class Results implements Service {
       const live = fleet.get(node);
       if (live?.session?.open) fleet.alive(live);
     }
-    onCapacity();
+    if (prepared.some(({ settlement }) => settlement.dueInMs !== undefined)) onReturned();
+    else onCapacity();
   }
 
   /** Only failures the node caused count; a lost node is one event, however many attempts it held. */

@@ -1,5 +1,6 @@
 import { asFlag, asInteger, asNumber, asText, setting } from '../../common/settings.js';
 import { MeshError } from '../../common/errors.js';
+import { COEFFICIENTS_DEFAULT } from '../core/scheduler/rank.js';
 import { parseDuration, parseSize } from '../../common/units.js';
 
 const asStrategy = (text: string): 'score' | 'round-robin' | 'random' => {
@@ -83,11 +84,11 @@ export const coordinatorSettings = {
   weightRtt: weight(
     'weight-rtt',
     'α, the weight of round trips relative to task time: higher keeps short tasks near',
-    1,
+    COEFFICIENTS_DEFAULT.rtt,
   ),
-  weightLoad: weight('weight-load', 'β, the weight of machine load: higher spares machines that people sit at', 1),
-  weightQueue: weight('weight-queue', 'γ, the weight of work already queued there: higher evens queues out', 1),
-  weightReliability: weight('weight-reliability', 'δ, the weight of spoiled attempts: higher avoids flaky nodes', 2),
+  weightLoad: weight('weight-load', 'β, the weight of machine load: higher spares machines that people sit at', COEFFICIENTS_DEFAULT.load),
+  weightQueue: weight('weight-queue', 'γ, the weight of work already queued there: higher evens queues out', COEFFICIENTS_DEFAULT.queue),
+  weightReliability: weight('weight-reliability', 'δ, the weight of spoiled attempts: higher avoids flaky nodes', COEFFICIENTS_DEFAULT.reliability),
   prefillMax: setting({
     flag: '--prefill-max <tasks>',
     describe: 'the most tasks an agent may hold beyond its slots',

@@ -33,6 +33,14 @@ export const lockedJobs = (jobs: Iterable<number>, options: { assignable: boolea
 export const isLocked = (column: RawBuilder<unknown>): RawBuilder<unknown> =>
   sql`${column} = any (array(select seq from locked))`;
 
+/**
+ * `task t` of one row of `unnest(…)`. The job is compared with a one-element array because that is a condition for the
+ * index and none for a merge join: a planner that takes the table for nearly empty would otherwise read all of it in the
+ * order of its key, once per statement, and match the given rows against each. So there is only one plan left.
+ */
+export const keyOf = (job: RawBuilder<unknown>, index: RawBuilder<unknown>): RawBuilder<unknown> =>
+  sql`t.job = any (array[${job}]) and t.index = ${index}`;
+
 const live = sql.raw(
   `(j.queued + d.queued + j.assigned + d.assigned + j.running + d.running + j.retrying + d.retrying)`,
 );

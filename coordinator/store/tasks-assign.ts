@@ -2,7 +2,17 @@ import { type RawBuilder, sql } from 'kysely';
 import type { AssignedTask, AssignItem, JobChange } from '../ports.js';
 import { bigints, ints } from './arrays.js';
 import type { Database } from './database.js';
-import { isLocked, lease, lockedJobs, movedJobs, runAsLeader, toJobChange, type Verdict, verdict } from './leading.js';
+import {
+  isLocked,
+  keyOf,
+  lease,
+  lockedJobs,
+  movedJobs,
+  runAsLeader,
+  toJobChange,
+  type Verdict,
+  verdict,
+} from './leading.js';
 
 /** The changed tasks column by column: a tenth of the bytes of a row per task, and parsed natively. */
 interface AssignRow extends Verdict {
@@ -23,7 +33,8 @@ const assigned = sql.raw(`
 
 /**
  * QUEUED or due RETRYING → ASSIGNED. Fresh tasks are taken in ranges; returned ones by index, in two updates, because
- * only that tells which of the two states a task came from without reading it twice.
+ * only that tells which of the two states a task came from without reading it twice. Conditions are written so that the
+ * primary key is the only index that fits them (leading.ts, `keyOf`): `coalesce` keeps the index on due_at out.
  */
 export function assignStatement(epoch: number, items: readonly AssignItem[]): RawBuilder<AssignRow> {
   const ranges = items.flatMap((item) => ('from' in item ? [item] : []));
@@ -35,7 +46,7 @@ export function assignStatement(epoch: number, items: readonly AssignItem[]): Ra
     from unnest(
       ${bigints(returned, (u) => u.job)}, ${ints(returned, (u) => u.index)}, ${ints(returned, (u) => u.node)}
     ) as u(job, index, node)
-    where t.job = u.job and t.index = u.index and t.status = ${sql.lit(status)} and t.due_at <= now()
+    where ${keyOf(sql`u.job`, sql`u.index`)} and t.status = ${sql.lit(status)} and coalesce(t.due_at <= now(), false)
       and ${isLocked(sql`u.job`)}
     returning t.job, t.index, t.generation, t.node, t.failures, t.losses, t.input`;
   return sql<AssignRow>`
@@ -50,7 +61,7 @@ export function assignStatement(epoch: number, items: readonly AssignItem[]): Ra
         ${bigints(ranges, (r) => r.job)}, ${ints(ranges, (r) => r.node)},
         ${ints(ranges, (r) => r.from)}, ${ints(ranges, (r) => r.to)}
       ) as r(job, node, first, after)
-      where t.job = r.job and t.index >= r.first and t.index < r.after and t.status = 'QUEUED' and t.due_at is null
+      where t.job = any (array[r.job]) and t.index >= r.first and t.index < r.after and t.status = 'QUEUED' and t.due_at is null
         and ${isLocked(sql`r.job`)}
       returning t.job, t.index, t.generation, t.node, t.failures, t.losses, t.input
     ),

@@ -5,6 +5,7 @@ import type { Database } from './database.js';
 import {
   type JobChangeJson,
   jobChangeJson,
+  keyOf,
   lease,
   movedJobs,
   runAsLeader,
@@ -41,7 +42,7 @@ export function cancelStatement(epoch: number, job: number, fromIndex: number, l
     ),
     changed as (
       update task t set status = 'CANCELLED', finished_at = now(), due_at = null
-      from picked p where t.job = p.job and t.index = p.index
+      from picked p where ${keyOf(sql`p.job`, sql`p.index`)}
       returning p.*
     ),
     recorded as (

@@ -1,8 +1,10 @@
-import { sql } from 'kysely';
+import { type Kysely, type RawBuilder, sql } from 'kysely';
 import type { TaskRef, TaskStatus } from '../core/task.js';
 import type { LiveTask, TaskRow, TaskStore } from '../ports.js';
 import { bigints, ints } from './arrays.js';
 import type { Database } from './database.js';
+import { keyOf } from './leading.js';
+import type { Schema } from './schema.js';
 
 /** Reading tasks: always along the primary key or the index of what is due, and a bounded page at a time. */
 type Reads = Pick<
@@ -26,36 +28,36 @@ export function taskReads(database: Database): Reads {
   };
 }
 
+interface DueRow {
+  job: number;
+  index: number;
+  failed_nodes: number[] | null;
+  failures: number;
+  losses: number;
+}
+
+/** Found by the index of what is due and joined outwards from it: `offset 0` keeps the planner from starting at the jobs. */
+const waiting = sql`
+  task t cross join lateral (
+    select from job j where j.seq = t.job and not j.cancelling and j.completed_at is null offset 0
+  ) j`;
+
+export const dueStatement = (limit: number): RawBuilder<DueRow> => sql<DueRow>`
+  select t.job, t.index, t.failed_nodes, t.failures, t.losses from ${waiting}
+  where t.due_at <= now() order by t.due_at limit ${limit}::integer`;
+
+export const nextDueStatement = (): RawBuilder<{ in_ms: number }> => sql<{ in_ms: number }>`
+  select greatest(0, extract(epoch from t.due_at - now()) * 1000)::double precision as in_ms from ${waiting}
+  where t.due_at is not null order by t.due_at limit 1`;
+
 async function due(database: Database, limit: number): ReturnType<TaskStore['due']> {
-  const rows = await database.run((db) =>
-    db
-      .selectFrom('task as t')
-      .innerJoin('job as j', 'j.seq', 't.job')
-      .select(['t.job', 't.index', 't.failed_nodes', 't.failures', 't.losses'])
-      .where('t.due_at', '<=', sql<number>`now()`)
-      .where('j.cancelling', '=', false)
-      .where('j.completed_at', 'is', null)
-      .orderBy('t.due_at')
-      .limit(limit)
-      .execute(),
-  );
+  const { rows } = await database.run((db) => dueStatement(limit).execute(db));
   return rows.map(({ failed_nodes, ...row }) => ({ ...row, failedNodes: failed_nodes ?? [] }));
 }
 
 async function nextDueInMs(database: Database): Promise<number | undefined> {
-  const row = await database.run((db) =>
-    db
-      .selectFrom('task as t')
-      .innerJoin('job as j', 'j.seq', 't.job')
-      .select(sql<number>`greatest(0, extract(epoch from t.due_at - now()) * 1000)::double precision`.as('in_ms'))
-      .where('t.due_at', 'is not', null)
-      .where('j.cancelling', '=', false)
-      .where('j.completed_at', 'is', null)
-      .orderBy('t.due_at')
-      .limit(1)
-      .executeTakeFirst(),
-  );
-  return row?.in_ms;
+  const { rows } = await database.run((db) => nextDueStatement().execute(db));
+  return rows[0]?.in_ms;
 }
 
 /** Each job is read backwards from its cursor and no further than its counters say there is something to find. */
@@ -74,30 +76,32 @@ async function live(database: Database): Promise<LiveTask[]> {
   return [...rows];
 }
 
+export function listQuery(db: Kysely<Schema>, query: Parameters<TaskStore['list']>[0]) {
+  let select = db
+    .selectFrom('task as t')
+    .leftJoin('node as n', 'n.seq', 't.node')
+    .selectAll('t')
+    .select('n.name as node_name')
+    .where('t.job', '=', query.job)
+    .where('t.index', '>=', query.fromIndex)
+    .orderBy('t.index')
+    .limit(query.limit);
+  if (query.status) select = select.where('t.status', '=', query.status);
+  // A failed task left an attempt behind. Three of them among a million are found by that, not by looking at all.
+  if (query.status === 'FAILED')
+    select = select.where('t.index', 'in', (failed) =>
+      failed
+        .selectFrom('task_attempt as a')
+        .select('a.index')
+        .distinct()
+        .where('a.job', '=', query.job)
+        .where('a.index', '>=', query.fromIndex),
+    );
+  return select;
+}
+
 async function list(database: Database, query: Parameters<TaskStore['list']>[0]): Promise<TaskRow[]> {
-  const rows = await database.run((db) => {
-    let select = db
-      .selectFrom('task as t')
-      .leftJoin('node as n', 'n.seq', 't.node')
-      .selectAll('t')
-      .select('n.name as node_name')
-      .where('t.job', '=', query.job)
-      .where('t.index', '>=', query.fromIndex)
-      .orderBy('t.index')
-      .limit(query.limit);
-    if (query.status) select = select.where('t.status', '=', query.status);
-    // A failed task left an attempt behind. Three of them among a million are found by that, not by looking at all.
-    if (query.status === 'FAILED')
-      select = select.where('t.index', 'in', (failed) =>
-        failed
-          .selectFrom('task_attempt as a')
-          .select('a.index')
-          .distinct()
-          .where('a.job', '=', query.job)
-          .where('a.index', '>=', query.fromIndex),
-      );
-    return select.execute();
-  });
+  const rows = await database.run((db) => listQuery(db, query).execute());
   return rows.map((row) => ({
     job: row.job,
     index: row.index,
@@ -177,7 +181,7 @@ async function inputs(database: Database, refs: readonly TaskRef[]): Promise<(st
   if (refs.length === 0) return [];
   const { rows } = await database.run((db) =>
     sql<{ input: string | null }>`
-      select t.input from ${asked(refs)} left join task t on t.job = u.job and t.index = u.index
+      select t.input from ${asked(refs)} left join task t on ${keyOf(sql`u.job`, sql`u.index`)}
       order by u.position`.execute(db),
   );
   return rows.map((row) => row.input ?? undefined);

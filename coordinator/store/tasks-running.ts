@@ -3,7 +3,17 @@ import type { TaskRef } from '../core/task.js';
 import type { JobChange, LiveTask } from '../ports.js';
 import { bigints, boundedMs, doubles, ints } from './arrays.js';
 import type { Database } from './database.js';
-import { isLocked, lease, lockedJobs, movedJobs, runAsLeader, toJobChange, type Verdict, verdict } from './leading.js';
+import {
+  isLocked,
+  keyOf,
+  lease,
+  lockedJobs,
+  movedJobs,
+  runAsLeader,
+  toJobChange,
+  type Verdict,
+  verdict,
+} from './leading.js';
 
 export type StartedItem = TaskRef & { node: number; ageMs: number };
 export type AdoptItem = TaskRef & { node: number };
@@ -30,7 +40,7 @@ export function markRunningStatement(epoch: number, items: readonly StartedItem[
         ${bigints(items, (u) => u.job)}, ${ints(items, (u) => u.index)}, ${ints(items, (u) => u.generation)},
         ${ints(items, (u) => u.node)}, ${doubles(items, (u) => boundedMs(u.ageMs))}
       ) as u(job, index, generation, node, age_ms)
-      where t.job = u.job and t.index = u.index and t.generation = u.generation and t.node = u.node
+      where ${keyOf(sql`u.job`, sql`u.index`)} and t.generation = u.generation and t.node = u.node
         and t.status = 'ASSIGNED' and ${isLocked(sql`u.job`)}
       returning t.job, t.index, t.generation
     ),
@@ -60,7 +70,7 @@ export function adoptStatement(epoch: number, items: readonly AdoptItem[]): RawB
       ${bigints(items, (u) => u.job)}, ${ints(items, (u) => u.index)}, ${ints(items, (u) => u.generation)},
       ${ints(items, (u) => u.node)}
     ) as u(job, index, generation, node)
-    where t.job = u.job and t.index = u.index and t.generation = u.generation and t.node = u.node
+    where ${keyOf(sql`u.job`, sql`u.index`)} and t.generation = u.generation and t.node = u.node
       and t.status = ${sql.lit(status)} and ${isLocked(sql`u.job`)}
     returning t.job, t.index, t.generation, t.node, t.status, t.failures, t.losses`;
   return sql<AdoptRow>`
@@ -74,7 +84,7 @@ export function adoptStatement(epoch: number, items: readonly AdoptItem[]): RawB
     changed as (select 0 as waited, * from requeued union all select 1, * from retrying),
     undone as (
       delete from task_attempt a using changed c
-      where a.job = c.job and a.index = c.index and a.generation = c.generation and a.outcome = 'node-lost'
+      where a.job = any (array[c.job]) and a.index = c.index and a.generation = c.generation and a.outcome = 'node-lost'
     ),
     delta as (
       select job, (sum(waited) - count(*))::integer as queued, 0 as assigned, count(*)::integer as running,

@@ -2,7 +2,17 @@ import { type RawBuilder, sql } from 'kysely';
 import type { Settled, Settlement } from '../ports.js';
 import { base64s, bigints, boundedMs, doubles, ints, texts } from './arrays.js';
 import type { Database } from './database.js';
-import { isLocked, lease, lockedJobs, movedJobs, runAsLeader, toJobChange, type Verdict, verdict } from './leading.js';
+import {
+  isLocked,
+  keyOf,
+  lease,
+  lockedJobs,
+  movedJobs,
+  runAsLeader,
+  toJobChange,
+  type Verdict,
+  verdict,
+} from './leading.js';
 
 interface SettleRow extends Verdict {
   /** 1-based positions of the settlements that matched. */
@@ -57,7 +67,7 @@ export function settleStatement(epoch: number, items: readonly Settlement[]): Ra
         last_error = coalesce(u.error, t.last_error), result_json = u.result_json,
         output = case when u.outcome = 'succeeded' then decode(u.output, 'base64') end
       from ${given(items)}
-      where t.job = u.job and t.index = u.index and t.generation = u.generation and t.node = u.node
+      where ${keyOf(sql`u.job`, sql`u.index`)} and t.generation = u.generation and t.node = u.node
         and t.status in ('ASSIGNED', 'RUNNING') and ${isLocked(sql`u.job`)}
       returning u.position, t.job, t.index, t.generation, t.node, t.status, t.running_at is not null as ran,
         t.failures + t.losses - u.failure - u.loss + 1 as attempt, t.started_at, u.outcome, u.error, u.exit_code,

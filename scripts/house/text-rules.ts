@@ -54,6 +54,7 @@ export const TEXT_RULES: readonly TextRule[] = [
     what: 'take a Clock (common/clock.ts)',
     except: {
       'common/clock.ts': 'it is the clock',
+      'agent/executors/function/protocol.ts': 'one monotonic clock for all threads of the runner process',
     },
   },
   {
@@ -70,7 +71,7 @@ export const TEXT_RULES: readonly TextRule[] = [
     rule: 'tests do not sleep',
     in: TESTS,
     on: 'text',
-    pattern: /['"](?:node:)?timers\/promises['"]/g,
+    pattern: /import\s*(?:\*|\{[^}]*\b(?:setTimeout|setInterval|scheduler)\b)[^;'"]*['"]node:timers\/promises['"]/g,
     what: 'wait for a signal or a predicate',
     except: {
       'test/support/eventually.ts': 'it polls a predicate, with an end',

@@ -171,6 +171,7 @@ test('tests neither sleep nor hide', async (t) => {
     [spell('await sl', 'eep(50);'), 'tests do not sleep'],
     [spell('await pa', 'use(systemClock, 50);'), 'tests do not sleep'],
     [spell("import { setTimeout } from 'node:timers", "/promises';"), 'tests do not sleep'],
+    ["import { setImmediate as nextTurn } from 'node:timers/promises';", undefined],
     ['const slept = pause(clock, 50);', undefined],
   ];
   for (const [text, rule] of cases) {

@@ -118,3 +118,23 @@ export async function openTestStore(
   test.teardown(() => store.close());
   return store;
 }
+
+/** Another client, in the middle of a transaction: what it has done is locked and unseen until it commits. */
+export interface OpenTransaction {
+  commit(): Promise<void>;
+}
+
+export async function openTransaction(test: Test, store: PostgresStore, statement: string): Promise<OpenTransaction> {
+  const { host, port, user, password, database } = store.database.target;
+  const settings = { host, port, user, password, database, max: 1, onnotice: () => undefined };
+  const client = postgres(settings as postgres.Options<Record<string, never>>);
+  test.teardown(() => client.end({ timeout: 5 }));
+  const session = await client.reserve();
+  await session.unsafe(`begin; ${statement}`);
+  return {
+    commit: async () => {
+      await session.unsafe('commit');
+      session.release();
+    },
+  };
+}

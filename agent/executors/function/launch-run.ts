@@ -3,7 +3,6 @@
  * ends. When the runner itself dies, nobody can say which of the attempts inside did it; so each of them that has not
  * ended runs again alone in a runner of its own, and only one whose own runner dies is to blame.
  */
-import type { Clock } from '../../../common/clock.js';
 import { Stream } from '../../../proto/gen/mesh/v1/common.js';
 import type {
   AttemptEnd,
@@ -21,7 +20,8 @@ import type { RunnerExit, RunnerProcess } from './runner-process.js';
 let batches = 0;
 
 export interface LaunchContext {
-  clock: Clock;
+  /** The executor kills its runners: their death is nobody's fault. */
+  closing: () => boolean;
   work: FunctionWorkload;
   /** Private directories with staged files, by position; undefined when no attempt has files. */
   directories: string[] | undefined;
@@ -66,13 +66,14 @@ export class LaunchRun {
     this.#context = context;
     this.#endAllStopped();
     const exit = await this.#submit(shared, [...this.#open]);
-    if (!exit || this.#open.size === 0) return;
+    if (!exit || this.#open.size === 0 || context.closing()) return;
     if (!exit.wasReady) return this.endAll('node-fault', `the function runner could not be started: ${exit.how}`);
     if (exit.batches === 1 && this.#open.size === 1) return this.#blame(exit);
     let runner: RunnerProcess | undefined;
     for (const position of this.#open) {
       if (!runner?.alive) runner = alone();
       const died = await this.#submit(runner, [position]);
+      if (context.closing()) return;
       if (died?.wasReady) this.#blame(died, position);
       else if (died) this.endAll('node-fault', `the function runner could not be started: ${died.how}`);
     }

@@ -261,3 +261,14 @@ test('score: a newcomer is tried before a slightly better known node, a hopeless
   t.equal(first(0.1), 2);
   t.equal(first(0.9), 1);
 });
+
+test('what one kind of work was given counts for the next that is placed', async (t) => {
+  const here = makeKind(1, {}, { selector: parseSelector('name=node-1') });
+  const work = [makeWork(1, 3, { kind: makeKind(2), submitter: 'bob' }), makeWork(2, 4, { kind: here })];
+  const made = run(makeSnapshot([makeNode(1, 8), makeNode(2, 80, { load: 0.3 })], work));
+  t.same(
+    [1, 2].map((node) => assigned(made, { job: 1, node })),
+    [1, 2],
+    'the first finds node 1 empty, the next finds it busier than node 2',
+  );
+});

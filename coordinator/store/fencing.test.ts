@@ -1,0 +1,98 @@
+import { test } from 'tap';
+import { openTestStore, openTransaction, withDatabase, withStore } from '../../test/support/postgres.js';
+import {
+  assignedJob,
+  countsOf,
+  failed,
+  lead,
+  madeJob,
+  newJob,
+  pages,
+  settlement,
+  untilBlocked,
+} from '../../test/support/store-fixtures.js';
+
+test('the lease is taken by compare-and-set and renewed by its holder only', async (t) => {
+  const store = await withStore(t);
+  t.equal(await store.leader.read(), undefined);
+  const tries = await Promise.all(Array.from({ length: 10 }, (_, i) => store.leader.take(undefined, `c${i}`)));
+  t.same(
+    tries.filter((epoch) => epoch !== undefined),
+    [1],
+  );
+  const seen = await store.leader.read();
+  t.match(seen, { epoch: 1, renewals: 0 });
+  t.equal(await store.leader.renew(1), true);
+  t.equal(await store.leader.take(seen, 'late'), undefined, 'it was renewed since it was seen');
+  const now = await store.leader.read();
+  t.match(now, { epoch: 1, renewals: 1 });
+  const rivals = await Promise.all(Array.from({ length: 10 }, (_, i) => store.leader.take(now, `d${i}`)));
+  t.same(
+    rivals.filter((epoch) => epoch !== undefined),
+    [2],
+  );
+  t.equal(await store.leader.renew(1), false, 'another epoch rules');
+  t.equal(await store.leader.renew(2), true);
+});
+
+test('every statement of the leader refuses another epoch and changes nothing', async (t) => {
+  const store = await withStore(t);
+  const epoch = await lead(store);
+  const { job, tasks } = await assignedJob(store, epoch, 3);
+  const waiting = await store.jobs.create(newJob(3), pages());
+  const [task] = tasks;
+  if (!task) throw new Error('three tasks were assigned');
+  const before = await countsOf(store, job.id);
+  await lead(store);
+  const refused = { code: 'LEADERSHIP_LOST' };
+  for (const wrong of [epoch, epoch + 2]) {
+    await t.rejects(store.jobs.materialise(wrong, waiting.job.seq, 10), refused);
+    await t.rejects(store.jobs.requestCancel(wrong, job.seq, undefined), refused);
+    await t.rejects(store.tasks.assign(wrong, [{ job: job.seq, node: 1, from: 0, to: 3 }]), refused);
+    await t.rejects(store.tasks.markRunning(wrong, [{ ...task, ageMs: 1 }]), refused);
+    await t.rejects(store.tasks.settle(wrong, [settlement(task)]), refused);
+    await t.rejects(store.tasks.settle(wrong, [failed(task)]), refused);
+    await t.rejects(store.tasks.adopt(wrong, [task]), refused);
+    await t.rejects(store.tasks.cancel(wrong, job.seq, 0, 10), refused);
+  }
+  t.same(await countsOf(store, job.id), before);
+  t.same(await countsOf(store, waiting.job.id), waiting.job.counts);
+  t.same(await store.tasks.attempts(job.seq, 0), []);
+  t.match(await store.jobs.get(job.id), { cancelling: false });
+});
+
+test('a statement that meets a takeover under way waits for it, then refuses', async (t) => {
+  const connection = await withDatabase(t, { migrated: true });
+  const [paused, successor] = [await openTestStore(t, connection), await openTestStore(t, connection)];
+  const epoch = await lead(paused);
+  const job = await madeJob(paused, epoch, 3);
+  // The takeover has happened in a transaction that has not committed. A snapshot taken now still shows the old epoch, so
+  // a guard that only read it would let the statement commit after the takeover.
+  const takeover = await openTransaction(t, successor, "update leader set epoch = epoch + 1, holder = 'successor'");
+  const late = paused.tasks.assign(epoch, [{ job: job.seq, node: 1, from: 0, to: 3 }]);
+  const refused = t.rejects(late, { code: 'LEADERSHIP_LOST' });
+  await untilBlocked(successor);
+  await takeover.commit();
+  await refused;
+  t.match(await countsOf(successor, job.id), { queued: 3, assigned: 0 });
+});
+
+test('a takeover waits for the statement it meets, which counts then', async (t) => {
+  const connection = await withDatabase(t, { migrated: true });
+  const [leader, successor] = [await openTestStore(t, connection), await openTestStore(t, connection)];
+  const epoch = await lead(leader);
+  const job = await madeJob(leader, epoch, 3);
+  const seen = await successor.leader.read();
+  const blocker = await openTransaction(t, successor, `select 1 from job where seq = ${job.seq} for update`);
+  const inFlight = leader.tasks.assign(epoch, [{ job: job.seq, node: 1, from: 0, to: 3 }]);
+  await untilBlocked(successor);
+  const takeover = successor.leader.take(seen, 'successor');
+  await untilBlocked(successor, 2);
+  await blocker.commit();
+  t.equal((await inFlight).tasks.length, 3);
+  t.equal(await takeover, epoch + 1);
+  t.match(await successor.tasks.live(), [{ index: 0 }, { index: 1 }, { index: 2 }], 'the successor sees what was done');
+  await t.rejects(leader.tasks.settle(epoch, [settlement({ job: job.seq, index: 0, generation: 1, node: 1 })]), {
+    code: 'LEADERSHIP_LOST',
+  });
+});

@@ -1,0 +1,150 @@
+import { test } from 'tap';
+import { ManualClock } from '../../test/support/manual-clock.js';
+import { withStore } from '../../test/support/postgres.js';
+import { digestOf, newNode, unique } from '../../test/support/store-fixtures.js';
+import type { CertificateRow, TokenRow } from '../ports.js';
+
+const NOW_MS = 1_800_000_000_000;
+const DAY_MS = 86_400_000;
+
+const certificate = (name: string, key: string, over: Partial<CertificateRow> = {}): CertificateRow => ({
+  serial: unique('5e'),
+  role: 'agent',
+  name,
+  fingerprint: digestOf(name + key),
+  publicKeyDigest: digestOf(key),
+  notBeforeMs: NOW_MS - 300_000,
+  notAfterMs: NOW_MS + DAY_MS,
+  revokedAtMs: undefined,
+  tokenId: undefined,
+  pem: 'PEM',
+  ...over,
+});
+
+const token = (over: Partial<TokenRow> = {}): TokenRow => ({
+  id: unique('token'),
+  secretDigest: digestOf('secret'),
+  role: 'agent',
+  name: undefined,
+  replace: false,
+  usesLeft: 1,
+  expiresAtMs: NOW_MS + 900_000,
+  createdBy: 'anna',
+  ...over,
+});
+
+test('of fifty callers that spend one token at once, one succeeds', async (t) => {
+  const store = await withStore(t, { poolMax: 20 });
+  const single = token();
+  const triple = token({ usesLeft: 3, name: 'attic', replace: true });
+  await store.tokens.create(single);
+  await store.tokens.create(triple);
+  t.same(await store.tokens.list(), [single, triple]);
+  const spent = async (id: string): Promise<number> => {
+    const tries = await Promise.all(Array.from({ length: 50 }, () => store.tokens.spend(id, NOW_MS)));
+    return tries.filter(Boolean).length;
+  };
+  t.equal(await spent(single.id), 1);
+  t.equal(await spent(triple.id), 3);
+  t.match(await store.tokens.get(single.id), { usesLeft: 0 });
+  t.equal(await store.tokens.spend('unknown', NOW_MS), false);
+  const fresh = token();
+  await store.tokens.create(fresh);
+  t.equal(await store.tokens.spend(fresh.id, fresh.expiresAtMs), false, 'expired');
+  t.match(await store.tokens.get(fresh.id), { usesLeft: 1 });
+  t.equal(await store.tokens.revoke(fresh.id), true);
+  t.equal(await store.tokens.revoke(fresh.id), false);
+  t.equal(await store.tokens.get(fresh.id), undefined);
+});
+
+test('a name belongs to one key at a time, per role', async (t) => {
+  const clock = new ManualClock(NOW_MS);
+  const store = await withStore(t, { clock });
+  const { certificates } = store;
+  const first = certificate('attic', 'key-1', { tokenId: 'tok' });
+  await certificates.record(first, { sameHolder: false });
+  await certificates.record(first, { sameHolder: false });
+  t.same(await certificates.list(), [first], 'recording it twice is recording it once');
+  await t.rejects(certificates.record(certificate('attic', 'key-2'), { sameHolder: false }), { code: 'CONFLICT' });
+  await certificates.record(certificate('attic', 'key-1'), { sameHolder: false });
+  await certificates.record(certificate('attic', 'key-3'), { sameHolder: true });
+  await certificates.record(certificate('attic', 'key-4', { role: 'viewer' }), { sameHolder: false });
+  t.equal((await certificates.holders('agent', 'attic')).length, 3);
+  t.same(await store.tokens.boughtWith('tok', digestOf('key-1')), first);
+  t.equal(await store.tokens.boughtWith('tok', digestOf('key-2')), undefined);
+
+  clock.advance(DAY_MS + 1);
+  t.same(await certificates.holders('agent', 'attic'), [], 'they expired');
+  const later = { notBeforeMs: clock.wallMs(), notAfterMs: clock.wallMs() + DAY_MS };
+  await certificates.record(certificate('attic', 'key-5', later), { sameHolder: false });
+  const revoked = await certificates.revoke('attic');
+  t.equal(revoked.length, 5, 'revoking a name covers every certificate of it, renewals and roles');
+  t.same(await certificates.revoke('attic'), []);
+  t.same(
+    await certificates.revokedSerials(),
+    revoked.filter((row) => row.notAfterMs > clock.wallMs()).map((row) => row.serial),
+    'expired ones need no denying',
+  );
+  await certificates.record(certificate('attic', 'key-6', later), { sameHolder: false });
+  const [holder] = await certificates.holders('agent', 'attic');
+  t.match(await certificates.revoke(holder?.serial ?? ''), [{ publicKeyDigest: digestOf('key-6') }], 'by serial');
+});
+
+test('of twenty keys that claim one name at once, one gets it', async (t) => {
+  const store = await withStore(t, { poolMax: 20, clock: new ManualClock(NOW_MS) });
+  const claims = await Promise.allSettled(
+    Array.from({ length: 20 }, (_, i) =>
+      store.certificates.record(certificate('attic', `key-${i}`), { sameHolder: false }),
+    ),
+  );
+  t.equal(claims.filter(({ status }) => status === 'fulfilled').length, 1);
+  t.equal((await store.certificates.holders('agent', 'attic')).length, 1);
+});
+
+test('a node that returns keeps its id, number and flags', async (t) => {
+  const store = await withStore(t);
+  const attic = await store.nodes.upsert(newNode('attic'));
+  const cellar = await store.nodes.upsert(newNode('cellar'));
+  t.match(attic, { name: 'attic', reliability: 1, finished: 0, draining: false, revoked: false });
+  t.match(attic.capabilities, { cpus: 4, labels: { zone: 'attic' }, executors: [] });
+  t.match(await store.nodes.setDraining('attic', true), { draining: true });
+  await store.nodes.setRevoked('attic', true);
+  t.equal(await store.nodes.setDraining('nobody', true), undefined);
+  await store.nodes.saveVitals([
+    { seq: cellar.seq, reliability: 0.5, finished: 7, lastHeartbeatAtMs: 1_800_000_000_123 },
+    { seq: attic.seq, reliability: 0.25, finished: 3, lastHeartbeatAtMs: 1_800_000_000_456 },
+  ]);
+  await store.nodes.saveVitals([]);
+  const again = await store.nodes.upsert({ ...newNode('attic'), version: '0.2.0' });
+  t.match(again, { id: attic.id, seq: attic.seq, version: '0.2.0', draining: true, revoked: true, reliability: 0.25 });
+  t.match(again, { finished: 3, lastHeartbeatAtMs: 1_800_000_000_456 });
+  t.not(again.bootId, attic.bootId);
+  t.same(
+    (await store.nodes.all()).map(({ name }) => name),
+    ['attic', 'cellar'],
+  );
+});
+
+test('blobs, settings and the audit', async (t) => {
+  const store = await withStore(t);
+  const [a, b, c] = ['a', 'b', 'c'].map(digestOf) as [string, string, string];
+  t.same(await store.blobs.missing([]), []);
+  await store.blobs.record(a, 10);
+  await store.blobs.record(a, 10);
+  await store.blobs.record(b, 0);
+  t.same(await store.blobs.missing([a, c, b]), [c]);
+  const soon = Date.now() + 3_600_000;
+  t.same(await store.blobs.unusedSince(soon, 1), [a], 'least recently used first');
+  await store.blobs.touch([b, a]);
+  await store.blobs.touch([]);
+  await store.blobs.forget([b]);
+  t.same(await store.blobs.unusedSince(soon, 10), [a]);
+  t.same(await store.blobs.unusedSince(0, 10), []);
+  t.equal(await store.settings.get('mesh-id'), undefined);
+  const claims = await Promise.all(['x', 'y', 'z'].map((value) => store.settings.claim('mesh-id', value)));
+  t.equal(new Set(claims).size, 1);
+  t.equal(await store.settings.get('mesh-id'), claims[0]);
+  await store.audit.append({ actor: 'anna', action: 'node.drain', target: 'attic', detail: { why: 'noise' } });
+  const rows = await store.database.kysely.selectFrom('audit').select(['actor', 'detail']).execute();
+  t.same(rows, [{ actor: 'anna', detail: { why: 'noise' } }]);
+});
