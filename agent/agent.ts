@@ -80,7 +80,7 @@ async function run(
   let { credential } = enrolled;
   const { dataDir } = config;
   const bootId = randomCharacters(16);
-  const capabilities = await detectCapabilities({ slots: config.slots, labels: Object.fromEntries(config.label) }, clock);
+  const capabilities = await detectCapabilities({ slots: config.slots, labels: Object.fromEntries(config.label) });
   const room = {
     slots: config.slots,
     cpuMillis: Math.max(capabilities.cpus, config.slots) * 1000,
@@ -118,7 +118,7 @@ async function run(
   await group.run(
     new Renewal({
       ...{ clock, log, credential, random },
-      issue: (csr) => renewOver(() => connection.authority(), clock)(csr),
+      issue: renewOver(() => connection.authority(), clock),
       onRenewed: (renewed) => {
         credential = renewed;
         store.save(renewed);

@@ -5,13 +5,17 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Command } from 'commander';
+import { buildProgram as buildAgent } from '../agent/program.js';
 import { makeCaProgram } from '../ca/program.js';
 import { buildProgram as buildMesh } from '../cli/program.js';
 import { packageRoot } from '../common/package.js';
+import { buildProgram as buildCoordinator } from '../coordinator/program.js';
 
 /** The programs of the page, in its order. */
 const PROGRAMS: readonly (() => Promise<Command>)[] = [
   () => buildMesh(),
+  async () => buildCoordinator(),
+  async () => buildAgent(),
   async () => makeCaProgram(() => Promise.reject(new Error('documentation runs nothing'))),
 ];
 

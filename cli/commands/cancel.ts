@@ -1,6 +1,7 @@
 import type { Command } from 'commander';
 import { cancelShape } from '../../sdk/shapes.js';
 import { parseJob } from '../arguments/target.js';
+import { counted } from '../render/terminal.js';
 import { exitOnInterrupt, makeCommand, optionsOf, present, print, withConnection } from '../context.js';
 
 export function build(): Command {
@@ -14,7 +15,7 @@ export function build(): Command {
       await withConnection(options, async ({ mesh }) => {
         const response = await mesh.cancelJob({ id });
         const shape = cancelShape({ ...response, job: present(response.job, 'the job') });
-        print(options, shape, () => `${shape.id}: ${shape.cancelled} tasks cancelled\n`);
+        print(options, shape, () => `${shape.id}: ${counted(shape.cancelled, 'task')} cancelled\n`);
       });
     });
 }

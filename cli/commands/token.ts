@@ -63,18 +63,18 @@ function create(): Command {
 }
 
 function list(): Command {
-  return makeCommand('list', 'List the join tokens, with how often each can still be used.', ['mesh token list']).action(
-    async (_options: object, command: Command) => {
-      const options = optionsOf(command);
-      exitOnInterrupt(options.json === true);
-      await withConnection(options, async ({ mesh }) => {
-        const page = pageShape((await mesh.listTokens({})).items.map(tokenShape), '');
-        const rows = page.items.map((t) => [t.id, t.role, safe(t.name ?? '-'), String(t.usesLeft), t.expiresAt ?? '-']);
-        const columns = ['ID', 'ROLE', 'NAME', 'USES LEFT', 'EXPIRES'].map((title) => ({ title }));
-        print(options, page, () => (rows.length === 0 ? 'There are no tokens.\n' : renderTable(columns, rows)));
-      });
-    },
-  );
+  return makeCommand('list', 'List the join tokens, with how often each can still be used.', [
+    'mesh token list',
+  ]).action(async (_options: object, command: Command) => {
+    const options = optionsOf(command);
+    exitOnInterrupt(options.json === true);
+    await withConnection(options, async ({ mesh }) => {
+      const page = pageShape((await mesh.listTokens({})).items.map(tokenShape), '');
+      const rows = page.items.map((t) => [t.id, t.role, safe(t.name ?? '-'), String(t.usesLeft), t.expiresAt ?? '-']);
+      const columns = ['ID', 'ROLE', 'NAME', 'USES LEFT', 'EXPIRES'].map((title) => ({ title }));
+      print(options, page, () => (rows.length === 0 ? 'There are no tokens.\n' : renderTable(columns, rows)));
+    });
+  });
 }
 
 function revoke(): Command {

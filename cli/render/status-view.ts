@@ -1,7 +1,7 @@
 import { stripVTControlCharacters } from 'node:util';
 import { systemClock } from '../../common/clock.js';
 import type { JobShape, NodeShape } from '../../sdk/shapes.js';
-import { safe } from './terminal.js';
+import { counted, safe } from './terminal.js';
 import { jobsTable, nodesTable } from './views.js';
 
 export interface MeshStatus {
@@ -60,7 +60,7 @@ export function plainView(out: NodeJS.WriteStream): StatusView {
         );
       for (const job of jobs) {
         const { total } = job.tasks;
-        changed(`job ${job.id}`, `job ${job.id} (${safe(job.name)}, ${total} tasks): ${safe(job.status)}`);
+        changed(`job ${job.id}`, `job ${job.id} (${safe(job.name)}, ${counted(total, 'task')}): ${safe(job.status)}`);
       }
       if (last.size > 1000) last.clear();
     },

@@ -77,6 +77,9 @@ export async function write(stream: NodeJS.WriteStream, data: string | Uint8Arra
   await new Promise<void>((resolve) => stream.once('drain', resolve));
 }
 
+/** `1 task`, `2 tasks`. */
+export const counted = (count: number, one: string): string => `${count} ${one}${count === 1 ? '' : 's'}`;
+
 /** How long ago, in one unit: `3 min`. */
 export function ago(iso: string | null, nowMs: number): string {
   if (iso === null) return '-';
