@@ -192,7 +192,7 @@ export interface TaskStore {
     job: number,
     fromIndex: number,
     limit: number,
-  ): Promise<{ index: number; status: TaskStatus; resultJson: string | undefined; output?: Uint8Array | undefined }[]>;
+  ): Promise<{ index: number; status: TaskStatus; resultJson: string | undefined; output: Uint8Array | undefined }[]>;
   /** The stored input of each given task, by position. */
   inputs(refs: readonly TaskRef[]): Promise<(string | undefined)[]>;
   /** How many distinct nodes were lost under each given task before, by position. */

@@ -118,7 +118,8 @@ test('a coordinator that Avahi advertises is found, from another host and from t
   t.teardown(() => publish.kill('SIGKILL'));
   await line(publish, 'stderr', /Established/);
   for (const name of ['box', 'coordinator']) {
-    const found = await line(peer(t, lan.host(name), 'browse', digest), 'stdout', /"candidate"/);
-    t.match(JSON.parse(found), { candidate: { host: host.address(), port: 7443 } }, `from ${name}`);
+    // On the same host Avahi may speak on loopback too, so other addresses may come first.
+    const wanted = new RegExp(`"host":"${host.address()}","port":7443`);
+    t.ok(await line(peer(t, lan.host(name), 'browse', digest), 'stdout', wanted), `from ${name}`);
   }
 });

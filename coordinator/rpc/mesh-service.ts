@@ -15,7 +15,7 @@ import type { Ledger } from '../core/ledger.js';
 import type { Gate } from './authorize.js';
 import { callerOf } from './authority-services.js';
 import { receiveBlobs, receiveJob } from './receive.js';
-import { presentJob, presentNode, presentTask, presentToken } from './present.js';
+import { presentJob, presentNode, presentTask, presentToken, resultOf } from './present.js';
 import type { Intake } from '../services/intake.js';
 
 export interface MeshServiceOptions {
@@ -116,9 +116,9 @@ function readMethods({
       async function* ({ job: id, follow }, context, gone) {
         const caller = callerOf(context);
         const pages = queries.results(await queries.job(id, caller), caller, follow, gone);
-        for await (const rows of gathered(pages, (row) => row.resultJson?.length ?? 0))
+        for await (const rows of gathered(pages, (row) => (row.resultJson?.length ?? 0) + (row.output?.length ?? 0)))
           yield {
-            items: rows.map(({ index, status, resultJson }) => ({ index, status, resultJson: resultJson ?? '' })),
+            items: rows.map((row) => ({ index: row.index, status: row.status, resultJson: resultOf(row) })),
           };
       },
     ),

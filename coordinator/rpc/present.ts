@@ -1,3 +1,4 @@
+import { OutputTail, Stream } from '../../proto/gen/mesh/v1/common.js';
 import type { Job, Node, Task, Token } from '../../proto/gen/mesh/v1/mesh.js';
 import type { JobRow, TaskRow, TokenRow } from '../ports.js';
 import type { LiveNode } from '../services/fleet.js';
@@ -21,6 +22,14 @@ export function presentJob(row: JobRow): Job {
   };
 }
 
+/** What a function returned, or the standard output that travelled with a command's result, as JSON; '' for none. */
+export function resultOf(row: { resultJson: string | undefined; output: Uint8Array | undefined }): string {
+  if (row.resultJson !== undefined) return row.resultJson;
+  if (row.output === undefined) return '';
+  const chunks = OutputTail.decode(row.output).chunks.filter((chunk) => chunk.stream === Stream.STDOUT);
+  return JSON.stringify(Buffer.concat(chunks.map((chunk) => chunk.data)).toString('utf8'));
+}
+
 /** What people see as attempts is failures + losses + the live or the successful one. */
 export function presentTask(job: JobRow, row: TaskRow): Task {
   const began = ['ASSIGNED', 'RUNNING', 'COMPLETED'].includes(row.status);
@@ -40,7 +49,7 @@ export function presentTask(job: JobRow, row: TaskRow): Task {
     startedAtMs: row.startedAtMs,
     finishedAtMs: row.finishedAtMs,
     lastError: row.lastError ?? '',
-    resultJson: row.resultJson ?? '',
+    resultJson: resultOf(row),
     runUs: row.runUs,
     peakMemoryBytes: row.peakMemoryBytes,
   };

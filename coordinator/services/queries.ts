@@ -10,6 +10,9 @@ import type { Jobs } from './jobs.js';
 
 const PAGE = 100;
 const PAGE_MAX = 1000;
+/** Tasks and results carry up to 64 KiB of output each; a page of them is cut by size too. */
+const RESULTS_PER_PAGE = 200;
+const PAGE_BYTES_MAX = 2 * 2 ** 20;
 /** Changes in quick succession are told together, at most once in this time. */
 const WATCH_EVERY_MS = 100;
 
@@ -48,14 +51,16 @@ export class Queries {
     query: { status: string; limit: number; cursor: string; index?: number | undefined },
   ): Promise<{ rows: TaskRow[]; next: string }> {
     if (query.index !== undefined) return { rows: [await this.task(job, query.index)], next: '' };
-    const limit = pageSize(query.limit);
-    const rows = await this.store.tasks.list({
+    const limit = Math.min(pageSize(query.limit), RESULTS_PER_PAGE);
+    const found = await this.store.tasks.list({
       job: job.seq,
       fromIndex: query.cursor ? asCursor(query.cursor) : 0,
       limit: limit + 1,
       ...(query.status ? { status: asStatus<TaskStatus>(query.status, TASK_STATUSES) } : {}),
     });
-    return { rows: rows.slice(0, limit), next: rows.length > limit ? String(rows[limit]?.index) : '' };
+    const rows = cutBySize(found.slice(0, limit));
+    const following = found[rows.length];
+    return { rows, next: following ? String(following.index) : '' };
   }
 
   /** @throws MeshError NOT_FOUND when the job has no such task, or no row for it yet */
@@ -107,7 +112,7 @@ export class Queries {
     for await (const _ of this.signals(job.seq, gone)) {
       const ended = isTerminal((await this.job(job.id, caller)).status);
       for (;;) {
-        const page = await this.store.tasks.results(job.seq, next, PAGE_MAX);
+        const page = await this.store.tasks.results(job.seq, next, RESULTS_PER_PAGE);
         if (page.length === 0) break;
         next = (page.at(-1)?.index ?? next) + 1;
         yield page;
@@ -117,7 +122,17 @@ export class Queries {
   }
 }
 
-export type ResultPage = { index: number; status: TaskStatus; resultJson: string | undefined }[];
+export type ResultPage = Awaited<ReturnType<Store['tasks']['results']>>;
+
+/** At least one row, and no more than fit into a message. */
+function cutBySize(rows: TaskRow[]): TaskRow[] {
+  let bytes = 0;
+  const end = rows.findIndex((row) => {
+    bytes += (row.output?.length ?? 0) + (row.resultJson?.length ?? 0);
+    return bytes > PAGE_BYTES_MAX;
+  });
+  return end === -1 ? rows : rows.slice(0, Math.max(1, end));
+}
 
 const pageSize = (limit: number): number => (limit === 0 ? PAGE : Math.min(limit, PAGE_MAX));
 

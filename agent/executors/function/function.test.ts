@@ -143,16 +143,18 @@ test('a module that cannot be loaded fails its attempts with the reason', async 
   t.match(await failing('export const a = () => 1, b = () => 2'), /no function called default; it exports a, b/);
   t.match(await failing('export const a = 1', 'a'), /no function called a/);
   t.match(await failing("import 'no-such-package'"), /no-such-package/);
-  const body = makeBody({ $case: 'function', value: { moduleDigest: 'f'.repeat(64), exportName: '', environment: {} } });
+  const body = makeBody({
+    $case: 'function',
+    value: { moduleDigest: 'f'.repeat(64), exportName: '', environment: {} },
+  });
   t.match(await observe(executor, [makeAttempt(body)]).end(), { outcome: 'node-fault', error: /there is no file/ });
 });
 
 test('an endless loop is ended by its timeout; the others of its launch are not', async (t) => {
   const { executor } = await setup(t);
-  const body = functionBody(
-    'export default (value) => { if (value === "loop") for (;;); return value; }',
-    { timeoutMs: 400 },
-  );
+  const body = functionBody('export default (value) => { if (value === "loop") for (;;); return value; }', {
+    timeoutMs: 400,
+  });
   const run = observe(executor, attempts(body, [1, 'loop', 2, 3]));
   await run.running.done;
   t.match(run.ends.get(1), { outcome: 'timed-out', error: 'timed out after 400 ms' });
@@ -261,6 +263,7 @@ test('a function sees a clean environment, another user, and its files', async (
       let agent; try { agent = readFileSync('/proc/' + process.ppid + '/environ', 'utf8'); } catch (e) { agent = e.code; }
       return {
         env: { ...process.env }, uid: process.getuid(), groups: process.getgroups(), agent,
+        inherited: execFileSync('sh', ['-c', 'echo $MESH_INDEX'], { encoding: 'utf8' }).trim(),
         child: execFileSync('id', ['-u'], { encoding: 'utf8' }).trim(),
         mode: statSync(context.directory).mode & 0o777, directory: context.directory,
         file: value === 'files' ? readFileSync(context.directory + '/in/a.txt', 'utf8') : undefined,
@@ -283,6 +286,9 @@ test('a function sees a clean environment, another user, and its files', async (
   t.equal(first.env.GIVEN, 'yes');
   t.notOk('AGENT_CANARY' in first.env);
   t.equal(first.env.HOME, workRoot.scratch);
+  t.match(first.env, { MESH_JOB_ID: body.jobId, MESH_TASK_INDEX: '0', MESH_NODE: 'node-1', MESH_GENERATION: '1' });
+  t.equal(second.env.MESH_TASK_INDEX, '1');
+  t.equal(second.inherited, '1');
   for (const seen of [first, second]) t.equal(seen.mode, 0o700);
   const uid = user?.uid ?? process.getuid?.();
   t.equal(first.uid, uid);
@@ -314,9 +320,21 @@ test('batches grow to what a few milliseconds hold', async (t) => {
   t.equal(executor.launchMax(quick), 1);
   await observe(executor, attempts(quick, [1])).running.done;
   for (let round = 0; round < 8; round++)
-    await observe(executor, attempts(quick, Array.from({ length: executor.launchMax(quick) }, (_, i) => i))).running.done;
+    await observe(
+      executor,
+      attempts(
+        quick,
+        Array.from({ length: executor.launchMax(quick) }, (_, i) => i),
+      ),
+    ).running.done;
   t.ok(executor.launchMax(quick) > 100, String(executor.launchMax(quick)));
-  const many = observe(executor, attempts(quick, Array.from({ length: 1000 }, (_, i) => i)));
+  const many = observe(
+    executor,
+    attempts(
+      quick,
+      Array.from({ length: 1000 }, (_, i) => i),
+    ),
+  );
   await many.running.done;
   t.same(
     [...many.ends.values()].map((end) => end.resultJson),

@@ -4,6 +4,7 @@
  * while an item waits for something.
  */
 import { mkdirSync, rmSync } from 'node:fs';
+import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
 import { parentPort } from 'node:worker_threads';
 import {
@@ -141,8 +142,28 @@ class Reporter {
 }
 
 let reporter: Reporter | undefined;
+let current: Context | undefined;
+offerVariables();
 capture(process.stdout, STDOUT as number);
 capture(process.stderr, STDERR as number);
+
+/** The variables every task finds, read from the item that runs when they are asked for: setting them costs too much. */
+function offerVariables(): void {
+  const variables: Record<string, () => unknown> = {
+    MESH_JOB_ID: () => current?.jobId,
+    MESH_TASK_INDEX: () => current?.index,
+    MESH_INDEX: () => current?.arrayIndex,
+    MESH_ATTEMPT: () => current?.attempt,
+    MESH_GENERATION: () => current?.generation,
+    MESH_NODE: () => current?.node,
+    MESH_TASK_COUNT: () => current?.taskCount,
+  };
+  const environment = { ...process.env };
+  for (const [name, read] of Object.entries(variables))
+    Object.defineProperty(environment, name, { enumerable: true, configurable: true, get: () => String(read()) });
+  Object.defineProperty(process, 'env', { value: environment, writable: true, enumerable: true, configurable: true });
+  syncBuiltinESMExports();
+}
 
 /** What a function prints is the output of the attempt that runs. */
 function capture(stream: NodeJS.WriteStream, number: number): void {
@@ -193,6 +214,7 @@ function runItem(
 ): Promise<void> | undefined {
   const startedMs = threadsNowMs();
   const context = new Context(task, i);
+  current = context;
   const end = (result: string | null, error: string | null) => {
     Context.clean(context);
     report.add(result, error, Math.round((threadsNowMs() - startedMs) * 1000));
