@@ -4,15 +4,21 @@ import { join } from 'node:path';
 import { MeshError, systemCode } from '../common/errors.js';
 import { readIfExists } from '../common/files.js';
 
+export interface DataDir {
+  path: string;
+  /** Below the system's temporary directory, and worth nothing once the quickstart has ended well. */
+  temporary: boolean;
+}
+
 /**
  * A fresh data directory: `.quickstart` below the package, or one of the system's temporary ones where that cannot be
  * written. What an earlier run left there is removed.
  * @throws MeshError IN_USE when an earlier run is still going
  */
-export function freshDataDir(root: string): string {
-  const directory = join(root, '.quickstart');
-  if (!prepare(directory)) return mkdtempSync(join(tmpdir(), 'mesh-quickstart-'));
-  return directory;
+export function freshDataDir(root: string): DataDir {
+  const path = join(root, '.quickstart');
+  if (prepare(path)) return { path, temporary: false };
+  return { path: mkdtempSync(join(tmpdir(), 'mesh-quickstart-')), temporary: true };
 }
 
 function prepare(directory: string): boolean {

@@ -4,6 +4,7 @@
  * each other by a join token, and a real job on it, the license audit of everything in `node_modules`.
  */
 import { randomUUID } from 'node:crypto';
+import { rmSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { systemClock } from '../common/clock.js';
@@ -25,6 +26,8 @@ import { bold, safe } from './render/terminal.js';
 import { stageAs } from './submission.js';
 
 const AGENTS = 3;
+/** Two, so that one task can wait for its files while another runs. */
+const SLOTS_MIN = 2;
 const MODULE = join(packageRoot, 'examples', 'license-audit', 'audit.mjs');
 const PAGE = 1000;
 const say = (line: string) => process.stdout.write(`${line}\n`);
@@ -39,14 +42,14 @@ async function main(): Promise<void> {
   const packages = installedPackages(packageRoot);
   if (packages.length === 0)
     throw new MeshError('NOT_FOUND', 'there are no packages in node_modules', { hint: 'run: npm ci' });
-  const dataDir = freshDataDir(packageRoot);
-  say(`Starting a mesh on this machine: a coordinator and ${AGENTS} agents (data in ${dataDir})`);
+  const data = freshDataDir(packageRoot);
+  say(`Starting a mesh on this machine: a coordinator and ${AGENTS} agents (data in ${data.path})`);
   const mesh = await startLocalMesh({
-    dataDir,
+    dataDir: data.path,
     signal: interrupted,
     agents: AGENTS,
     agentName: (number) => `node-${number}`,
-    slots: Math.max(1, Math.ceil(availableParallelism() / AGENTS)),
+    slots: Math.max(SLOTS_MIN, Math.ceil(availableParallelism() / AGENTS)),
     environment: withoutMeshVariables(process.env),
     onEvent: (event) => say(`  ${describe(event)}`),
   });
@@ -58,6 +61,7 @@ async function main(): Promise<void> {
   } finally {
     await mesh.stop();
   }
+  if (data.temporary) rmSync(data.path, { recursive: true, force: true });
   say(`\nDone in ${formatDuration(systemClock.monotonicMs() - beganMs)}; everything is stopped again.`);
 }
 

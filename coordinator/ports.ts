@@ -298,7 +298,8 @@ export interface LeaderStore {
 
 export interface BlobStore {
   missing(digests: string[]): Promise<string[]>;
-  record(digest: string, sizeBytes: number): Promise<void>;
+  /** Stored now; known ones count as used now. */
+  record(blobs: readonly { digest: string; sizeBytes: number }[]): Promise<void>;
   unusedSince(ms: number, limit: number): Promise<string[]>;
   touch(digests: string[]): Promise<void>;
   forget(digests: string[]): Promise<void>;

@@ -12,7 +12,7 @@ import type { FileSource } from '../staging/place.js';
 import { ProcessExecutor } from './process.js';
 import { readCookie, readProcess } from './process-table.js';
 import { sweepStrays } from './strays.js';
-import { makeAttempt, makeBench, makeBody, observe } from './testing.js';
+import { makeAttempt, makeBench, makeBody, observe } from '../../test/support/executor-bench.js';
 
 const noFiles: FileSource = { withFile: () => Promise.reject(new NodeFault('no files here')) };
 
@@ -210,10 +210,10 @@ test('a file that cannot be had is the fault of the node', async (t) => {
 
 test('a timeout ends the whole tree', async (t) => {
   const { executor } = await setup(t, { graceMs: 60_000 });
-  const body = shell('sleep 1000 & echo $! $$; wait', { timeoutMs: 300 });
+  const body = shell('sleep 1000 & echo $! $$; wait', { timeoutMs: 1500 });
   const run = observe(executor, [makeAttempt(body)]);
   const end = await run.end();
-  t.match(end, { outcome: 'timed-out', error: 'timed out after 300 ms', signal: 'SIGTERM' });
+  t.match(end, { outcome: 'timed-out', error: 'timed out after 1.5 s', signal: 'SIGTERM' });
   const pids = numbersIn(run.text(0));
   t.equal(pids.length, 2);
   t.notOk(pids.some(alive));

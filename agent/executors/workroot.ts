@@ -50,9 +50,13 @@ export async function prepareWorkRoot(
     };
     return { path, user, scratch, remove };
   } catch (error) {
-    throw new MeshError('DATA_DIR', `no working directory for tasks can be made (${systemCode(error) ?? error})`, {
-      cause: error,
-    });
+    throw new MeshError(
+      'DATA_DIR',
+      `no working directory for tasks can be made (${systemCode(error) ?? String(error)})`,
+      {
+        cause: error,
+      },
+    );
   }
 }
 

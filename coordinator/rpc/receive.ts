@@ -3,7 +3,7 @@ import type { Identity } from '../../common/identity/identity.js';
 import type { TaskInput } from '../../proto/gen/mesh/v1/common.js';
 import type { PutBlobRequest, SubmitJobRequest } from '../../proto/gen/mesh/v1/mesh.js';
 import type { JobRow } from '../ports.js';
-import type { BlobDepot, BlobWriter } from '../services/blob-depot.js';
+import type { BlobDepot } from '../services/blob-depot.js';
 import type { Intake } from '../services/intake.js';
 
 const KEY_LENGTH_MAX = 200;
@@ -45,22 +45,15 @@ async function* itemsOf(
 
 /** Several blobs on one stream, each begun by a message with its digest. Returns how many were stored. */
 export async function receiveBlobs(depot: BlobDepot, requests: AsyncIterable<PutBlobRequest>): Promise<number> {
-  let writer: BlobWriter | undefined;
-  let stored = 0;
+  const upload = depot.upload();
   try {
     for await (const { digest, data } of requests) {
-      if (digest !== '') {
-        await writer?.commit();
-        writer = await depot.write(digest);
-        stored++;
-      }
-      if (!writer) throw new MeshError('BAD_SPEC', 'the first message of an upload names no digest');
-      await writer.append(data);
+      if (digest !== '') await upload.begin(digest);
+      await upload.append(data);
     }
-    await writer?.commit();
-    return stored;
+    return await upload.finish();
   } catch (error) {
-    await writer?.abandon();
+    await upload.abandon();
     throw error;
   }
 }

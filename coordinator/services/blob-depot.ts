@@ -4,7 +4,7 @@
  * last uses, for retention.
  */
 import { createHash, randomBytes } from 'node:crypto';
-import { createReadStream, existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { createReadStream, existsSync, readdirSync, rmSync } from 'node:fs';
 import { type FileHandle, open, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { MeshError, systemCode } from '../../common/errors.js';
@@ -12,6 +12,8 @@ import { makePrivateDir } from '../../common/files.js';
 import type { BlobStore } from '../ports.js';
 
 const DIGEST = /^[0-9a-f]{64}$/;
+/** Blobs of one stream that are being made durable at a time. */
+const SETTLING_MAX = 32;
 
 export class BlobDepot {
   readonly #directory: string;
@@ -38,13 +40,9 @@ export class BlobDepot {
     return wanted.filter((digest) => unknown.has(digest) || !existsSync(this.#path(digest)));
   }
 
-  /** Begins a blob; nothing of it is visible until `commit` has found the digest right. */
-  async write(digest: string): Promise<BlobWriter> {
-    const path = this.#path(digest);
-    const temporary = `${path}.${randomBytes(4).toString('hex')}.part`;
-    mkdirSync(join(path, '..'), { recursive: true, mode: 0o700 });
-    const file = await open(temporary, 'wx', 0o600);
-    return new BlobWriter(file, temporary, path, digest, this.#sizeBytesMax, this.#store);
+  /** Takes any number of blobs, one after the other; nothing of one is visible until its digest was found right. */
+  upload(): BlobUpload {
+    return new BlobUpload((digest) => this.#path(digest), this.#directory, this.#store, this.#sizeBytesMax);
   }
 
   /** The blob's bytes. @throws MeshError NOT_FOUND */
@@ -65,7 +63,75 @@ export class BlobDepot {
   }
 }
 
-export class BlobWriter {
+interface StoredBlob {
+  digest: string;
+  sizeBytes: number;
+}
+
+/**
+ * Blobs of one stream. Each is made durable (written, synced, renamed) while the next ones arrive, a bounded number at a
+ * time; the table hears of all of them at once, at the end.
+ */
+export class BlobUpload {
+  readonly #settling = new Set<Promise<void>>();
+  readonly #stored: StoredBlob[] = [];
+  #writer: BlobWriter | undefined;
+  #failure: unknown;
+
+  constructor(
+    private readonly pathOf: (digest: string) => string,
+    private readonly directory: string,
+    private readonly store: BlobStore,
+    private readonly sizeBytesMax: number,
+  ) {}
+
+  /** The next blob begins; the one before it is complete. @throws MeshError BAD_SPEC, DISK_FULL, also of earlier ones */
+  async begin(digest: string): Promise<void> {
+    await this.#complete();
+    const path = this.pathOf(digest);
+    const temporary = `${path}.${randomBytes(4).toString('hex')}.part`;
+    this.#writer = new BlobWriter(await open(temporary, 'wx', 0o600), temporary, path, digest, this.sizeBytesMax);
+  }
+
+  async append(data: Uint8Array): Promise<void> {
+    if (!this.#writer) throw new MeshError('BAD_SPEC', 'the first message of an upload names no digest');
+    await this.#writer.append(data);
+  }
+
+  /** Everything is durable and known when this resolves. Returns how many blobs came. */
+  async finish(): Promise<number> {
+    await this.#complete();
+    await Promise.all(this.#settling);
+    if (this.#failure !== undefined) throw this.#failure;
+    await syncDirectory(this.directory);
+    await this.store.record(this.#stored);
+    return this.#stored.length;
+  }
+
+  /** What is complete stays as a file that nobody knows of yet; what is not is removed. */
+  async abandon(): Promise<void> {
+    await this.#writer?.abandon();
+    await Promise.all(this.#settling);
+  }
+
+  async #complete(): Promise<void> {
+    if (this.#failure !== undefined) throw this.#failure;
+    const writer = this.#writer;
+    if (!writer) return;
+    this.#writer = undefined;
+    const settled = writer
+      .commit()
+      .then((blob) => void this.#stored.push(blob))
+      .catch((error: unknown) => {
+        this.#failure ??= error;
+      })
+      .finally(() => this.#settling.delete(settled));
+    this.#settling.add(settled);
+    if (this.#settling.size >= SETTLING_MAX) await Promise.race(this.#settling);
+  }
+}
+
+class BlobWriter {
   readonly #hash = createHash('sha256');
   #sizeBytes = 0;
 
@@ -75,7 +141,6 @@ export class BlobWriter {
     readonly path: string,
     readonly digest: string,
     readonly sizeBytesMax: number,
-    readonly store: BlobStore,
   ) {}
 
   async append(data: Uint8Array): Promise<void> {
@@ -95,7 +160,7 @@ export class BlobWriter {
     }
   }
 
-  async commit(): Promise<void> {
+  async commit(): Promise<StoredBlob> {
     const actual = this.#hash.digest('hex');
     if (actual !== this.digest) {
       await this.abandon();
@@ -104,11 +169,21 @@ export class BlobWriter {
     await this.file.sync();
     await this.file.close();
     await rename(this.temporary, this.path);
-    await this.store.record(this.digest, this.#sizeBytes);
+    return { digest: this.digest, sizeBytes: this.#sizeBytes };
   }
 
   async abandon(): Promise<void> {
     await this.file.close().catch(() => undefined);
     await rm(this.temporary, { force: true });
+  }
+}
+
+/** Makes the renames survive a power cut. */
+async function syncDirectory(path: string): Promise<void> {
+  const directory = await open(path, 'r');
+  try {
+    await directory.sync();
+  } finally {
+    await directory.close();
   }
 }

@@ -1,6 +1,6 @@
 import { sql } from 'kysely';
 import type { BlobStore } from '../ports.js';
-import { texts } from './arrays.js';
+import { bigints, texts } from './arrays.js';
 import type { Database } from './database.js';
 
 /** What the database knows about stored files; their bytes are on disk. */
@@ -14,13 +14,15 @@ export const blobStore = (database: Database): BlobStore => ({
     );
     return rows.map((row) => row.digest);
   },
-  record: async (digest, sizeBytes) => {
+  record: async (blobs) => {
+    if (blobs.length === 0) return;
+    const distinct = [...new Map(blobs.map((blob) => [blob.digest, blob])).values()];
     await database.run((db) =>
-      db
-        .insertInto('blob')
-        .values({ digest, size_bytes: sizeBytes })
-        .onConflict((conflict) => conflict.column('digest').doUpdateSet({ last_used_at: sql<number>`now()` }))
-        .execute(),
+      sql`
+        insert into blob (digest, size_bytes)
+        select * from unnest(${texts(distinct, (blob) => blob.digest)}, ${bigints(distinct, (blob) => blob.sizeBytes)})
+          as u(digest, size_bytes) order by digest
+        on conflict (digest) do update set last_used_at = now()`.execute(db),
     );
   },
   unusedSince: async (ms, limit) => {

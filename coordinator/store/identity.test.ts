@@ -129,9 +129,9 @@ test('blobs, settings and the audit', async (t) => {
   const store = await withStore(t);
   const [a, b, c] = ['a', 'b', 'c'].map(digestOf) as [string, string, string];
   t.same(await store.blobs.missing([]), []);
-  await store.blobs.record(a, 10);
-  await store.blobs.record(a, 10);
-  await store.blobs.record(b, 0);
+  await store.blobs.record([{ digest: a, sizeBytes: 10 }]);
+  await store.blobs.record([{ digest: a, sizeBytes: 10 }]);
+  await store.blobs.record([{ digest: b, sizeBytes: 0 }]);
   t.same(await store.blobs.missing([a, c, b]), [c]);
   const soon = Date.now() + 3_600_000;
   t.same(await store.blobs.unusedSince(soon, 1), [a], 'least recently used first');

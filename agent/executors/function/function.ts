@@ -63,7 +63,8 @@ export class FunctionExecutor implements Executor {
   /** Kills the runners; what still ran in them ends as `shutdown`. */
   async close(): Promise<void> {
     this.#stopping = true;
-    await Promise.all([this.#runner, ...this.#alone].map((runner) => runner?.stop()));
+    const runners = this.#runner ? [this.#runner, ...this.#alone] : [...this.#alone];
+    await Promise.all(runners.map((runner) => runner.stop()));
     await Promise.all(this.#runs);
   }
 

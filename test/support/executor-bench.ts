@@ -6,12 +6,12 @@ import { systemClock } from '../../common/clock.js';
 import { silentLogger } from '../../common/log.js';
 import type { JobBody } from '../../proto/gen/mesh/v1/agent.js';
 import type { OutputChunk } from '../../proto/gen/mesh/v1/common.js';
-import type { AttemptEnd, AttemptSpec, Executor, LaunchObserver, RunningLaunch } from '../core/types.js';
-import { OutputSpool } from '../output/spool.js';
-import { Janitor } from './janitor.js';
-import { StrayWatch } from './strays.js';
-import { type TaskUser, taskUser } from './user.js';
-import { dataDirMarker, prepareWorkRoot, type WorkRoot } from './workroot.js';
+import type { AttemptEnd, AttemptSpec, Executor, LaunchObserver, RunningLaunch } from '../../agent/core/types.js';
+import { OutputSpool } from '../../agent/output/spool.js';
+import { Janitor } from '../../agent/executors/janitor.js';
+import { StrayWatch } from '../../agent/executors/strays.js';
+import { type TaskUser, taskUser } from '../../agent/executors/user.js';
+import { dataDirMarker, prepareWorkRoot, type WorkRoot } from '../../agent/executors/workroot.js';
 
 interface TestContext {
   teardown(fn: () => unknown): unknown;
