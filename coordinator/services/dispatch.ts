@@ -113,7 +113,8 @@ export class Dispatch implements Service {
     this.#dueTimer?.cancel();
     if (nextDueInMs === undefined) return byJob;
     if (nextDueInMs > 0) {
-      if (nextDueInMs < 60_000) this.#dueTimer = clock.after(nextDueInMs + 1, () => this.returned(), { background: true });
+      if (nextDueInMs < 60_000)
+        this.#dueTimer = clock.after(nextDueInMs + 1, () => this.returned(), { background: true });
       return byJob;
     }
     this.#lookForDue = true;

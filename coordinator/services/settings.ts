@@ -86,9 +86,21 @@ export const coordinatorSettings = {
     'α, the weight of round trips relative to task time: higher keeps short tasks near',
     COEFFICIENTS_DEFAULT.rtt,
   ),
-  weightLoad: weight('weight-load', 'β, the weight of machine load: higher spares machines that people sit at', COEFFICIENTS_DEFAULT.load),
-  weightQueue: weight('weight-queue', 'γ, the weight of work already queued there: higher evens queues out', COEFFICIENTS_DEFAULT.queue),
-  weightReliability: weight('weight-reliability', 'δ, the weight of spoiled attempts: higher avoids flaky nodes', COEFFICIENTS_DEFAULT.reliability),
+  weightLoad: weight(
+    'weight-load',
+    'β, the weight of machine load: higher spares machines that people sit at',
+    COEFFICIENTS_DEFAULT.load,
+  ),
+  weightQueue: weight(
+    'weight-queue',
+    'γ, the weight of work already queued there: higher evens queues out',
+    COEFFICIENTS_DEFAULT.queue,
+  ),
+  weightReliability: weight(
+    'weight-reliability',
+    'δ, the weight of spoiled attempts: higher avoids flaky nodes',
+    COEFFICIENTS_DEFAULT.reliability,
+  ),
   prefillMax: setting({
     flag: '--prefill-max <tasks>',
     describe: 'the most tasks an agent may hold beyond its slots',

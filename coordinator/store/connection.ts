@@ -1,5 +1,4 @@
 import { readFileSync } from 'node:fs';
-import { isIP } from 'node:net';
 import type { ConnectionOptions } from 'node:tls';
 import { MeshError, systemCode } from '../../common/errors.js';
 
@@ -13,16 +12,25 @@ export interface Connection {
   database: string;
 }
 
+export type Address = { path: string } | { host: string; port: number };
+
+export interface TlsTerms {
+  /** Whether to ask the server for TLS, and whether to go on when it declines. */
+  mode: 'off' | 'prefer' | 'on';
+  options: ConnectionOptions;
+}
+
 export interface Target {
-  /** For the driver: the URL without what is translated below. */
-  url: string | undefined;
-  host: string | undefined;
-  port: number | undefined;
+  /** Tried in turn. */
+  addresses: Address[];
+  /** Undefined: as libpq, from the environment or the system. */
   user: string | undefined;
   password: string | undefined;
   database: string | undefined;
-  ssl: ConnectionOptions | 'prefer' | 'require' | false;
-  /** Host, port and database for messages. */
+  tls: TlsTerms;
+  /** The URL's remaining parameters, such as `options`; the server takes them. */
+  parameters: Record<string, string>;
+  /** Hosts, ports and database for messages. */
   place: string;
   /** Set when the connection leaves this machine without a verified certificate. */
   warning: string | undefined;
@@ -52,94 +60,110 @@ export const SESSION_PARAMETERS: Readonly<Record<string, string>> = {
   DateStyle: 'ISO, YMD',
 };
 
-/** Parameters of libpq that are not for the server; the first four are translated, the rest mean nothing here. */
-const CLIENT_PARAMETERS = ['sslmode', 'sslrootcert', 'sslcert', 'sslkey', 'channel_binding', 'gssencmode', 'sslsni'];
+/** Parameters of libpq that are translated here, or mean nothing to us. */
+const CLIENT_PARAMETERS = [
+  ...['sslmode', 'sslrootcert', 'sslcert', 'sslkey', 'sslsni', 'channel_binding', 'gssencmode'],
+  ...['host', 'port', 'connect_timeout'],
+];
+
+const DEFAULT_PORT = 5432;
+const SOCKET_NAME = '.s.PGSQL.';
+const URL_HINT = 'write it like postgres://user:password@host:5432/database?sslmode=verify-full';
+
+const addressOf = (host: string, port: number): Address =>
+  host.startsWith('/') ? { path: `${host}/${SOCKET_NAME}${port}` } : { host, port };
 
 export function fromConnection(connection: Connection): Target {
   const { host, port, user, password, database } = connection;
   return {
-    ...{ url: undefined, host, port, user, password, database, ssl: false, warning: undefined },
+    ...{ user, password, database, warning: undefined, parameters: {} },
+    addresses: [addressOf(host, port)],
+    tls: { mode: 'off', options: {} },
     place: host.startsWith('/') ? `${host}/${database}` : `${host}:${port}/${database}`,
   };
 }
 
 /**
- * Translates a `postgres://` URL. TLS follows libpq: `sslmode=disable`, `prefer` (default), `require` (encrypted, nobody
- * verified; with `sslrootcert` as `verify-ca`), `verify-ca`, `verify-full`. The driver's own `require` turns verification
- * off and it knows no `verify-ca`, hence this. `sslrootcert` names a PEM file; without one, the roots Node.js ships count.
+ * Translates a `postgres://` URL; several `host:port` separated by commas are tried in turn. TLS follows libpq:
+ * `sslmode=disable`, `prefer` (default), `require` (encrypted, nobody verified; with `sslrootcert` as `verify-ca`),
+ * `verify-ca`, `verify-full`. The driver's own `require` turns verification off and it knows no `verify-ca`, hence this.
+ * `sslrootcert` names a PEM file; without one, the roots Node.js ships count.
  *
  * @throws MeshError BAD_CONFIG when the URL or a file it names is wrong; the password is never in the message
  */
 export function fromUrl(text: string): Target {
-  const url = parseUrl(text);
+  const urls = parseUrls(text);
+  const url = urls[0] as URL;
   const value = (name: string) => url.searchParams.get(name) ?? undefined;
-  const host = value('host') ?? decodeURIComponent(url.hostname);
-  const mode = value('sslmode');
-  const ssl = tlsOptions(mode ?? 'prefer', host, value('sslrootcert'), value('sslcert'), value('sslkey'));
-  const database = decodeURIComponent(url.pathname.slice(1));
-  const socket = value('host')?.startsWith('/') ? value('host') : undefined;
-  const port = value('port');
-  for (const name of [...CLIENT_PARAMETERS, 'host', 'port']) url.searchParams.delete(name);
-  const local =
-    host === '' || host.startsWith('/') || host === 'localhost' || host === '::1' || host.startsWith('127.');
-  const verified = typeof ssl === 'object' && ssl.rejectUnauthorized !== false;
+  if (value('target_session_attrs'))
+    throw new MeshError('BAD_CONFIG', '--database-url: target_session_attrs is not supported', {
+      hint: 'name the primary, or a proxy that follows it',
+    });
+  const addresses = value('host')
+    ? [addressOf(value('host') as string, Number(value('port') ?? DEFAULT_PORT))]
+    : urls.map((one) => addressOf(hostOf(one), Number(one.port || DEFAULT_PORT)));
+  const local = addresses.every(isLocal);
+  const tls = addresses.every((address) => 'path' in address)
+    ? { mode: 'off' as const, options: {} }
+    : tlsTerms(value('sslmode') ?? 'prefer', value('sslrootcert'), value('sslcert'), value('sslkey'));
+  const database = decodeURIComponent(url.pathname.slice(1)) || undefined;
+  const place = addresses.map((address) => ('path' in address ? address.path : `${address.host}:${address.port}`));
+  const verified = tls.mode === 'on' && tls.options.rejectUnauthorized !== false;
   return {
-    url: url.toString(),
-    host: socket,
-    port: port === undefined ? undefined : Number(port),
-    user: undefined,
-    password: undefined,
-    database: undefined,
-    ssl: socket ? false : ssl,
-    place: `${host || 'localhost'}${url.port ? `:${url.port}` : ''}/${database}`,
+    addresses,
+    user: decodeURIComponent(url.username) || undefined,
+    password: decodeURIComponent(url.password) || undefined,
+    database,
+    tls,
+    parameters: Object.fromEntries([...url.searchParams].filter(([name]) => !CLIENT_PARAMETERS.includes(name))),
+    place: `${place.join(',')}/${database ?? ''}`,
     warning:
-      local || verified
-        ? undefined
-        : `the connection to the database at ${host} is not verified; use sslmode=verify-full`,
+      local || verified ? undefined : `the database at ${place.join(',')} is not verified; use sslmode=verify-full`,
   };
 }
 
-function parseUrl(text: string): URL {
-  const hint = 'write it like postgres://user:password@host:5432/database?sslmode=verify-full';
-  let url: URL;
+/** IPv6 addresses come in brackets. */
+const hostOf = (url: URL): string => decodeURIComponent(url.hostname).replace(/^\[(.*)\]$/, '$1') || 'localhost';
+
+const isLocal = (address: Address): boolean =>
+  'path' in address || ['localhost', '::1'].includes(address.host) || address.host.startsWith('127.');
+
+/** One URL per host of the list. */
+function parseUrls(text: string): URL[] {
+  const parts = /^(postgres(?:ql)?:\/\/(?:[^@/?#]*@)?)([^/?#]*)(.*)$/.exec(text);
+  if (!parts) throw new MeshError('BAD_CONFIG', '--database-url is not a postgres:// URL', { hint: URL_HINT });
+  const [, before, hosts = '', after] = parts;
   try {
-    url = new URL(text);
+    return hosts.split(',').map((host) => new URL(`${before}${host}${after}`));
   } catch {
-    throw new MeshError('BAD_CONFIG', '--database-url is not a URL', { hint });
+    throw new MeshError('BAD_CONFIG', '--database-url does not parse', { hint: URL_HINT });
   }
-  if (url.protocol !== 'postgres:' && url.protocol !== 'postgresql:')
-    throw new MeshError('BAD_CONFIG', `--database-url names ${url.protocol.slice(0, -1)}, not postgres`, { hint });
-  return url;
 }
 
-function tlsOptions(
+function tlsTerms(
   mode: string,
-  host: string,
   root: string | undefined,
   certificate: string | undefined,
   key: string | undefined,
-): Target['ssl'] {
+): TlsTerms {
   const files: ConnectionOptions = {
     ...(root && root !== 'system' ? { ca: readFor('sslrootcert', root) } : {}),
     ...(certificate ? { cert: readFor('sslcert', certificate) } : {}),
     ...(key ? { key: readFor('sslkey', key) } : {}),
-    // The driver sets no host for addresses, and Node.js would then check the certificate against 'localhost'.
-    ...(isIP(host) ? { host } : {}),
   };
+  const anyName = { ...files, rejectUnauthorized: true, checkServerIdentity: () => undefined };
   switch (mode) {
     case 'disable':
-      return false;
+      return { mode: 'off', options: {} };
     case 'allow':
     case 'prefer':
-      return 'prefer';
+      return { mode: 'prefer', options: { ...files, rejectUnauthorized: false } };
     case 'require':
-      return root
-        ? { ...files, rejectUnauthorized: true, checkServerIdentity: () => undefined }
-        : { ...files, rejectUnauthorized: false };
+      return { mode: 'on', options: root ? anyName : { ...files, rejectUnauthorized: false } };
     case 'verify-ca':
-      return { ...files, rejectUnauthorized: true, checkServerIdentity: () => undefined };
+      return { mode: 'on', options: anyName };
     case 'verify-full':
-      return { ...files, rejectUnauthorized: true };
+      return { mode: 'on', options: { ...files, rejectUnauthorized: true } };
     default:
       throw new MeshError('BAD_CONFIG', `--database-url has the unknown sslmode "${mode}"`, {
         hint: 'use disable, prefer, require, verify-ca or verify-full',

@@ -6,6 +6,7 @@ import { backoffMs } from '../../common/retry.js';
 import { SESSION_PARAMETERS, type Target } from './connection.js';
 import { asStoreError, isRepeatable } from './failures.js';
 import type { Schema } from './schema.js';
+import { socketOpener } from './socket.js';
 
 export interface DatabaseOptions {
   target: Target;
@@ -25,20 +26,19 @@ export type Pool = postgres.Sql<{ bigint: number; date: number }>;
 
 /** A pool with our types: `bigint` as number, times as milliseconds since 1970. */
 export function openPool(options: { target: Target; max: number; parameters?: Record<string, string> }): Pool {
-  const { url, host, port, user, password, database, ssl } = options.target;
-  const given = Object.fromEntries(
-    Object.entries({ host, port, user, password, database }).filter(([, value]) => value !== undefined),
-  );
+  const { user, password, database, parameters } = options.target;
+  const given = Object.entries({ user, password, database });
   const settings = {
-    ...given,
-    ssl,
+    ...Object.fromEntries(given.filter(([, value]) => value !== undefined)),
+    ssl: false,
+    socket: socketOpener(options.target),
     max: options.max,
     // One statement per connection at a time: a quick one never waits behind a slow one.
     max_pipeline: 0,
     connect_timeout: CONNECT_TIMEOUT_S,
     backoff: (retries: number) => Math.min(RECONNECT_S_MAX, 0.02 * 2 ** Math.min(retries, 10)),
     onnotice: () => undefined,
-    connection: options.parameters ?? SESSION_PARAMETERS,
+    connection: { ...(options.parameters ?? SESSION_PARAMETERS), ...parameters },
     types: {
       bigint: {
         to: 20,
@@ -54,7 +54,7 @@ export function openPool(options: { target: Target; max: number; parameters?: Re
       },
     },
   } as unknown as postgres.Options<{ bigint: postgres.PostgresType<number>; date: postgres.PostgresType<number> }>;
-  return (url === undefined ? postgres(settings) : postgres(url, settings)) as Pool;
+  return postgres(settings) as Pool;
 }
 
 /**

@@ -40,6 +40,7 @@ export function asStoreError(error: unknown, place: string): MeshError {
   if (UNREACHABLE.has(code) || GONE_STATES.has(code) || code.startsWith('08')) return down(`is not there (${code})`);
   if (code.startsWith('28') || code === 'SASL_SIGNATURE_MISMATCH')
     return down('refuses user or password', 'check user and password in --database-url');
+  if (code === '25006') return down('is a read-only standby', 'name the primary in --database-url');
   if (code === '3D000') return down('does not exist', 'create the database, or correct --database-url');
   if (code === '42501')
     return down('does not allow this user to work in it', 'grant the user all rights on the database and its schema');

@@ -232,9 +232,10 @@ test('a task that fails runs again, elsewhere, and every attempt is counted', as
 const treeScript = (file: string): string =>
   [
     'sleep 600 & group=$!',
-    `setsid sh -c 'echo $$ > free; exec sleep 600' < /dev/null > /dev/null 2>&1 &`,
-    'until [ -s free ]; do :; done',
-    `echo "$$ $group $(cat free)" >> ${traces}/${file}`,
+    'mkfifo free',
+    "setsid sh -c 'echo $$ > free; exec sleep 600 > /dev/null 2>&1' &",
+    'read free < free',
+    `echo "$$ $group $free" >> ${traces}/${file}`,
     'wait',
   ].join('; ');
 
@@ -244,13 +245,13 @@ async function treeOf(file: string): Promise<number[]> {
 }
 
 test('a task that takes too long is ended with everything it started', async (t) => {
-  const submitting = mesh.submit('--wait', '--timeout', '2s', '--retries', '0', ...shell(treeScript('slow')));
+  const submitting = mesh.submit('--wait', '--timeout', '3s', '--retries', '0', ...shell(treeScript('slow')));
   const pids = await treeOf('slow');
   t.equal(pids.length, 3);
   t.ok(pids.every(isAlive), 'the tree runs');
   const job = await submitting;
   t.equal(job.status, 'FAILED');
-  t.match(await mesh.tasks(job.id), [{ status: 'FAILED', attempts: 1, lastError: /timed out after 2 s/ }]);
+  t.match(await mesh.tasks(job.id), [{ status: 'FAILED', attempts: 1, lastError: /timed out after 3 s/ }]);
   t.notOk(pids.some(isAlive), 'none of it is left');
 });
 

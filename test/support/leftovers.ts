@@ -1,4 +1,5 @@
 /** What a test left running on this machine: found through /proc, by marks that only its own processes bear. */
+import { spawn } from 'node:child_process';
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 
 export interface Leftover {
@@ -53,4 +54,30 @@ export function residentBytes(pid: number): { now: number; peak: number } {
   const status = readFileSync(`/proc/${pid}/status`, 'utf8');
   const field = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+) kB$`, 'm').exec(status)?.[1] ?? 0) * 1024;
   return { now: field('VmRSS'), peak: field('VmHWM') };
+}
+
+/** Kills what bears a mark and removes the folder, once its standard input ends without a word. */
+const UNDERTAKER = `
+read -r word && exit 0
+for entry in /proc/[0-9]*; do
+  [ "$entry" = "/proc/$$" ] && continue
+  case "$(readlink "$entry/cwd" 2>/dev/null)" in "$2"*) kill -9 "\${entry#/proc/}" 2>/dev/null; continue ;; esac
+  grep -qszxF "$1" "$entry/environ" 2>/dev/null && kill -9 "\${entry#/proc/}" 2>/dev/null
+done
+rm -rf "$2"
+`;
+
+/**
+ * A process that outlives the test process when that one is killed (tap does so at its time limit), and then does what
+ * the teardown could not. @returns how to send it away
+ */
+export function watchOver(variable: string, folder: string): () => void {
+  const child = spawn('sh', ['-c', UNDERTAKER, 'sh', variable, folder], {
+    detached: true,
+    stdio: ['pipe', 'ignore', 'ignore'],
+  });
+  child.unref();
+  child.stdin.on('error', () => undefined);
+  (child.stdin as unknown as { unref(): void }).unref();
+  return () => child.stdin.end('done\n');
 }

@@ -16,7 +16,7 @@ import { dataDirMarker } from '../../agent/executors/workroot.js';
 import { packageRoot } from '../../common/package.js';
 import type { JobShape, NodeShape, TaskShape } from '../../sdk/shapes.js';
 import { type CommandOptions, type CommandResult, RunningCommand, runCommand } from './command.js';
-import { findLeftovers, killAll } from './leftovers.js';
+import { findLeftovers, killAll, watchOver } from './leftovers.js';
 import { describeExit, Program, type Spawner } from './program.js';
 import { FolderSignal, until } from './until.js';
 import { Witness } from './witness.js';
@@ -58,6 +58,8 @@ export interface StartOptions {
   args?: readonly string[];
   /** Below the mesh's folder; one of its own when absent. */
   data?: string;
+  /** Of an agent's data directory. */
+  mode?: number;
   /** Where the process runs; on this host when absent. */
   spawner?: Spawner;
 }
@@ -94,6 +96,7 @@ export class Mesh {
   readonly #readyFolder: string;
   readonly #ready: FolderSignal;
   readonly #mdns: boolean;
+  readonly #dismiss: () => void;
   #coordinator: Coordinator | undefined;
   #numbers = 0;
 
@@ -105,7 +108,7 @@ export class Mesh {
     this.#ready = new FolderSignal(this.#readyFolder);
     for (const name of ['home', 'tmp']) this.folder(name);
     this.witness = new Witness(join(this.root, 'witness'));
-    process.once('exit', this.#endAll);
+    this.#dismiss = watchOver(this.#run, this.root);
   }
 
   /** Makes a folder below the mesh's own and gives its path. */
@@ -149,7 +152,9 @@ export class Mesh {
 
   /** Starts one and waits until it is registered; with a fresh token, unless it has joined before. */
   async startAgent(name: string, options: StartOptions = {}): Promise<Agent> {
-    const dataDir = join(this.root, options.data ?? `agent-${name}`);
+    const dataDir = this.folder(options.data ?? `agent-${name}`);
+    // Others may pass through, so tasks run inside the mesh's own folder, where what is left of them is found.
+    chmodSync(dataDir, options.mode ?? 0o711);
     const file = this.#readyFile(name);
     const flags = ['--data', dataDir, '--name', name, '--ready-file', file, ...this.#discovery()];
     if (!this.#mdns) flags.push('--coordinator', this.coordinator.ready.address);
@@ -243,8 +248,8 @@ export class Mesh {
     problems.push(...forgotten.map((name) => `${name} was left in the temporary folder`));
     this.witness.close();
     this.#ready.close();
-    process.off('exit', this.#endAll);
     rmSync(this.root, { recursive: true, force: true });
+    this.#dismiss();
     return problems;
   }
 
@@ -288,12 +293,6 @@ export class Mesh {
     );
     return JSON.parse(text) as T;
   }
-
-  /** When the test process itself is ended before its time. */
-  readonly #endAll = (): void => {
-    for (const program of this.#programs) program.signal('SIGKILL');
-    killAll(this.#leftovers());
-  };
 }
 
 /** An empty one, taken down after the test, with its logs printed if something failed. */

@@ -6,6 +6,7 @@ import t, { type Test } from 'tap';
 import { systemClock } from '../../common/clock.js';
 import { silentLogger } from '../../common/log.js';
 import { EmbeddedPostgres } from '../../coordinator/postgres/embedded.js';
+import { openPool } from '../../coordinator/store/database.js';
 import { type Connection, openStore, type PostgresStore, type StoreOptions } from '../../coordinator/store/index.js';
 
 /**
@@ -125,9 +126,7 @@ export interface OpenTransaction {
 }
 
 export async function openTransaction(test: Test, store: PostgresStore, statement: string): Promise<OpenTransaction> {
-  const { host, port, user, password, database } = store.database.target;
-  const settings = { host, port, user, password, database, max: 1, onnotice: () => undefined };
-  const client = postgres(settings as postgres.Options<Record<string, never>>);
+  const client = openPool({ target: store.database.target, max: 1 });
   test.teardown(() => client.end({ timeout: 5 }));
   const session = await client.reserve();
   await session.unsafe(`begin; ${statement}`);
