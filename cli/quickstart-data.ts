@@ -1,4 +1,14 @@
-import { accessSync, constants, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import {
+  accessSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { MeshError, systemCode } from '../common/errors.js';
@@ -23,7 +33,8 @@ export function freshDataDir(root: string): DataDir {
 
 function prepare(directory: string): boolean {
   try {
-    mkdirSync(directory, { recursive: true, mode: 0o700 });
+    if (!existsSync(directory)) mkdirSync(directory, { mode: 0o700 });
+    else if (!statSync(directory).isDirectory()) return false;
     accessSync(directory, constants.W_OK | constants.X_OK);
   } catch (error) {
     if (['EACCES', 'EROFS', 'EPERM', 'EEXIST', 'ENOTDIR'].includes(systemCode(error) ?? '')) return false;

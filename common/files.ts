@@ -1,16 +1,42 @@
 import { randomBytes } from 'node:crypto';
-import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from 'node:fs';
 import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { MeshError, systemCode } from './errors.js';
 
+/**
+ * Creates a directory and its parents. Not `mkdirSync` with `recursive`: that one never returns where a parent is there
+ * and yet nothing can be made in it with ENOENT as the reason, as below /proc.
+ * @throws MeshError DATA_DIR
+ */
+function makeDirs(path: string, mode: number): void {
+  try {
+    mkdirSync(path, { mode });
+  } catch (error) {
+    const code = systemCode(error);
+    if (code === 'EEXIST' && statSync(path).isDirectory()) return;
+    const parent = dirname(path);
+    if (code !== 'ENOENT' || parent === path || existsSync(parent))
+      throw new MeshError('DATA_DIR', `cannot create ${path} (${code})`, { cause: error });
+    makeDirs(parent, mode);
+    makeDirs(path, mode);
+  }
+}
+
 /** Creates a directory that only its owner can enter. Existing directories keep their mode. */
 export function makePrivateDir(path: string): void {
-  try {
-    mkdirSync(path, { recursive: true, mode: 0o700 });
-  } catch (error) {
-    throw new MeshError('DATA_DIR', `cannot create ${path} (${systemCode(error)})`, { cause: error });
-  }
+  makeDirs(path, 0o700);
 }
 
 /** Replaces a file at once or not at all, and survives a power cut. */
@@ -44,7 +70,7 @@ export function readIfExists(path: string): string | undefined {
 
 /** Written for whoever waits for a process to be ready; atomic, so a reader never sees half of it. */
 export function writeReadyFile(path: string, content: Record<string, unknown>): void {
-  mkdirSync(dirname(path), { recursive: true });
+  makeDirs(dirname(path), 0o777);
   writeFileAtomic(path, `${JSON.stringify(content)}\n`);
 }
 

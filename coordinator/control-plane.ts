@@ -25,6 +25,7 @@ import { Leadership } from './services/leadership.js';
 import { LogIntake } from './services/log-intake.js';
 import { LogReader } from './services/log-reader.js';
 import { LogStore } from './services/log-store.js';
+import { observed } from './services/observed-store.js';
 import { Metrics } from './services/metrics.js';
 import { Queries } from './services/queries.js';
 import { Resubmission } from './services/resubmission.js';
@@ -77,8 +78,12 @@ export class ControlPlane implements Service {
 
   constructor(options: ControlPlaneOptions) {
     this.#options = options;
-    const { config, store, clock, log, random } = options;
+    const { config, clock, log, random } = options;
     const { ledger, changes, metrics } = this;
+    const store = observed(options.store, clock, (op, seconds, rows) => {
+      metrics.storeSeconds.observe({ op }, seconds);
+      metrics.storeRows.observe({ op }, rows);
+    });
     const epoch = () => this.#leadership.epoch;
     const onCapacity = () => this.dispatch.wake();
     const shared = { store, clock, log, random, epoch, ledger, changes, onCapacity };
@@ -111,7 +116,7 @@ export class ControlPlane implements Service {
     this.blobs = new BlobDepot(join(config.dataDir, 'blobs'), store.blobs, config.maxBlobBytes);
     const retention = this.#services.add(
       new Retention({
-        ...{ store, logs, blobs: this.blobs, clock, log, directory: config.dataDir },
+        ...{ store, jobs, logs, blobs: this.blobs, clock, log, directory: config.dataDir },
         retentionMs: config.retention,
         minFreeBytes: config.minFreeBytes,
       }),
@@ -168,7 +173,7 @@ export class ControlPlane implements Service {
       ...shared,
       ...{ jobs, fleet, results, heartbeatMs, leaseMs, coordinators: options.coordinators },
     });
-    this.cancellation = new Cancellation({ ...shared, jobs, fleet });
+    this.cancellation = this.#services.add(new Cancellation({ ...shared, jobs, fleet }));
     this.resubmission = new Resubmission(store, this.intake);
     this.queries = new Queries(store, jobs, changes, clock);
     this.explain = new Explain(jobs, fleet, this.dispatch);
@@ -188,7 +193,11 @@ export class ControlPlane implements Service {
       if (task.status === 'RUNNING') this.ledger.markRunning(task, task.node, clock.monotonicMs());
     }
     await this.#services.start();
-    await this.cancellation.resume();
+  }
+
+  /** Ends every session, so that the door need not wait for them; the agents work on and come back. */
+  sayGoodbye(): void {
+    for (const node of this.fleet.all()) node.session?.close('the coordinator is stopping', false);
   }
 
   stop(): Promise<void> {

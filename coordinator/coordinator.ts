@@ -133,6 +133,7 @@ async function serve(
   await group.run(plane);
   await group.run({ name: 'http', start: async () => undefined, stop: () => http.app.close() });
   await group.run(door);
+  await group.run({ name: 'sessions', start: async () => undefined, stop: async () => plane.sayGoodbye() });
   const local =
     config.listen === '::' || config.listen === '0.0.0.0' ? `127.0.0.1:${door.port}` : (addresses()[0] as string);
   const adminDir = join(config.dataDir, 'admin');

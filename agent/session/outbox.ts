@@ -1,6 +1,10 @@
 import type { Clock } from '../../common/clock.js';
 import type { Finished, FinishedBatch, TaskRefs } from '../../proto/gen/mesh/v1/agent.js';
-import type { AttemptRef } from '../core/types.js';
+
+interface Waiting {
+  finished: Finished;
+  endedMs: number;
+}
 
 /**
  * Results that the coordinator has not acknowledged. Each is sent when it is made and again after every reconnect, until
@@ -8,23 +12,25 @@ import type { AttemptRef } from '../core/types.js';
  * no more before it has these.
  */
 export class Outbox {
-  readonly #waiting = new Map<string, { finished: Finished; endedMs: number }>();
+  /** By job and index; a newer generation of a task takes the place of an older one, which nobody wants any more. */
+  readonly #jobs = new Map<number, Map<number, Waiting>>();
 
   constructor(private readonly clock: Clock) {}
 
-  get size(): number {
-    return this.#waiting.size;
-  }
-
   add(finished: Finished): void {
-    this.#waiting.set(keyOf(finished), { finished, endedMs: this.clock.monotonicMs() - finished.ageMs });
+    let job = this.#jobs.get(finished.job);
+    if (!job) this.#jobs.set(finished.job, (job = new Map()));
+    job.set(finished.index, { finished, endedMs: this.clock.monotonicMs() - finished.ageMs });
   }
 
   /** Acknowledged or no longer wanted. */
   remove(refs: TaskRefs): void {
     for (let i = 0; i < refs.jobs.length; i++) {
-      const [job, index, generation] = [refs.jobs[i], refs.indexes[i], refs.generations[i]];
-      this.#waiting.delete(keyOf({ job: job as number, index: index as number, generation: generation as number }));
+      const job = this.#jobs.get(refs.jobs[i] as number);
+      const index = refs.indexes[i] as number;
+      if (job?.get(index)?.finished.generation !== refs.generations[i]) continue;
+      job?.delete(index);
+      if (job?.size === 0) this.#jobs.delete(refs.jobs[i] as number);
     }
   }
 
@@ -32,14 +38,14 @@ export class Outbox {
   *batches(sizeMax: number): Generator<FinishedBatch> {
     const nowMs = this.clock.monotonicMs();
     let items: Finished[] = [];
-    for (const { finished, endedMs } of this.#waiting.values()) {
-      items.push({ ...finished, ageMs: Math.round(nowMs - endedMs) });
-      if (items.length < sizeMax) continue;
-      yield { items };
-      items = [];
+    for (const job of this.#jobs.values()) {
+      for (const { finished, endedMs } of job.values()) {
+        items.push({ ...finished, ageMs: Math.round(nowMs - endedMs) });
+        if (items.length < sizeMax) continue;
+        yield { items };
+        items = [];
+      }
     }
     if (items.length > 0) yield { items };
   }
 }
-
-const keyOf = ({ job, index, generation }: AttemptRef): string => `${job}.${index}.${generation}`;

@@ -1,6 +1,6 @@
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { chownSync, cpSync, existsSync, lstatSync, mkdirSync, readdirSync, renameSync } from 'node:fs';
+import { lchownSync, cpSync, existsSync, lstatSync, mkdirSync, readdirSync, renameSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { MeshError } from '../../common/errors.js';
 import { packageVersion } from '../../common/package.js';
@@ -31,17 +31,17 @@ const PUBLIC_ROOT = '/var/lib/planetary-mesh';
 export interface AccountOptions {
   binaries: Binaries;
   dataDirectory: string;
-  /** Skips the user namespace; for tests. */
-  withoutNamespace?: boolean | undefined;
+  /** Goes without the user namespace and keeps what nobody needs below this directory; for tests. */
+  nobodyRoot?: string | undefined;
 }
 
 export function chooseAccount(options: AccountOptions): Account {
-  const { binaries, dataDirectory } = options;
+  const { binaries, dataDirectory, nobodyRoot } = options;
   const own: Account = { prefix: [], uid: undefined, gid: undefined, binaries, dataDirectory };
   if (process.getuid?.() !== 0) return own;
-  if (!options.withoutNamespace && canRun([...UNSHARE, binaries.postgres, '--version']))
+  if (nobodyRoot === undefined && canRun([...UNSHARE, binaries.postgres, '--version']))
     return { ...own, prefix: UNSHARE };
-  return asNobody(own);
+  return asNobody(own, nobodyRoot ?? PUBLIC_ROOT);
 }
 
 const canRun = (command: readonly string[], uid?: number): boolean =>
@@ -51,11 +51,15 @@ const canRun = (command: readonly string[], uid?: number): boolean =>
     ...(uid === undefined ? {} : { uid, gid: uid }),
   }).status === 0;
 
-function asNobody(own: Account): Account {
+function asNobody(own: Account, root: string): Account {
   try {
-    const binaries = canRun([own.binaries.postgres, '--version'], NOBODY) ? own.binaries : copyPrograms(own.binaries);
+    const binaries = canRun([own.binaries.postgres, '--version'], NOBODY)
+      ? own.binaries
+      : copyPrograms(own.binaries, root);
     if (!canRun([binaries.postgres, '--version'], NOBODY)) throw new Error(`${binaries.postgres} does not run`);
-    const dataDirectory = reachable(dirname(own.dataDirectory)) ? own.dataDirectory : publicData(own.dataDirectory);
+    const dataDirectory = reachable(dirname(own.dataDirectory))
+      ? own.dataDirectory
+      : publicData(own.dataDirectory, root);
     giveAway(dataDirectory);
     return { prefix: [], uid: NOBODY, gid: NOBODY, binaries, dataDirectory };
   } catch (error) {
@@ -69,11 +73,11 @@ function asNobody(own: Account): Account {
 const reachable = (directory: string): boolean => canRun(['test', '-x', directory], NOBODY);
 
 /** @returns the same programs below a public directory; the copy is whole or not there */
-function copyPrograms(binaries: Binaries): Binaries {
+export function copyPrograms(binaries: Binaries, root: string): Binaries {
   const from = resolve(binaries.postgres, '..', '..');
-  const to = join(PUBLIC_ROOT, `postgres-${packageVersion}`);
+  const to = join(root, `postgres-${packageVersion}`);
   if (!existsSync(to)) {
-    mkdirSync(PUBLIC_ROOT, { recursive: true, mode: 0o755 });
+    mkdirSync(root, { recursive: true, mode: 0o755 });
     const temporary = `${to}.${process.pid}.tmp`;
     cpSync(from, temporary, { recursive: true, verbatimSymlinks: true });
     renameSync(temporary, to);
@@ -82,24 +86,23 @@ function copyPrograms(binaries: Binaries): Binaries {
   return { postgres: moved(binaries.postgres), initdb: moved(binaries.initdb) };
 }
 
-function publicData(asked: string): string {
+function publicData(asked: string, root: string): string {
   const key = createHash('sha256').update(resolve(asked)).digest('hex').slice(0, 16);
-  const directory = join(PUBLIC_ROOT, 'data', key);
+  const directory = join(root, 'data', key);
   mkdirSync(directory, { recursive: true, mode: 0o755 });
   return join(directory, 'data');
 }
 
 /** Makes the cluster nobody's, and its parent a place where nobody may create it. */
-export function giveAway(dataDirectory: string): void {
+function giveAway(dataDirectory: string): void {
   const parent = dirname(dataDirectory);
-  chownSync(parent, NOBODY, NOBODY);
+  lchownSync(parent, NOBODY, NOBODY);
   if (existsSync(dataDirectory) && lstatSync(dataDirectory).uid !== NOBODY) chownTree(dataDirectory);
 }
 
 function chownTree(path: string): void {
   for (const entry of readdirSync(path, { recursive: true, encoding: 'utf8' })) {
-    const file = join(path, entry);
-    if (!lstatSync(file).isSymbolicLink()) chownSync(file, NOBODY, NOBODY);
+    lchownSync(join(path, entry), NOBODY, NOBODY);
   }
-  chownSync(path, NOBODY, NOBODY);
+  lchownSync(path, NOBODY, NOBODY);
 }

@@ -32,8 +32,8 @@ export interface EmbeddedPostgresOptions {
   clock: Clock;
   /** Server settings beside our own (server.ts). */
   settings?: Readonly<Record<string, string>> | undefined;
-  /** Under root: do without a user namespace, as in a container that forbids it. For tests. */
-  withoutNamespace?: boolean | undefined;
+  /** See account.ts; for tests. */
+  nobodyRoot?: string | undefined;
 }
 
 const DATABASE = 'mesh';
@@ -97,7 +97,7 @@ export class EmbeddedPostgres implements Service {
     const account = chooseAccount({
       binaries: await findBinaries(),
       dataDirectory: join(directory, 'data'),
-      withoutNamespace: this.#options.withoutNamespace,
+      nobodyRoot: this.#options.nobodyRoot,
     });
     this.#account = account;
     await endOrphan(account.dataDirectory, clock, log);

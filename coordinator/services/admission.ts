@@ -36,6 +36,8 @@ export interface AdmissionOptions {
 
 export class Admission {
   readonly #options: AdmissionOptions;
+  /** By name: of two hellos of one agent the later must find the session of the earlier. */
+  readonly #admitting = new Map<string, Promise<unknown>>();
 
   constructor(options: AdmissionOptions) {
     this.#options = options;
@@ -43,6 +45,19 @@ export class Admission {
 
   /** @throws MeshError PROTOCOL, REVOKED, NOT_READY, or IN_USE when the certificate is alive under another boot id */
   async admit(identity: Identity, hello: AgentHello, send: Send, end: () => void): Promise<AgentSession> {
+    const before = this.#admitting.get(identity.name);
+    const admission = Promise.resolve(before)
+      .catch(() => undefined)
+      .then(() => this.#admit(identity, hello, send, end));
+    this.#admitting.set(identity.name, admission);
+    try {
+      return await admission;
+    } finally {
+      if (this.#admitting.get(identity.name) === admission) this.#admitting.delete(identity.name);
+    }
+  }
+
+  async #admit(identity: Identity, hello: AgentHello, send: Send, end: () => void): Promise<AgentSession> {
     const { fleet, store, ledger, clock, log, epoch } = this.#options;
     if (epoch() === 0) throw new MeshError('NOT_READY', 'this coordinator does not lead yet');
     const protocol = this.#agree(hello);
@@ -105,7 +120,7 @@ export class Admission {
     const { fleet, clock, heartbeatMs, log } = this.#options;
     const node = fleet.byName(identity.name);
     if (!node?.session?.open || node.session.bootId === hello.bootId) return;
-    const silentMs = clock.wallMs() - (node.lastHeartbeatAtMs ?? 0);
+    const silentMs = clock.monotonicMs() - (node.liveness.lastHeartbeatMs ?? Number.NEGATIVE_INFINITY);
     if (silentMs > heartbeatMs * 1.5) return;
     log.error({ event: 'node.cloned', node: identity.name, boot: hello.bootId, alive: node.session.bootId });
     throw new MeshError('IN_USE', `another agent is connected with the certificate of ${identity.name}`, {
@@ -138,7 +153,6 @@ export class Admission {
     const prefilled = fromRefs(hello.prefilled);
     const working = [...fromRefs(hello.running), ...fromRefs(hello.unacknowledged)];
     const reported = new Set([...prefilled, ...working].map(key));
-    const missing = ledger.ofNode(node.row.seq).filter((attempt) => !reported.has(key(attempt)));
     const known = (ref: TaskRef) => ledger.get(ref)?.node === node.row.seq;
 
     const orphans = working.filter((ref) => !known(ref)).map((ref) => ({ ...ref, node: node.row.seq }));
@@ -150,6 +164,10 @@ export class Admission {
       ledger.add(task, job.kind, job.row.submitter, this.#options.clock.monotonicMs());
       ledger.markRunning(task, task.node, this.#options.clock.monotonicMs());
     }
+    // From here to the new session nothing may wait: what is assigned meanwhile would be told to neither session.
+    const held = ledger.ofNode(node.row.seq);
+    for (const attempt of held) ledger.keep(attempt, node.row.seq);
+    const missing = held.filter((attempt) => !reported.has(key(attempt)));
     const gone = restarted || missing.some((attempt) => attempt.startedAtMs !== undefined);
     if (gone) results.lost(missing, 'node-lost', `${node.row.name} restarted without it`);
     return {

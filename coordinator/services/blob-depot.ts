@@ -90,7 +90,8 @@ export class BlobUpload {
     await this.#complete();
     const path = this.pathOf(digest);
     const temporary = `${path}.${randomBytes(4).toString('hex')}.part`;
-    this.#writer = new BlobWriter(await open(temporary, 'wx', 0o600), temporary, path, digest, this.sizeBytesMax);
+    const file = await onDisk(() => open(temporary, 'wx', 0o600));
+    this.#writer = new BlobWriter(file, temporary, path, digest, this.sizeBytesMax);
   }
 
   async append(data: Uint8Array): Promise<void> {
@@ -108,10 +109,11 @@ export class BlobUpload {
     return this.#stored.length;
   }
 
-  /** What is complete stays as a file that nobody knows of yet; what is not is removed. */
+  /** What is complete stays, for the next try and for retention to find; what is not is removed. */
   async abandon(): Promise<void> {
     await this.#writer?.abandon();
     await Promise.all(this.#settling);
+    if (this.#stored.length > 0) await this.store.record(this.#stored).catch(() => undefined);
   }
 
   async #complete(): Promise<void> {
@@ -151,13 +153,8 @@ class BlobWriter {
       });
     }
     this.#hash.update(data);
-    try {
-      await this.file.write(data);
-    } catch (error) {
-      if (systemCode(error) === 'ENOSPC')
-        throw new MeshError('DISK_FULL', 'the coordinator has no room for this file', { cause: error });
-      throw error;
-    }
+    // Not `write`, which may write a part of it and call that success when the disk gets full.
+    await onDisk(() => this.file.appendFile(data));
   }
 
   async commit(): Promise<StoredBlob> {
@@ -166,15 +163,30 @@ class BlobWriter {
       await this.abandon();
       throw new MeshError('BAD_SPEC', `a file arrived damaged: its digest is ${actual}, not ${this.digest}`);
     }
-    await this.file.sync();
-    await this.file.close();
-    await rename(this.temporary, this.path);
+    try {
+      await onDisk(() => this.file.sync());
+      await this.file.close();
+      await rename(this.temporary, this.path);
+    } catch (error) {
+      await this.abandon();
+      throw error;
+    }
     return { digest: this.digest, sizeBytes: this.#sizeBytes };
   }
 
   async abandon(): Promise<void> {
     await this.file.close().catch(() => undefined);
     await rm(this.temporary, { force: true });
+  }
+}
+
+async function onDisk<T>(act: () => Promise<T>): Promise<T> {
+  try {
+    return await act();
+  } catch (error) {
+    if (systemCode(error) === 'ENOSPC' || systemCode(error) === 'EDQUOT')
+      throw new MeshError('DISK_FULL', 'the coordinator has no room for this file', { cause: error });
+    throw error;
   }
 }
 

@@ -3,42 +3,71 @@
  * the agents that hold some are told. Room falls free when they confirm the kill. A result that commits before a row's
  * cancellation wins; whoever asked hears what became of the job.
  */
+import type { Clock } from '../../common/clock.js';
 import { MeshError } from '../../common/errors.js';
+import type { Service } from '../../common/lifecycle.js';
+import { Loop } from '../../common/loop.js';
+import { OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
 import type { Logger } from '../../common/log.js';
 import type { Ledger } from '../core/ledger.js';
 import { isTerminal } from '../core/job.js';
-import type { JobRow, LiveTask, Store } from '../ports.js';
+import type { TaskRef } from '../core/task.js';
+import type { JobRow, Store } from '../ports.js';
 import type { Fleet } from './fleet.js';
 import type { Jobs } from './jobs.js';
 import { toRefs } from './session.js';
 
 const ROWS_PER_BATCH = 5000;
+/** A cancellation that a failure cut off goes on after at most this long. */
+const RESUME_MS = 2000;
 
 export interface CancellationOptions {
   store: Store;
   jobs: Jobs;
   fleet: Fleet;
   ledger: Ledger;
+  clock: Clock;
   log: Logger;
   epoch: () => number;
   onCapacity: () => void;
 }
 
-export class Cancellation {
+export class Cancellation implements Service {
+  readonly name = 'cancellation';
   readonly #options: CancellationOptions;
+  readonly #loop: Loop;
+  /** Jobs whose rows somebody is at. */
+  readonly #active = new Set<number>();
 
   constructor(options: CancellationOptions) {
     this.#options = options;
+    this.#loop = new Loop({
+      name: 'cancellation.resume',
+      clock: options.clock,
+      everyMs: RESUME_MS,
+      turn: () => this.#resume(),
+      onError: (error) => options.log.warn({ event: 'job.cancel-failed', err: error }),
+    });
+  }
+
+  async start(): Promise<void> {
+    await this.#loop.start();
+  }
+
+  async stop(): Promise<void> {
+    await this.#loop.stop();
   }
 
   /** @throws MeshError CONFLICT when the job has ended already */
   async cancel(row: JobRow, reason: string | undefined): Promise<number> {
     const { store, jobs, epoch, log, onCapacity } = this.#options;
     const marked = isTerminal(row.status) ? undefined : await store.jobs.requestCancel(epoch(), row.seq, reason);
-    if (!marked)
-      throw new MeshError('CONFLICT', `job ${row.id} has ended already (${row.status})`, {
+    if (!marked) {
+      const { status } = (await store.jobs.get(row.id)) ?? row;
+      throw new MeshError('CONFLICT', `job ${row.id} has ended already (${status})`, {
         hint: `see: mesh job ${row.id}`,
       });
+    }
     const live = jobs.get(row.seq);
     if (live) live.row.cancelling = true;
     jobs.apply([marked]);
@@ -48,29 +77,45 @@ export class Cancellation {
     return cancelled;
   }
 
-  /** Jobs that were being cancelled when the last coordinator stopped. */
-  async resume(): Promise<void> {
-    const waiting = [...this.#options.jobs.all()].filter((job) => job.row.cancelling);
-    for (const job of waiting) await this.#cancelRows(job.row.seq);
+  /** What a failure or the end of the last coordinator cut off: cancelled jobs with rows left, fail-fast not yet done. */
+  async #resume(): Promise<void> {
+    const { jobs, ledger, epoch } = this.#options;
+    if (epoch() === 0) return;
+    for (const { row } of [...jobs.all()]) {
+      if (this.#active.has(row.seq)) continue;
+      if (row.cancelling) {
+        const held = ledger.ofJob(row.seq);
+        await this.#cancelRows(row.seq);
+        // Rows that were cancelled by a statement whose answer was lost are not named again.
+        this.#stop(held.filter((attempt) => ledger.get(attempt) === attempt));
+      } else if (row.spec.onFailure === OnFailure.FAIL_FAST && row.counts.failed > 0) {
+        await this.cancel(row, 'a task failed');
+      }
+    }
   }
 
   async #cancelRows(seq: number): Promise<number> {
     const { store, jobs, epoch } = this.#options;
     let cancelled = 0;
-    for (let from: number | undefined = 0; from !== undefined; ) {
-      const batch = await store.tasks.cancel(epoch(), seq, from, ROWS_PER_BATCH);
-      cancelled += batch.cancelled;
-      this.#stop(batch.live);
-      jobs.apply([batch.job]);
-      from = batch.nextIndex;
+    this.#active.add(seq);
+    try {
+      for (let from: number | undefined = 0; from !== undefined; ) {
+        const batch = await store.tasks.cancel(epoch(), seq, from, ROWS_PER_BATCH);
+        cancelled += batch.cancelled;
+        this.#stop(batch.live);
+        jobs.apply([batch.job]);
+        from = batch.nextIndex;
+      }
+    } finally {
+      this.#active.delete(seq);
     }
     return cancelled;
   }
 
   /** The row is CANCELLED already; the attempt keeps its room in the ledger until the agent says it is dead. */
-  #stop(tasks: readonly LiveTask[]): void {
+  #stop(tasks: readonly (TaskRef & { node: number })[]): void {
     const { fleet, ledger } = this.#options;
-    const byNode = new Map<number, LiveTask[]>();
+    const byNode = new Map<number, TaskRef[]>();
     for (const task of tasks) {
       const list = byNode.get(task.node);
       if (list) list.push(task);

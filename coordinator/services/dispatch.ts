@@ -19,7 +19,7 @@ import type {
   Snapshot,
   WorkView,
 } from '../core/scheduler/types.js';
-import type { AssignItem, AssignedTask, Store } from '../ports.js';
+import type { AssignItem, AssignedTask, LiveTask, Store } from '../ports.js';
 import type { Fleet, LiveNode } from './fleet.js';
 import type { Jobs, LiveJob } from './jobs.js';
 import { toRefs } from './session.js';
@@ -51,6 +51,8 @@ export class Dispatch implements Service {
   #lookForDue = true;
   #lookedMs = Number.NEGATIVE_INFINITY;
   #reasons = new Map<number, Reasons>();
+  /** Assignments whose commit failed: nobody knows whether it took effect. */
+  #unsure: AssignItem[] = [];
 
   constructor(options: DispatchOptions) {
     this.#options = options;
@@ -90,6 +92,7 @@ export class Dispatch implements Service {
   async #turn(): Promise<void> {
     const { settings, clock, random, observe, epoch } = this.#options;
     if (epoch() === 0) return;
+    if (this.#unsure.length > 0) await this.#findOut();
     const returned = await this.#dueWork();
     const snapshot = this.#snapshot(returned);
     if (snapshot.work.length === 0) return;
@@ -160,14 +163,50 @@ export class Dispatch implements Service {
   }
 
   async #commit(result: Plan): Promise<void> {
-    const { store, jobs, ledger, clock, epoch } = this.#options;
-    const { tasks, jobs: changes } = await store.tasks.assign(epoch(), this.#toItems(result));
+    const { store, jobs, epoch } = this.#options;
+    const items = this.#toItems(result);
+    const { tasks, jobs: changes } = await store.tasks.assign(epoch(), items).catch((error: unknown) => {
+      this.#unsure = items;
+      throw error;
+    });
     jobs.apply(changes);
+    this.#given(tasks);
+  }
+
+  /**
+   * The answer to an assignment was lost: what it did is read from the rows, and told. Nobody else assigns, so a task in
+   * its ranges that is assigned and not in the ledger can only come from there.
+   */
+  async #findOut(): Promise<void> {
+    const { store, jobs, ledger } = this.#options;
+    const items = this.#unsure;
+    const matches = (task: LiveTask) =>
+      items.some(
+        (item) =>
+          item.job === task.job &&
+          item.node === task.node &&
+          ('from' in item ? task.index >= item.from && task.index < item.to : item.indexes.includes(task.index)),
+      );
+    for (const seq of new Set(items.map(({ job }) => job))) {
+      const id = jobs.get(seq)?.row.id;
+      const row = id === undefined ? undefined : await store.jobs.get(id);
+      if (row) jobs.follow(row);
+    }
+    const unheard = (await store.tasks.live()).filter((task) => matches(task) && !ledger.current(task.job, task.index));
+    const inputs = await store.tasks.inputs(unheard);
+    this.#unsure = [];
+    this.#options.log.warn({ event: 'dispatch.recovered', tasks: unheard.length }, 'an assignment’s answer was lost');
+    this.#given(unheard.map((task, position) => ({ ...task, input: inputs[position] })));
+  }
+
+  /** Committed: into the ledger, and told. A job that is being cancelled has taken them back, or is about to. */
+  #given(tasks: readonly AssignedTask[]): void {
+    const { jobs, ledger, clock } = this.#options;
     const nowMs = clock.monotonicMs();
     const byNode = new Map<number, AssignedTask[]>();
     for (const task of tasks) {
       const job = jobs.get(task.job);
-      if (!job) continue;
+      if (!job || job.row.cancelling) continue;
       ledger.add(task, job.kind, job.row.submitter, nowMs);
       const list = byNode.get(task.node);
       if (list) list.push(task);

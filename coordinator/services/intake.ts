@@ -77,12 +77,14 @@ export class Intake implements Service {
     await this.#requireBlobs(spec);
 
     const hash = createHash('sha256').update(JSON.stringify(canonicalSpec(spec)));
+    // The store may ask twice: when it inserts, and again when another call with the same key was quicker.
+    let digest: string | undefined;
     const { job, created } = await store.jobs.create(
       {
         id: makeId(clock.wallMs()),
         submitter: submission.submitter,
         idempotencyKey: submission.idempotencyKey,
-        specDigest: () => hash.digest('hex'),
+        specDigest: () => (digest ??= hash.digest('hex')),
         spec,
         total: spec.taskCount,
         retryOf: submission.retryOf,
@@ -131,13 +133,16 @@ export class Intake implements Service {
     if (epoch() === 0) return;
     let more = false;
     for (const job of [...jobs.all()]) {
-      const { counts, cancelling, seq } = job.row;
-      if (cancelling || counts.materialised >= counts.total) continue;
+      const { cancelling, seq } = job.row;
+      const before = job.row.counts;
+      if (cancelling || before.materialised >= before.total) continue;
       const materialised = await store.jobs.materialise(epoch(), seq, ROWS_PER_TURN);
-      const made = materialised - counts.materialised;
-      job.row.counts.materialised = materialised;
-      job.row.counts.queued += made;
-      more ||= materialised < counts.total;
+      // What a statement said meanwhile may count these rows already.
+      const { counts } = job.row;
+      const made = Math.max(0, materialised - counts.materialised);
+      counts.materialised += made;
+      counts.queued += made;
+      more ||= materialised > before.materialised && materialised < counts.total;
       if (made > 0) onWork();
     }
     if (more) this.#materialiser.wake();

@@ -88,7 +88,8 @@ export class Jobs {
     for (const change of changes) {
       const live = this.#live.get(change.seq);
       if (live) {
-        Object.assign(live.row, change);
+        // Answers of two statements may arrive in the other order; a cursor never goes back.
+        Object.assign(live.row, change, { cursor: Math.max(live.row.cursor, change.cursor) });
         if (isTerminal(change.status)) {
           this.#retire(live);
           ended.push(live.row);
@@ -97,6 +98,12 @@ export class Jobs {
       this.changes.jobs.emit(change.seq, undefined);
     }
     return ended;
+  }
+
+  /** Follows a row that was read, where the answer of a statement was lost. Returns the job if that ended it. */
+  follow(row: JobRow): JobRow[] {
+    const { seq, status, counts, cursor, startedAtMs, completedAtMs } = row;
+    return this.apply([{ seq, status, counts, cursor, startedAtMs, completedAtMs }]);
   }
 
   #retire(live: LiveJob): void {

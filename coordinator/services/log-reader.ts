@@ -4,6 +4,7 @@
  * twice.
  */
 import { OutputTail, type OutputChunk } from '../../proto/gen/mesh/v1/common.js';
+import { MeshError } from '../../common/errors.js';
 import type { LogEntry } from '../../proto/gen/mesh/v1/mesh.js';
 import { isTerminal } from '../core/job.js';
 import type { JobRow, Store, TaskRow } from '../ports.js';
@@ -29,13 +30,17 @@ export class LogReader {
     private readonly changes: Changes,
   ) {}
 
+  /** @throws MeshError NOT_FOUND when the job has no such task */
   async *read(job: JobRow, query: LogQuery, gone: AbortSignal): AsyncGenerator<LogEntry[]> {
+    if (query.index !== undefined && query.index >= job.counts.total)
+      throw new MeshError('NOT_FOUND', `job ${job.id} has no task ${query.index}`, { hint: `see: mesh tasks ${job.id}` });
     const follows = query.follow && query.attempt === undefined;
     const live = follows ? new Follower(this.changes, this.jobs, job, query.index, gone) : undefined;
     try {
       const shown = new Map<number, { generation: number; offset: number }>();
       for await (const entries of this.#stored(job, query, shown)) yield entries;
-      if (live && !(await this.#taskEnded(job, query.index))) yield* live.rest(shown);
+      const ended = () => this.#taskEnded(job, query.index);
+      if (live && !(await ended())) yield* live.rest(shown, ended);
     } finally {
       live?.close();
     }
@@ -72,26 +77,26 @@ export class LogReader {
     shown: Map<number, { generation: number; offset: number }>,
   ): AsyncGenerator<LogEntry[]> {
     if (row.generation === 0) return;
-    const latest = row.failures + row.losses + (['RETRYING', 'FAILED', 'QUEUED'].includes(row.status) ? 0 : 1);
-    const past = query.attempt !== undefined && query.attempt !== latest;
-    const ended = past || row.output === undefined ? await this.store.tasks.attempts(job.seq, row.index) : [];
-    const chosen = past ? ended.find(({ attempt }) => attempt === query.attempt) : ended.at(-1);
-    if (past && !chosen) return;
-    const generation =
-      row.output === undefined && chosen && (past || latest === chosen.attempt) ? chosen.generation : row.generation;
-    const output =
-      generation === row.generation && row.output
-        ? row.output
-        : chosen?.generation === generation
-          ? chosen.output
-          : undefined;
-    const startedAtMs = row.startedAtMs ?? row.assignedAtMs ?? row.queuedAtMs;
+    const chosen = await this.#choose(job, row, query.attempt);
+    if (!chosen) return;
+    const { generation, number, output } = chosen;
+    const startedAtMs = chosen.startedAtMs ?? row.assignedAtMs ?? row.queuedAtMs;
     let offset = 0;
     for await (const chunk of this.#chunks({ jobId: job.id, index: row.index, generation }, output)) {
       offset = chunk.offset + chunk.data.length;
-      yield [toEntry(row.index, past ? (query.attempt ?? latest) : latest, startedAtMs, chunk)];
+      yield [toEntry(row.index, number, startedAtMs, chunk)];
     }
     if (query.follow) shown.set(row.index, { generation, offset });
+  }
+
+  /** A live or successful attempt is the row's; one that ended otherwise left a record with its number and output. */
+  async #choose(job: JobRow, row: TaskRow, wanted: number | undefined): Promise<ChosenAttempt | undefined> {
+    const present = { ...row, number: row.failures + row.losses + 1 };
+    const began = ['ASSIGNED', 'RUNNING', 'COMPLETED'].includes(row.status);
+    if (began && (wanted ?? present.number) === present.number) return present;
+    const ended = await this.store.tasks.attempts(job.seq, row.index);
+    const past = wanted === undefined ? ended.at(-1) : ended.find(({ attempt }) => attempt === wanted);
+    return past && { ...past, number: past.attempt };
   }
 
   /** The streamed file, then what the result's tail adds to it. */
@@ -117,6 +122,14 @@ export class LogReader {
   }
 }
 
+interface ChosenAttempt {
+  generation: number;
+  /** From 1, as people count. */
+  number: number;
+  startedAtMs: number | undefined;
+  output: Uint8Array | undefined;
+}
+
 /** The part of a chunk from an offset on; undefined when there is none. */
 function unseen(chunk: OutputChunk, from: number): OutputChunk | undefined {
   if (chunk.offset + chunk.data.length <= from) return undefined;
@@ -137,6 +150,8 @@ class Follower {
   #held: OutputEvent[] = [];
   #heldBytes = 0;
   #wake: (() => void) | undefined;
+  /** An attempt of the one task that is followed has ended. */
+  #attemptEnded = false;
   readonly #stop: (() => void)[] = [];
 
   constructor(
@@ -160,6 +175,7 @@ class Follower {
 
   #hold(event: OutputEvent): void {
     this.#held.push(event);
+    if (event.last && event.index === this.index) this.#attemptEnded = true;
     for (const chunk of event.chunks) this.#heldBytes += chunk.data.length;
     while (this.#heldBytes > HELD_BYTES_MAX && this.#held.length > 1) {
       const dropped = this.#held.shift();
@@ -167,21 +183,28 @@ class Follower {
     }
   }
 
-  /** Until the job (or the task, when one was asked for) has ended. */
-  async *rest(shown: Map<number, { generation: number; offset: number }>): AsyncGenerator<LogEntry[]> {
-    let taskEnded = false;
-    while (!this.gone.aborted) {
+  /** Until the job (or the task, when one was asked for) has ended. An attempt that is tried again ends nothing. */
+  async *rest(
+    shown: Map<number, { generation: number; offset: number }>,
+    taskEnded: () => Promise<boolean>,
+  ): AsyncGenerator<LogEntry[]> {
+    for (let over = false; !this.gone.aborted; ) {
       const events = this.#held;
       this.#held = [];
       this.#heldBytes = 0;
       for (const event of events) {
         const entries = fresh(event, shown);
         if (entries.length > 0) yield entries;
-        if (event.last && this.index === event.index) taskEnded = true;
       }
-      const over = taskEnded || isTerminal(this.job.status) || this.jobs.get(this.job.seq) === undefined;
-      if (over && this.#held.length === 0) return;
-      if (!over) await new Promise<void>((resolve) => (this.#wake = resolve));
+      if (this.#attemptEnded) {
+        this.#attemptEnded = false;
+        over = await taskEnded();
+      }
+      over ||= isTerminal(this.job.status) || this.jobs.get(this.job.seq) === undefined;
+      // Something may have come while the reader was busy with the last of it; nobody would wake it for that again.
+      if (this.#held.length > 0 || this.gone.aborted) continue;
+      if (over) return;
+      await new Promise<void>((resolve) => (this.#wake = resolve));
     }
   }
 

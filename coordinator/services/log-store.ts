@@ -6,7 +6,7 @@
  * Chunks that arrive twice are told by their offset and stored once.
  */
 import { existsSync } from 'node:fs';
-import { type FileHandle, mkdir, open, rm, stat } from 'node:fs/promises';
+import { type FileHandle, mkdir, open, rm, stat, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
 import { BinaryReader, BinaryWriter } from '@bufbuild/protobuf/wire';
 import { OutputChunk, Stream } from '../../proto/gen/mesh/v1/common.js';
@@ -43,30 +43,44 @@ export class AttemptLog {
     if (!this.#restored) await this.#restore();
     const writer = new BinaryWriter();
     let bytes = 0;
+    let offset = this.#offset;
     for (const chunk of chunks) {
       const end = chunk.offset + chunk.data.length;
-      if (end <= this.#offset) continue;
-      const known = Math.max(0, this.#offset - chunk.offset);
-      const fresh = known === 0 ? chunk : { ...chunk, offset: this.#offset, data: chunk.data.subarray(known) };
+      if (end <= offset) continue;
+      const known = Math.max(0, offset - chunk.offset);
+      const fresh = known === 0 ? chunk : { ...chunk, offset, data: chunk.data.subarray(known) };
       OutputChunk.encode(fresh, writer.uint32(10).fork()).join();
       bytes += fresh.data.length;
-      this.#offset = end;
+      offset = end;
     }
     if (bytes === 0) return;
-    await this.#turnPart(bytes);
-    await this.#file?.write(writer.finish());
+    try {
+      await this.#turnPart(bytes);
+      await this.#file?.appendFile(writer.finish());
+    } catch (error) {
+      await this.close().catch(() => undefined);
+      throw error;
+    }
+    this.#offset = offset;
     this.#partBytes += bytes;
   }
 
-  /** Goes on where an earlier handle, or an earlier process, stopped. */
+  /**
+   * Goes on where an earlier handle, an earlier process or a failed write stopped. A frame that was cut off is cut away:
+   * what is appended behind one could never be read.
+   */
   async #restore(): Promise<void> {
+    this.#offset = 0;
     for (const part of await partsInOrder(this.base)) {
       this.#part = part;
       this.#partBytes = 0;
-      for await (const chunk of readFrames(`${this.base}.${part}`)) {
+      let whole = 0;
+      const path = `${this.base}.${part}`;
+      for await (const chunk of readFrames(path, (bytes) => (whole = bytes))) {
         this.#partBytes += chunk.data.length;
         this.#offset = chunk.offset + chunk.data.length;
       }
+      if (whole < (await sizeOf(path))) await truncate(path, whole);
     }
     this.#restored = true;
   }
@@ -76,6 +90,7 @@ export class AttemptLog {
     if (this.#file && !full) return;
     if (full) {
       await this.#file?.close();
+      this.#file = undefined;
       this.#part = this.#part === 'tail0' ? 'tail1' : 'tail0';
       this.#partBytes = 0;
     }
@@ -84,9 +99,12 @@ export class AttemptLog {
     this.#file = await open(path, full ? 'w' : 'a', 0o600);
   }
 
+  /** Gives the file back; the next `append` looks at what is there. */
   async close(): Promise<void> {
-    await this.#file?.close();
+    const file = this.#file;
     this.#file = undefined;
+    this.#restored = false;
+    await file?.close();
   }
 }
 
@@ -126,6 +144,8 @@ export class LogStore {
     let next = 0;
     for (const part of await partsInOrder(base)) {
       for await (const chunk of readFrames(`${base}.${part}`)) {
+        // A tail that was begun anew meanwhile is ahead of the one that is read next.
+        if (chunk.offset < next) continue;
         if (chunk.offset > next) yield leftOut(next, chunk);
         next = chunk.offset + chunk.data.length;
         yield chunk;
@@ -144,13 +164,17 @@ export function leftOut(from: number, next: OutputChunk): OutputChunk {
   return { stream: Stream.SYSTEM, offset: from, atMs: next.atMs, data: Buffer.from(text) };
 }
 
-/** Reads frames in bounded pieces; a frame cut off by a crash ends the file. */
-async function* readFrames(path: string): AsyncGenerator<OutputChunk> {
-  const size = await stat(path).then(
+const sizeOf = (path: string): Promise<number> =>
+  stat(path).then(
     (found) => found.size,
     () => 0,
   );
+
+/** Reads frames in bounded pieces; a frame cut off by a crash ends the file. `onWhole` hears where the last one ended. */
+async function* readFrames(path: string, onWhole?: (bytes: number) => void): AsyncGenerator<OutputChunk> {
+  const size = await sizeOf(path);
   if (size === 0) return;
+  let whole = 0;
   const file = await open(path, 'r');
   try {
     let rest: Uint8Array = new Uint8Array(0);
@@ -161,6 +185,8 @@ async function* readFrames(path: string): AsyncGenerator<OutputChunk> {
       rest = Buffer.concat([rest, buffer.subarray(0, bytesRead)]);
       const { chunks, used } = decodeFrames(rest);
       rest = rest.subarray(used);
+      whole += used;
+      onWhole?.(whole);
       yield* chunks;
     }
   } finally {

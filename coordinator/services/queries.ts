@@ -15,6 +15,8 @@ const RESULTS_PER_PAGE = 200;
 const PAGE_BYTES_MAX = 2 * 2 ** 20;
 /** Changes in quick succession are told together, at most once in this time. */
 const WATCH_EVERY_MS = 100;
+/** The highest index the store can hold. */
+const INDEX_MAX = 2 ** 31 - 1;
 
 export class Queries {
   constructor(
@@ -54,7 +56,7 @@ export class Queries {
     const limit = Math.min(pageSize(query.limit), RESULTS_PER_PAGE);
     const found = await this.store.tasks.list({
       job: job.seq,
-      fromIndex: query.cursor ? asCursor(query.cursor) : 0,
+      fromIndex: query.cursor ? asCursor(query.cursor, INDEX_MAX) : 0,
       limit: limit + 1,
       ...(query.status ? { status: asStatus<TaskStatus>(query.status, TASK_STATUSES) } : {}),
     });
@@ -65,7 +67,8 @@ export class Queries {
 
   /** @throws MeshError NOT_FOUND when the job has no such task, or no row for it yet */
   async task(job: JobRow, index: number): Promise<TaskRow> {
-    const [row] = await this.store.tasks.list({ job: job.seq, fromIndex: index, limit: 1 });
+    const [row] =
+      index < job.counts.total ? await this.store.tasks.list({ job: job.seq, fromIndex: index, limit: 1 }) : [];
     if (row?.index !== index)
       throw new MeshError('NOT_FOUND', `job ${job.id} has no task ${index}`, { hint: `see: mesh tasks ${job.id}` });
     return row;
@@ -142,9 +145,9 @@ function asStatus<S extends string>(text: string, all: readonly S[]): S {
   return status;
 }
 
-function asCursor(text: string): number {
+function asCursor(text: string, max = Number.MAX_SAFE_INTEGER): number {
   const value = Number(text);
-  if (!Number.isSafeInteger(value) || value < 0)
+  if (!Number.isSafeInteger(value) || value < 0 || value > max)
     throw new MeshError('USAGE', 'the cursor is not one that a list returned');
   return value;
 }

@@ -15,7 +15,7 @@ import type { Ledger, LiveAttempt } from '../core/ledger.js';
 import { spoiledByNode, updateReliability } from '../core/node.js';
 import { settle } from '../core/settle.js';
 import type { AttemptOutcome, TaskRef } from '../core/task.js';
-import type { JobChange, Settlement, Store } from '../ports.js';
+import type { JobChange, JobRow, Settlement, Store } from '../ports.js';
 import type { Changes } from './changes.js';
 import type { Fleet, LiveNode } from './fleet.js';
 import type { Jobs, LiveJob } from './jobs.js';
@@ -56,6 +56,16 @@ interface Report {
   session: AgentSession | undefined;
   finished: Finished;
   outcome: AttemptOutcome;
+  /** Monotonic; however long the database is away, a result is no younger than that. */
+  receivedMs: number;
+  /** A commit of it failed, and nobody knows whether it took effect. */
+  unsure?: true;
+}
+
+interface StartedReport {
+  session: AgentSession;
+  item: Started;
+  startedMs: number;
 }
 
 interface Prepared extends Report {
@@ -67,7 +77,9 @@ export class Results implements Service {
   readonly name = 'results';
   readonly #options: ResultsOptions;
   readonly #finished: Batcher<Report>;
-  readonly #started: Batcher<{ session: AgentSession; item: Started }>;
+  readonly #started: Batcher<StartedReport>;
+  /** Being given away: an attempt is lost once, however often somebody notices. */
+  readonly #leaving = new WeakSet<LiveAttempt>();
   #stopped = false;
 
   constructor(options: ResultsOptions) {
@@ -80,7 +92,7 @@ export class Results implements Service {
     this.#started = new Batcher({
       itemsMax: BATCH_MAX,
       flush: (items) => this.#markRunning(items),
-      onError: (error) => options.log.warn({ event: 'task.running-unsaved', err: error }),
+      onError: (error, items) => this.#startedAgain(error, items),
     });
   }
 
@@ -93,20 +105,29 @@ export class Results implements Service {
   }
 
   report(session: AgentSession, items: readonly Finished[]): void {
-    this.#finished.addAll(items.map((finished) => ({ session, finished, outcome: toOutcome(finished.outcome) })));
+    const receivedMs = this.#options.clock.monotonicMs();
+    this.#finished.addAll(
+      items.map((finished) => ({ session, finished, outcome: toOutcome(finished.outcome), receivedMs })),
+    );
   }
 
   started(session: AgentSession, items: readonly Started[]): void {
-    this.#started.addAll(items.map((item) => ({ session, item })));
+    const nowMs = this.#options.clock.monotonicMs();
+    this.#started.addAll(items.map((item) => ({ session, item, startedMs: nowMs - item.ageMs })));
   }
 
   /** The infrastructure took these away: the node is gone, or it restarted without them. */
   lost(attempts: readonly LiveAttempt[], outcome: 'node-lost' | 'shutdown', error: string): void {
+    const receivedMs = this.#options.clock.monotonicMs();
+    const leaving = attempts.filter((attempt) => !this.#leaving.has(attempt));
+    for (const attempt of leaving) this.#leaving.add(attempt);
+    if (outcome === 'node-lost') this.#blameForLoss(new Set(leaving.map((attempt) => attempt.node)));
     this.#finished.addAll(
-      attempts.map((attempt) => ({
+      leaving.map((attempt) => ({
         session: undefined,
         outcome,
         finished: { ...blankFinished(attempt), error, ageMs: 0 },
+        receivedMs,
       })),
     );
   }
@@ -119,8 +140,9 @@ export class Results implements Service {
   /** Dropped by the agent before they started: they wait again and count as nothing. What it kept may be asked again. */
   retracted(session: AgentSession, refs: readonly TaskRef[], kept: readonly TaskRef[]): void {
     for (const ref of kept) this.#options.ledger.keep(ref, session.node);
+    const receivedMs = this.#options.clock.monotonicMs();
     this.#finished.addAll(
-      refs.map((ref) => ({ session, outcome: 'retracted' as const, finished: blankFinished(ref) })),
+      refs.map((ref) => ({ session, outcome: 'retracted' as const, finished: blankFinished(ref), receivedMs })),
     );
   }
 
@@ -141,31 +163,47 @@ export class Results implements Service {
         epoch(),
         prepared.map((item) => item.settlement),
       );
+      await this.#findOut(prepared.filter((item, position) => item.unsure && !settled.accepted[position]));
       this.#afterCommit(prepared, settled.accepted, settled.jobs);
     }
     this.#options.onStale(reports.length - prepared.length);
     this.#acknowledge(reports);
   }
 
-  /** How many nodes each of these took down, the present one included; only asked for attempts that had started. */
+  /**
+   * What was refused after a failed commit was committed by it: the jobs' changes went with the lost answer and are
+   * read from their rows.
+   */
+  async #findOut(items: readonly Prepared[]): Promise<void> {
+    const { store, jobs, onFailFast } = this.#options;
+    for (const seq of new Set(items.map(({ attempt }) => attempt.job))) {
+      const id = jobs.get(seq)?.row.id;
+      const row = id === undefined ? undefined : await store.jobs.get(id);
+      if (!row) continue;
+      this.#jobsEnded(jobs.follow(row));
+      if (row.spec.onFailure === OnFailure.FAIL_FAST && row.counts.failed > 0) onFailFast(seq, 'a task failed');
+    }
+  }
+
+  /** How many nodes each of these took down, the present one included; only asked for attempts that had begun. */
   async #nodesLost(reports: Report[]): Promise<Map<LiveAttempt, number>> {
     const started = reports
       .filter(({ outcome }) => outcome === 'node-lost')
       .map(({ finished }) => this.#options.ledger.get(finished))
-      .filter((attempt) => attempt?.startedAtMs !== undefined) as LiveAttempt[];
+      .filter((attempt) => attempt && beganMs(attempt) !== undefined) as LiveAttempt[];
     const before = started.some((attempt) => attempt.losses > 0)
       ? await this.#options.store.tasks.nodesLost(started)
       : started.map(() => 0);
     return new Map(started.map((attempt, position) => [attempt, (before[position] ?? 0) + 1]));
   }
 
-  #decide({ finished, outcome }: Report, attempt: LiveAttempt, nodesLost: number): Settlement {
+  #decide({ finished, outcome, receivedMs }: Report, attempt: LiveAttempt, nodesLost: number): Settlement {
     const job = this.#options.jobs.get(attempt.job);
     const policy = job?.policy ?? { failuresMax: 1, lossesMax: 1, backoffMs: 0, backoffCapMs: 0 };
-    // What never started has not run: prefilled attempts of a lost node are due at once.
-    const sinceMs = attempt.startedAtMs ?? (attempt.holding ? attempt.assignedAtMs : undefined);
-    const nowMs = this.#options.clock.monotonicMs();
-    const ranMs = finished.runUs > 0 ? finished.runUs / 1000 : nowMs - (sinceMs ?? nowMs);
+    const sinceMs = beganMs(attempt);
+    const ranMs = finished.runUs > 0 ? finished.runUs / 1000 : Math.max(0, receivedMs - (sinceMs ?? receivedMs));
+    // Of what its node took with it, the row must tell what had begun from what had not: it counts for quarantine.
+    const guessUs = outcome === 'node-lost' && sinceMs !== undefined ? Math.max(1, Math.round(ranMs * 1000)) : undefined;
     const decision = settle(
       {
         outcome,
@@ -193,14 +231,15 @@ export class Results implements Service {
       error: decision.error,
       resultJson: finished.resultJson || undefined,
       output: finished.output ? OutputTail.encode(finished.output).finish() : undefined,
-      runUs: finished.runUs || undefined,
-      finishedAgeMs: finished.ageMs,
+      runUs: finished.runUs || guessUs,
+      finishedAgeMs: finished.ageMs + this.#options.clock.monotonicMs() - receivedMs,
       peakMemoryBytes: finished.peakMemoryBytes,
     };
   }
 
   #afterCommit(prepared: Prepared[], accepted: boolean[], jobChanges: JobChange[]): void {
     const { jobs, ledger, fleet, clock, observe, onFailFast, onCapacity, onReturned, onStale } = this.#options;
+    const valid = prepared.filter((_, position) => accepted[position]);
     let stale = 0;
     const nowMs = clock.monotonicMs();
     const ran = new Map<LiveJob, { count: number; totalMs: number }>();
@@ -226,12 +265,8 @@ export class Results implements Service {
     });
     if (stale > 0) onStale(stale);
     for (const [job, { count, totalMs }] of ran) job.taskTime.observe(totalMs, count);
-    this.#judgeNodes(prepared);
-    for (const job of jobs.apply(jobChanges)) {
-      const endedAtMs = job.completedAtMs ?? clock.wallMs();
-      observe.jobEnded((endedAtMs - job.createdAtMs) / 1000);
-      this.#options.log.info({ event: 'job.ended', job: job.id, status: job.status, tasks: job.counts.total });
-    }
+    this.#judgeNodes(valid);
+    this.#jobsEnded(jobs.apply(jobChanges));
     for (const node of new Set(prepared.map((item) => item.attempt.node))) {
       const live = fleet.get(node);
       if (live?.session?.open) fleet.alive(live);
@@ -240,24 +275,40 @@ export class Results implements Service {
     else onCapacity();
   }
 
-  /** Only failures the node caused count; a lost node is one event, however many attempts it held. */
-  #judgeNodes(prepared: Prepared[]): void {
-    const verdicts = new Map<number, { good: number; bad: number; lost: boolean }>();
-    for (const { attempt, outcome } of prepared) {
+  #jobsEnded(ended: readonly JobRow[]): void {
+    const { clock, observe, log } = this.#options;
+    for (const job of ended) {
+      const endedAtMs = job.completedAtMs ?? clock.wallMs();
+      observe.jobEnded((endedAtMs - job.createdAtMs) / 1000);
+      log.info({ event: 'job.ended', job: job.id, status: job.status, tasks: job.counts.total });
+    }
+  }
+
+  /** Only failures the node caused count. Losses were judged when the node was lost. */
+  #judgeNodes(settled: readonly Prepared[]): void {
+    const verdicts = new Map<number, { good: number; bad: number }>();
+    for (const { attempt, outcome } of settled) {
       const spoiled = spoiledByNode(outcome);
-      if (spoiled === undefined) continue;
-      const verdict = verdicts.get(attempt.node) ?? { good: 0, bad: 0, lost: false };
+      if (spoiled === undefined || outcome === 'node-lost') continue;
+      const verdict = verdicts.get(attempt.node) ?? { good: 0, bad: 0 };
       verdicts.set(attempt.node, verdict);
-      if (outcome === 'node-lost') verdict.lost = true;
-      else if (spoiled) verdict.bad++;
+      if (spoiled) verdict.bad++;
       else verdict.good++;
     }
-    for (const [seq, { good, bad, lost }] of verdicts) {
+    for (const [seq, { good, bad }] of verdicts) {
       const node = this.#options.fleet.get(seq);
       if (!node) continue;
       node.reliability = updateReliability(node.reliability, false, good);
-      node.reliability = updateReliability(node.reliability, true, bad + (lost ? 1 : 0));
+      node.reliability = updateReliability(node.reliability, true, bad);
       node.finished += good + bad;
+    }
+  }
+
+  /** A lost node is one event, however many attempts it held and however many batches they are settled in. */
+  #blameForLoss(nodes: ReadonlySet<number>): void {
+    for (const seq of nodes) {
+      const node = this.#options.fleet.get(seq);
+      if (node) node.reliability = updateReliability(node.reliability, true);
     }
   }
 
@@ -299,20 +350,24 @@ export class Results implements Service {
     for (const [session, refs] of bySession) session.send({ $case: 'finishedAck', value: toRefs(refs) });
   }
 
-  async #markRunning(items: { session: AgentSession; item: Started }[]): Promise<void> {
+  /** The ledger follows the agent's word at once; the rows follow for people, and for whoever leads next. */
+  async #markRunning(items: StartedReport[]): Promise<void> {
     const { store, jobs, ledger, clock, epoch } = this.#options;
-    const rows = items
-      .filter(({ session, item }) => ledger.get(item)?.node === session.node)
-      .map(({ session, item }) => ({ ...item, node: session.node }));
-    if (rows.length === 0) return;
-    const { changed, jobs: jobChanges } = await store.tasks.markRunning(epoch(), rows);
+    const live = items.filter(({ session, item, startedMs }) => ledger.markRunning(item, session.node, startedMs));
+    if (live.length === 0) return;
     const nowMs = clock.monotonicMs();
-    const ageMs = new Map(rows.map((row) => [`${row.job}.${row.index}`, row.ageMs]));
-    for (const ref of changed) {
-      const attempt = ledger.get(ref);
-      if (attempt) ledger.markRunning(ref, attempt.node, nowMs - (ageMs.get(`${ref.job}.${ref.index}`) ?? 0));
-    }
+    const rows = live.map(({ session, item, startedMs }) => ({
+      ...item,
+      node: session.node,
+      ageMs: nowMs - startedMs,
+    }));
+    const { jobs: jobChanges } = await store.tasks.markRunning(epoch(), rows);
     jobs.apply(jobChanges);
+  }
+
+  #startedAgain(error: unknown, items: StartedReport[]): void {
+    this.#options.log.warn({ event: 'task.running-unsaved', count: items.length, err: error });
+    if (!this.#stopped) this.#options.clock.after(RETRY_MS, () => this.#started.addAll(items));
   }
 
   /** The database was away: what was not committed is not acknowledged, and is tried again until it is. */
@@ -320,6 +375,7 @@ export class Results implements Service {
     const { log, clock } = this.#options;
     log.error({ event: 'results.unsaved', count: items.length, err: error }, 'could not commit results; trying again');
     if (this.#stopped) return;
+    for (const item of items) item.unsure = true;
     clock.after(RETRY_MS, () => this.#finished.addAll(items));
   }
 }
@@ -331,6 +387,10 @@ const OUTCOMES: Partial<Record<Outcome, AttemptOutcome>> = {
   [Outcome.CANCELLED]: 'cancelled',
   [Outcome.SHUTDOWN]: 'shutdown',
 };
+
+/** What has not begun has not run: prefilled attempts of a lost node are due at once and condemn nobody. */
+const beganMs = (attempt: LiveAttempt): number | undefined =>
+  attempt.startedAtMs ?? (attempt.holding ? attempt.assignedAtMs : undefined);
 
 const toOutcome = (outcome: Outcome): AttemptOutcome => OUTCOMES[outcome] ?? 'node-fault';
 

@@ -5,16 +5,18 @@ import type { Logger } from '../../common/log.js';
 import { Loop } from '../../common/loop.js';
 import type { Store } from '../ports.js';
 import type { BlobDepot } from './blob-depot.js';
+import type { Jobs } from './jobs.js';
 import type { LogStore } from './log-store.js';
 
 const EVERY_MS = 30_000;
 const JOBS_PER_TURN = 100;
 const BLOBS_PER_TURN = 1000;
-/** Files that a submission has uploaded and not yet used are safe for this long. */
+/** Files that a submission has uploaded and not yet used are safe for this long, and used ones so much longer. */
 const BLOB_GRACE_MS = 86_400_000;
 
 export interface RetentionOptions {
   store: Store;
+  jobs: Jobs;
   logs: LogStore;
   blobs: BlobDepot;
   clock: Clock;
@@ -68,16 +70,25 @@ export class Retention implements Service {
     const nowMs = clock.wallMs();
     const removed = await this.#removeJobs(short ? nowMs : nowMs - retentionMs);
     if (removed === JOBS_PER_TURN) this.#loop.wake();
-    const unused = await store.blobs.unusedSince(nowMs - Math.max(retentionMs, BLOB_GRACE_MS), BLOBS_PER_TURN);
+    const unused = await store.blobs.unusedSince(this.#blobsBeforeMs(nowMs), BLOBS_PER_TURN);
     if (unused.length > 0) await blobs.remove(unused);
+  }
+
+  /** A job that still runs may need any file that was there when it came, however long it runs. */
+  #blobsBeforeMs(nowMs: number): number {
+    const { jobs, retentionMs } = this.#options;
+    const oldest = jobs.all().next();
+    const liveSinceMs = oldest.done ? nowMs : oldest.value.row.createdAtMs;
+    return Math.min(nowMs - retentionMs, liveSinceMs) - BLOB_GRACE_MS;
   }
 
   async #removeJobs(beforeMs: number): Promise<number> {
     const { store, logs, log } = this.#options;
     const ended = await store.jobs.endedBefore(beforeMs, JOBS_PER_TURN);
     for (const job of ended) {
-      await store.jobs.remove(job.seq);
+      // The row last: what a crash leaves is found again by it.
       await logs.removeJob(job.id);
+      await store.jobs.remove(job.seq);
       log.info({ event: 'job.removed', job: job.id });
     }
     return ended.length;

@@ -68,7 +68,7 @@ export class Vitals implements Service {
     const wasHealthy = node.liveness.state === 'HEALTHY';
     fleet.alive(node);
     node.stopping = beat.stopping;
-    node.load = Math.min(1, Math.max(0, beat.load));
+    node.load = Number.isFinite(beat.load) ? Math.min(1, Math.max(0, beat.load)) : 0;
     if (beat.echoUs > 0) {
       const sampleMs = (nowUs - beat.echoUs - beat.echoHeldUs) / 1000;
       node.roundTrip = smoothRoundTrip(node.roundTrip, sampleMs);
@@ -107,6 +107,10 @@ export class Vitals implements Service {
       if (attempts.length > 0)
         results.lost(attempts, 'node-lost', `${node.row.name} was not heard of for a whole lease`);
     }
+    // An assignment that was under way when its node left was committed after the node's work was given away.
+    for (const node of fleet.all())
+      if (node.liveness.state === 'OFFLINE' && !node.session?.open)
+        results.lost(ledger.ofNode(node.row.seq), 'shutdown', `${node.row.name} had left before it could be told`);
   }
 
   async #saveVitals(): Promise<void> {

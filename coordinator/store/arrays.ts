@@ -25,8 +25,11 @@ function numbers<T>(items: readonly T[], pick: Pick<T, number>): string {
   return some ? `{${literal}}` : NONE;
 }
 
+const SPECIAL = /["\\\0]/;
+
 /** PostgreSQL text holds no NUL; one in a task's error message must not spoil the batch it travels in. */
-const quoted = (text: string): string => `"${text.replaceAll('\0', '').replace(/["\\]/g, '\\$&')}"`;
+const quoted = (text: string): string =>
+  SPECIAL.test(text) ? `"${text.replaceAll('\0', '').replace(/["\\]/g, '\\$&')}"` : `"${text}"`;
 
 function strings<T>(items: readonly T[], pick: Pick<T, string>): string {
   let some = false;

@@ -77,7 +77,9 @@ test('inputs are chunked, become rows in order, and are gone then', async (t) =>
   t.equal(await store.jobs.materialise(epoch, job.seq, 1200), 1200);
   t.equal(await inputRows(store), 2, 'a chunk that is used up is deleted');
   t.same(
-    await Promise.all([1, 2, 3].map(() => store.jobs.materialise(epoch, job.seq, 500))).then((n) => n.sort()),
+    await Promise.all([1, 2, 3].map(() => store.jobs.materialise(epoch, job.seq, 500))).then((n) =>
+      n.sort((a, b) => a - b),
+    ),
     [1700, 2200, 2500],
   );
   t.equal(await store.jobs.materialise(epoch, job.seq, 500), 2500, 'repeating it changes nothing');

@@ -108,12 +108,15 @@ async function checkPlans(store: PostgresStore, epoch: number, job: number, stat
     const ways = (await planOf(store, statement))
       .filter((node) => node['Relation Name'] === 'task')
       .map((node) => `${node['Node Type']} ${node['Index Name']}`);
-    check(ways.join() === 'Index Scan task_due', `${state}: ${name} reads the index of what is due: ${ways}`);
+    check(ways.join() === 'Index Scan task_due', `${state}: ${name} reads the index of what is due: ${ways.join()}`);
   }
   for (const status of [undefined, 'FAILED'] as const) {
     const query = { job, fromIndex: 5000, limit: 50, ...(status ? { status } : {}) };
     const page = indexOf(await listQuery(db, query).explain('json'));
-    check(page.join() === 'Index Scan task_pkey', `${state}: a page of ${status ?? 'all'} tasks goes by key: ${page}`);
+    check(
+      page.join() === 'Index Scan task_pkey',
+      `${state}: a page of ${status ?? 'all'} tasks goes by key: ${page.join()}`,
+    );
   }
 }
 

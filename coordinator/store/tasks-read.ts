@@ -187,15 +187,19 @@ async function inputs(database: Database, refs: readonly TaskRef[]): Promise<(st
   return rows.map((row) => row.input ?? undefined);
 }
 
-async function nodesLost(database: Database, refs: readonly TaskRef[]): Promise<number[]> {
+async function nodesLost(database: Database, refs: readonly (TaskRef & { node: number })[]): Promise<number[]> {
   if (refs.length === 0) return [];
   const { rows } = await database.run((db) =>
     sql<{ nodes: number }>`
       select (
         select count(distinct a.node)::integer from task_attempt a
-        where a.job = u.job and a.index = u.index and a.outcome = 'node-lost'
+        where a.job = u.job and a.index = u.index and a.outcome = 'node-lost' and a.started_at is not null
+          and a.node <> u.node
       ) as nodes
-      from ${asked(refs)} order by u.position`.execute(db),
+      from unnest(
+        ${bigints(refs, (ref) => ref.job)}, ${ints(refs, (ref) => ref.index)}, ${ints(refs, (ref) => ref.node)}
+      ) with ordinality as u(job, index, node, position)
+      order by u.position`.execute(db),
   );
   return rows.map((row) => row.nodes);
 }

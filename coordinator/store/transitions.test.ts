@@ -15,6 +15,7 @@ import {
 } from '../../test/support/store-fixtures.js';
 import { withStore } from '../../test/support/postgres.js';
 import { OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
+import type { AssignedTask } from '../ports.js';
 
 test('a task runs through: queued, assigned, running, completed; the job ends with it', async (t) => {
   const store = await withStore(t);
@@ -121,7 +122,9 @@ test('a failed attempt waits, comes due in order, and runs again under a new gen
 
   const again = await store.tasks.assign(epoch, [{ job: job.seq, node: node.seq, indexes: [0, 1, 2, 3, 9] }]);
   t.same(
-    again.tasks.map((task) => [task.index, task.generation, task.failures, task.losses]).sort(),
+    again.tasks
+      .sort((x, y) => x.index - y.index)
+      .map((task) => [task.index, task.generation, task.failures, task.losses]),
     [
       [1, 2, 0, 1],
       [2, 2, 1, 0],
@@ -223,7 +226,9 @@ test('an attempt that was given up is adopted where it still runs, and its loss 
   if (!a || !b || !c || !d) throw new Error('four tasks were assigned');
   await store.tasks.markRunning(epoch, [{ ...a, ageMs: 100 }]);
   await store.tasks.settle(epoch, [lost(a), lost(b), lost(c, { dueInMs: 0 }), retracted(d)]);
-  t.same(await store.tasks.nodesLost([a, d, c]), [1, 0, 1]);
+  const elsewhere = (task: AssignedTask) => ({ ...task, node: 2 });
+  t.same(await store.tasks.nodesLost([a, d, c].map(elsewhere)), [1, 0, 0], 'one of them had begun');
+  t.same(await store.tasks.nodesLost([a]), [0], 'the node itself is not another one');
   await store.tasks.assign(epoch, [{ job: job.seq, node: 2, indexes: [2] }]);
   const { changed, jobs } = await store.tasks.adopt(epoch, [a, { ...b, node: 2 }, c, d, { ...a, generation: 9 }]);
   t.same(
@@ -236,7 +241,7 @@ test('an attempt that was given up is adopted where it still runs, and its loss 
   );
   t.match(jobs, [{ counts: { queued: 0, assigned: 1, running: 2, retrying: 1 } }]);
   t.same(await store.tasks.attempts(job.seq, 0), []);
-  t.same(await store.tasks.nodesLost([a, b]), [0, 1]);
+  t.same(await store.tasks.nodesLost([a, b].map(elsewhere)), [0, 0]);
   t.same((await store.tasks.settle(epoch, [lost(a)])).accepted, [true], 'it may be lost a second time');
   t.match(await store.tasks.attempts(job.seq, 0), [{ generation: 1, attempt: 1, outcome: 'node-lost' }]);
 });

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import t, { before, test } from 'tap';
 import { isAlive } from '../support/leftovers.js';
 import { type Agent, type Mesh, startMesh } from '../support/mesh.js';
+import type { LogEvent } from '../support/program.js';
 import { until } from '../support/until.js';
 
 const shell = (script: string): string[] => ['--', 'sh', '-c', script];
@@ -47,7 +48,7 @@ test('an agent is killed: suspected, given up, its task runs elsewhere; its next
   const mark = program.mark();
   const agent = agentOf(victim);
   await agent.program.kill();
-  const about = (name: string) => (event: { node?: unknown }) => event.node === name;
+  const about = (name: string) => (event: LogEvent) => event.node === name;
   const suspect = await program.logged('node.suspect', about(victim), mark);
   const offline = await program.logged('node.offline', about(victim), mark);
   t.ok(program.events.indexOf(suspect) < program.events.indexOf(offline), 'first suspected, then given up');

@@ -237,7 +237,7 @@ const treeScript = (file: string): string =>
     'read free < free',
     `echo "$$ $group $free" >> ${traces}/${file}`,
     'wait',
-  ].join('; ');
+  ].join('\n');
 
 async function treeOf(file: string): Promise<number[]> {
   const [line = ''] = await mesh.witness.seen(file);

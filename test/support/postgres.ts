@@ -46,7 +46,14 @@ async function startServer(): Promise<Server> {
   const settings = { fsync: 'off', full_page_writes: 'off', autovacuum: 'off' };
   const embedded = new EmbeddedPostgres({ directory, log: silentLogger, clock: systemClock, settings });
   await embedded.start();
+  // A test run that is cut short has no teardown; what can be done without waiting is done.
+  const cutShort = () => {
+    if (embedded.pid !== undefined) process.kill(embedded.pid, 'SIGQUIT');
+    rmSync(directory, { recursive: true, force: true });
+  };
+  process.once('exit', cutShort);
   const stop = async () => {
+    process.off('exit', cutShort);
     await embedded.stop();
     rmSync(directory, { recursive: true, force: true });
   };
