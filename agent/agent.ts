@@ -134,6 +134,8 @@ async function run(
       const grace = clock.after(config.stopGrace, () => work.kill('shutdown'));
       await work.idle();
       grace.cancel();
+      // That nothing runs any more makes the end of the session a goodbye.
+      connection.beatNow();
       await group.stop();
     },
   };

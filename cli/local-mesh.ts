@@ -94,7 +94,7 @@ class RunningMesh {
     const ready = await coordinator.ready(READY_MS);
     this.#options.signal?.throwIfAborted();
     const { meshId, address, adminProfile } = ready as { meshId: string; address: string; adminProfile: string };
-    this.#emit({ event: 'coordinator.ready', address, meshId, afterMs: coordinator.ageMs });
+    this.#emit({ event: 'coordinator.ready', address, meshId, afterMs: Math.round(coordinator.ageMs) });
     await this.#startAgents(adminProfile);
     const failure = coordinator.exited.then((how) => coordinator.failure(how));
     return { meshId, address, adminProfile, logDir: this.#logDir, failure, stop: () => this.stop() };
@@ -154,7 +154,7 @@ class RunningMesh {
 
   async #agentReady(agent: ManagedProcess): Promise<void> {
     const { name } = (await agent.ready(READY_MS)) as { name: string };
-    this.#emit({ event: 'agent.ready', name, afterMs: agent.ageMs });
+    this.#emit({ event: 'agent.ready', name, afterMs: Math.round(agent.ageMs) });
   }
 
   /** Starts an agent again whenever it ends, until the mesh stops. */

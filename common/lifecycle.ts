@@ -1,3 +1,5 @@
+import { MeshError } from './errors.js';
+
 /**
  * Everything that lives longer than a call starts and stops the same way. `start` resolves when the service does its
  * work; `stop` may be called at any time, more than once, and resolves when nothing of the service runs any more.
@@ -9,8 +11,9 @@ export interface Service {
 }
 
 /**
- * Starts services in order and stops them in reverse. When one fails to start, those before it are stopped and the
- * failure is thrown. A failure to stop does not keep the others from stopping; the first one is thrown at the end.
+ * Starts services in order and stops them in reverse. When one fails to start, it and those before it are stopped and the
+ * failure is thrown. A stop during a start starts no more. A failure
+ * to stop does not keep the others from stopping; the first one is thrown at the end.
  */
 export class ServiceGroup implements Service {
   readonly #services: Service[] = [];
@@ -33,10 +36,19 @@ export class ServiceGroup implements Service {
     }
   }
 
-  /** Starts one more service on top of the running ones; it is stopped before them. */
+  /**
+   * Starts one more service on top of the running ones; it is stopped before them.
+   * @throws MeshError INTERRUPTED when the group is stopping
+   */
   async run<S extends Service>(service: S): Promise<S> {
+    if (this.#stopping) throw new MeshError('INTERRUPTED', `${this.name} was stopped before ${service.name} started`);
     this.#started.push(service);
     await service.start();
+    if (this.#stopping) {
+      // It got ready after it was stopped.
+      await service.stop();
+      throw new MeshError('INTERRUPTED', `${this.name} was stopped while ${service.name} started`);
+    }
     return service;
   }
 

@@ -19,6 +19,7 @@ export class Loop implements Service {
   readonly #options: LoopOptions;
   #timer: Timer | undefined;
   #running: Promise<void> | undefined;
+  #inTurn = false;
   #again = false;
   #stopped = true;
 
@@ -34,7 +35,7 @@ export class Loop implements Service {
 
   wake(): void {
     if (this.#stopped) return;
-    if (this.#running) {
+    if (this.#inTurn) {
       this.#again = true;
       return;
     }
@@ -43,6 +44,8 @@ export class Loop implements Service {
   }
 
   async #turns(): Promise<void> {
+    // A flag, because the first turn may wake the loop before the promise is there.
+    this.#inTurn = true;
     do {
       this.#again = false;
       try {
@@ -51,6 +54,7 @@ export class Loop implements Service {
         this.#options.onError(error);
       }
     } while (this.#again && !this.#stopped);
+    this.#inTurn = false;
     this.#running = undefined;
     if (!this.#stopped && this.#options.everyMs !== Number.POSITIVE_INFINITY) {
       this.#timer = this.#options.clock.after(this.#options.everyMs, () => this.wake());

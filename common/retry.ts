@@ -9,6 +9,6 @@ export interface Backoff {
  * @param random in [0, 1)
  */
 export function backoffMs(backoff: Backoff, attempt: number, random: number): number {
-  const ceiling = Math.min(backoff.capMs, backoff.baseMs * 2 ** Math.min(attempt - 1, 40));
+  const ceiling = Math.floor(Math.min(backoff.capMs, backoff.baseMs * 2 ** Math.min(attempt - 1, 40)));
   return Math.floor(random * (ceiling + 1));
 }

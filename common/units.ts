@@ -18,14 +18,20 @@ export function parseDuration(text: string): number {
   const match = /^(\d+(?:\.\d+)?)(ms|s|m|h|d)$/.exec(text.trim());
   if (!match)
     throw new MeshError('USAGE', `"${text}" is not a duration`, { hint: 'write it like 500ms, 30s, 5m, 2h, 1d' });
-  return Math.round(Number(match[1]) * (DURATION_MS[match[2] as string] as number));
+  return bounded(text, Number(match[1]) * (DURATION_MS[match[2] as string] as number));
+}
+
+/** Beyond it whole numbers lie: 285,000 years, 8 PiB. */
+function bounded(text: string, value: number): number {
+  if (value <= Number.MAX_SAFE_INTEGER) return Math.round(value);
+  throw new MeshError('USAGE', `"${text.slice(0, 40)}" is out of all proportion`, { hint: 'write something smaller' });
 }
 
 /** `64KiB`, `512MiB`, `2GiB`, also KB, MB, GB and plain bytes, to bytes. */
 export function parseSize(text: string): number {
   const match = /^(\d+(?:\.\d+)?)\s*([KMGT]i?B|B)?$/.exec(text.trim());
   if (!match) throw new MeshError('USAGE', `"${text}" is not a size`, { hint: 'write it like 64KiB, 512MiB, 2GiB' });
-  return Math.round(Number(match[1]) * (SIZE_BYTES[match[2] ?? 'B'] as number));
+  return bounded(text, Number(match[1]) * (SIZE_BYTES[match[2] ?? 'B'] as number));
 }
 
 export function formatDuration(ms: number): string {

@@ -107,7 +107,13 @@ export class ControlPlane implements Service {
     );
     this.denylist = this.#services.add(new Denylist(store.certificates, clock, log, options.onRevoked));
     const { audit, certificates, tokens, nodes } = store;
-    this.issuance = new Issuance({ signer: options.signer, certificates, audit, denylist: this.denylist, clock, log });
+    this.issuance = new Issuance({
+      ...{ signer: options.signer, certificates, audit, denylist: this.denylist, clock, log },
+      onNodeRevoked: async (name) => {
+        await nodes.setRevoked(name, true);
+        fleet.revoked(name);
+      },
+    });
     this.enrollment = new Enrollment({
       ...{ tokens, nodes, audit, clock, log, issuance: this.issuance, rootDigest: options.rootDigest },
       onOutcome: (outcome) => metrics.enrollments.inc({ outcome }),

@@ -6,7 +6,7 @@
 import { X509Certificate } from 'node:crypto';
 import { closeSync, openSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { systemClock } from '../common/clock.js';
+import { type Clock, systemClock } from '../common/clock.js';
 import { renewalAtMs } from '../common/identity/profile.js';
 import { CredentialStore } from '../link/credential-store.js';
 import type { Issued } from '../link/renewal.js';
@@ -20,19 +20,23 @@ export interface KeptRenewed {
   stop(): Promise<void>;
 }
 
-export function keepRenewed(directory: string, issue: (csr: Uint8Array) => Promise<Issued>): KeptRenewed {
+export function keepRenewed(
+  directory: string,
+  issue: (csr: Uint8Array) => Promise<Issued>,
+  clock: Clock = systemClock,
+): KeptRenewed {
   let running: Promise<void> | undefined;
   const begin = () => {
-    running = renew(directory, issue).catch(() => undefined);
+    running = renew(directory, issue, clock).catch(() => undefined);
   };
-  const timer = systemClock.after(dueInMs(directory), begin, { background: true });
+  const timer = clock.after(dueInMs(directory, clock), begin, { background: true });
   return {
     stop: async () => {
       timer.cancel();
       if (!running) return;
       let late: { cancel(): void } | undefined;
       const patience = new Promise<void>((resolve) => {
-        late = systemClock.after(STOP_MS_MAX, resolve);
+        late = clock.after(STOP_MS_MAX, resolve);
       });
       await Promise.race([running, patience]);
       late?.cancel();
@@ -40,7 +44,7 @@ export function keepRenewed(directory: string, issue: (csr: Uint8Array) => Promi
   };
 }
 
-function dueInMs(directory: string): number {
+function dueInMs(directory: string, clock: Clock): number {
   try {
     const credential = new CredentialStore(directory, 'client').load();
     if (!credential) return Number.POSITIVE_INFINITY;
@@ -50,18 +54,18 @@ function dueInMs(directory: string): number {
       notAfterMs: Date.parse(certificate.validTo),
       fingerprint: certificate.fingerprint256.replaceAll(':', '').toLowerCase(),
     };
-    return renewalAtMs(dates) - systemClock.wallMs();
+    return renewalAtMs(dates) - clock.wallMs();
   } catch {
     return Number.POSITIVE_INFINITY;
   }
 }
 
-async function renew(directory: string, issue: (csr: Uint8Array) => Promise<Issued>): Promise<void> {
+async function renew(directory: string, issue: (csr: Uint8Array) => Promise<Issued>, clock: Clock): Promise<void> {
   const lock = join(directory, 'renewal.lock');
-  if (!takeLock(lock)) return;
+  if (!takeLock(lock, clock)) return;
   try {
     // Another command may have renewed since we looked.
-    if (dueInMs(directory) > 0) return;
+    if (dueInMs(directory, clock) > 0) return;
     const [{ makeCsr }, { makeKeyPair }] = await Promise.all([
       import('../common/identity/csr.js'),
       import('../common/identity/keys.js'),
@@ -74,8 +78,8 @@ async function renew(directory: string, issue: (csr: Uint8Array) => Promise<Issu
   }
 }
 
-function takeLock(path: string): boolean {
-  const ageMs = () => systemClock.wallMs() - (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0);
+function takeLock(path: string, clock: Clock): boolean {
+  const ageMs = () => clock.wallMs() - (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0);
   if (ageMs() > LOCK_MS_MAX) rmSync(path, { force: true });
   try {
     closeSync(openSync(path, 'wx', 0o600));

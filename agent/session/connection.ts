@@ -187,7 +187,9 @@ export class Connection implements Service {
       epoch: welcome.epoch,
     });
     session.beat(welcome.heartbeatMs);
-    await work.connected(session, welcome.superseded ?? { jobs: [], indexes: [], generations: [] });
+    const resent = work.connected(session, welcome.superseded ?? { jobs: [], indexes: [], generations: [] });
+    session.listen();
+    await resent;
     this.#logs?.reconnected();
     onRegistered(welcome, endpoint);
     const reason = await session.ended;

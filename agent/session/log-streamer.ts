@@ -3,7 +3,7 @@
  * The spool holds what is not sent, within its bound; a slow or absent coordinator costs the task nothing.
  */
 import type { ClientDuplexStream } from '@grpc/grpc-js';
-import type { Clock } from '../../common/clock.js';
+import type { Clock, Timer } from '../../common/clock.js';
 import type { Service } from '../../common/lifecycle.js';
 import type { Logger } from '../../common/log.js';
 import type { AgentServiceClient, StreamLogsRequest, StreamLogsResponse } from '../../proto/gen/mesh/v1/agent.js';
@@ -15,6 +15,8 @@ const MESSAGE_BYTES = 256 * 1024;
 const WINDOW_BYTES = 2 * 1024 * 1024;
 /** How long the end of an attempt waits for its output to arrive before the result is sent without it. */
 const DRAIN_MS = 10_000;
+/** After a stream that broke by itself. */
+const RETRY_MS = 1000;
 
 interface Followed {
   ref: AttemptRef;
@@ -32,6 +34,9 @@ export class LogStreamer implements Service {
   readonly #followed = new Map<OutputSpool, Followed>();
   readonly #byRef = new Map<string, Followed>();
   #stream: ClientDuplexStream<StreamLogsRequest, StreamLogsResponse> | undefined;
+  /** Senders that wait for the stream to take more, or to go. */
+  readonly #blocked = new Set<() => void>();
+  #retry: Timer | undefined;
 
   constructor(
     private readonly client: () => AgentServiceClient | undefined,
@@ -43,8 +48,10 @@ export class LogStreamer implements Service {
 
   async stop(): Promise<void> {
     for (const spool of [...this.#followed.keys()]) this.unfollow(spool);
+    this.#retry?.cancel();
     this.#stream?.end();
     this.#stream = undefined;
+    this.#unblock();
   }
 
   follows(spool: OutputSpool): boolean {
@@ -94,8 +101,10 @@ export class LogStreamer implements Service {
   }
 
   disconnected(): void {
+    this.#retry?.cancel();
     this.#stream?.cancel();
     this.#stream = undefined;
+    this.#unblock();
     for (const entry of this.#followed.values()) {
       entry.sentOffset = entry.storedOffset;
       for (const resolve of entry.done.splice(0)) resolve();
@@ -109,14 +118,27 @@ export class LogStreamer implements Service {
     const stream = client.streamLogs();
     this.#stream = stream;
     stream.on('data', (response: StreamLogsResponse) => this.#stored(response));
+    stream.on('drain', () => this.#unblock());
     stream.on('error', (err: Error) => {
       this.log.debug({ event: 'logs.stream-ended', err });
-      if (this.#stream === stream) this.disconnected();
+      this.#broken(stream);
     });
-    stream.on('end', () => {
-      if (this.#stream === stream) this.disconnected();
-    });
+    stream.on('end', () => this.#broken(stream));
     return stream;
+  }
+
+  /** The session may well be there still: what was not acknowledged is sent again after a while. */
+  #broken(stream: ClientDuplexStream<StreamLogsRequest, StreamLogsResponse>): void {
+    if (this.#stream !== stream) return;
+    this.disconnected();
+    this.#retry = this.clock.after(RETRY_MS, () => {
+      for (const entry of this.#followed.values()) this.#pump(entry);
+    });
+  }
+
+  #unblock(): void {
+    for (const resolve of this.#blocked) resolve();
+    this.#blocked.clear();
   }
 
   #stored(response: StreamLogsResponse): void {
@@ -135,6 +157,7 @@ export class LogStreamer implements Service {
       .catch((err: unknown) => this.log.warn({ event: 'logs.unsent', err }))
       .finally(() => {
         entry.pumping = false;
+        if (entry.again) this.#pump(entry);
       });
   }
 
@@ -147,7 +170,7 @@ export class LogStreamer implements Service {
       if (this.#stream !== stream || chunks.length === 0) continue;
       entry.sentOffset = nextOffset;
       entry.again = true;
-      if (!stream.write({ ...entry.ref, chunks })) await new Promise((resolve) => stream.once('drain', resolve));
+      if (!stream.write({ ...entry.ref, chunks })) await new Promise<void>((resolve) => this.#blocked.add(resolve));
     }
   }
 }

@@ -80,6 +80,11 @@ export class Session implements Upstream {
     return first;
   }
 
+  /** Hears what follows the welcome. Until then it waits, so that nothing comes before its reader is ready. */
+  listen(): void {
+    this.#stream.resume();
+  }
+
   /** Beats until the session ends. */
   beat(everyMs: number): void {
     const { clock, work, load, lease } = this.#options;
@@ -146,6 +151,7 @@ export class Session implements Upstream {
     const { work, log } = this.#options;
     switch (body?.$case) {
       case 'welcome':
+        this.#stream.pause();
         return this.#welcome?.(body.value);
       case 'heartbeatReply':
         return this.#reply(body.value);

@@ -65,6 +65,8 @@ export class Work implements Service {
   #stopping = false;
   #watching = false;
   #idle: (() => void)[] = [];
+  /** Ended, with output on its way that comes before the result. */
+  #finishing = 0;
 
   constructor(options: WorkOptions) {
     this.#options = options;
@@ -171,12 +173,16 @@ export class Work implements Service {
     for (const attempt of this.#running.keys()) this.#stopOne(attempt, reason);
   }
 
-  /** Resolves when nothing runs. */
+  /** Resolves when nothing runs and every result is on its way. */
   idle(): Promise<void> {
     return new Promise((resolve) => {
-      if (this.#running.size === 0) resolve();
-      else this.#idle.push(resolve);
+      this.#idle.push(resolve);
+      this.#checkIdle();
     });
+  }
+
+  #checkIdle(): void {
+    if (this.#running.size === 0 && this.#finishing === 0) for (const resolve of this.#idle.splice(0)) resolve();
   }
 
   #launch(): void {
@@ -247,19 +253,22 @@ export class Work implements Service {
     else if (spool && logs.follows(spool)) void this.#finishStreamed(attempt, end, spool);
     else this.#report(attempt, end, spool);
     this.#launch();
-    if (this.#running.size === 0) for (const resolve of this.#idle.splice(0)) resolve();
+    this.#checkIdle();
   }
 
   /** A follower sees the output in order: what was streamed is stored before the result that ends it. */
   async #finishStreamed(attempt: Attempt, end: AttemptEnd, spool: OutputSpool): Promise<void> {
+    this.#finishing++;
     await this.#options.logs.drained(spool);
+    this.#finishing--;
     this.#report(attempt, end, spool);
+    this.#checkIdle();
   }
 
   async #discard(attempt: Attempt, spool: OutputSpool | undefined): Promise<void> {
     if (!spool) return;
     this.#options.logs.unfollow(spool);
-    await spool.dispose();
+    await spool.dispose().catch((err: unknown) => this.#options.log.warn({ event: 'output.not-removed', err }));
     this.#options.log.debug({ event: 'attempt.discarded', job: attempt.job, index: attempt.index });
   }
 

@@ -49,7 +49,7 @@ async function up(options: Options, json: boolean): Promise<void> {
   const ending = onSignals();
   const early = new AbortController();
   void ending.first.then(() => early.abort());
-  const mesh = await startLocalMesh({
+  const starting = startLocalMesh({
     signal: early.signal,
     dataDir,
     agents: options.agents,
@@ -58,6 +58,11 @@ async function up(options: Options, json: boolean): Promise<void> {
     environment: process.env,
     onEvent: (event) => (json ? process.stdout.write(jsonLine(event)) : view.note(describe(event))),
   });
+  const mesh = await starting.catch((error: unknown) => {
+    if (early.signal.aborted) return undefined;
+    throw error;
+  });
+  if (!mesh) return;
   const done = new AbortController();
   const watching = watch(mesh, view, done.signal, { json, profileShown: dataDir !== standard });
   const failure = await Promise.race([mesh.failure, ending.first.then(() => undefined)]);

@@ -21,7 +21,8 @@ export class Progress {
       hideCursor: true,
       clearOnComplete: true,
       barsize: 30,
-      ...(plain ? { barCompleteChar: '#', barIncompleteChar: '.' } : progress.Presets.shades_classic),
+      barCompleteChar: plain ? '#' : '\u2588',
+      barIncompleteChar: plain ? '.' : '\u2591',
     });
     bar.start(total, 0, { note: '' });
     return new Progress(bar);

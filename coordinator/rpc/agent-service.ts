@@ -58,14 +58,18 @@ function runSession(
   const { identity } = context;
   if (!identity) throw new MeshError('UNAUTHENTICATED', 'a session needs a certificate');
   let session: AgentSession | undefined;
+  let isOver = false;
 
   return new Promise((resolve, reject) => {
-    const over = (clean: boolean) => {
+    // A stream also ends when the agent is killed or the network cuts it: only an agent that said so has left.
+    const over = (ended: boolean) => {
       resolve();
+      isOver = true;
       if (!session?.open) return;
       session.closed();
       const node = fleet.get(session.node);
       if (node?.session !== session) return;
+      const clean = ended && node.leaving;
       log.info({ event: 'node.disconnected', node: identity.name, clean });
       if (clean) {
         fleet.left(node);
@@ -83,6 +87,8 @@ function runSession(
         () => call.end(),
       );
       call.resume();
+      // The agent may be gone by now, and nobody would say so again.
+      if (isOver) over(false);
     };
     call.on('data', (message: SessionRequest) => {
       try {
@@ -128,17 +134,25 @@ function takeLogs(
   const node = context.identity && fleet.byName(context.identity.name);
   if (!node) throw new MeshError('NOT_READY', 'open a session first');
   let writing = 0;
+  let ended = false;
   return new Promise((resolve, reject) => {
+    const end = () => {
+      if (!ended || writing > 0) return;
+      call.end();
+      resolve();
+    };
     call.on('data', (request: StreamLogsRequest) => {
       if (++writing >= LOG_WRITES_MAX) call.pause();
       logIntake.write(node.row.seq, request).then((response) => {
         if (--writing < LOG_WRITES_MAX) call.resume();
         call.write(response);
+        end();
       }, reject);
     });
+    // What was taken is acknowledged before the stream ends.
     call.on('end', () => {
-      call.end();
-      resolve();
+      ended = true;
+      end();
     });
     call.on('error', () => resolve());
     call.on('cancelled', () => resolve());

@@ -69,9 +69,12 @@ export class Admission {
 
     const restarted = bootBefore !== undefined && bootBefore !== hello.bootId;
     const session = new AgentSession(node.row.seq, hello.bootId, send, end);
-    const held = await this.#reconcile(node, hello, restarted);
+    const adopted = await this.#adopt(node, hello);
+    // From here to the welcome nothing may wait: what is assigned meanwhile would be told to neither session.
+    const held = this.#compare(node, hello, restarted);
     node.session = session;
     node.stopping = false;
+    node.leaving = false;
     fleet.alive(node);
     session.send({
       $case: 'welcome',
@@ -94,7 +97,7 @@ export class Admission {
       boot: hello.bootId,
       version: hello.version,
       held: ledger.ofNode(node.row.seq).length,
-      adopted: held.adopted,
+      adopted,
       superseded: held.superseded.length,
       resent: held.unheard.length,
       atMs: Math.round(clock.monotonicMs()),
@@ -143,37 +146,43 @@ export class Admission {
     };
   }
 
-  async #reconcile(
-    node: LiveNode,
-    hello: AgentHello,
-    restarted: boolean,
-  ): Promise<{ superseded: TaskRef[]; unheard: LiveAttempt[]; adopted: number }> {
-    const { ledger, results, store, jobs, epoch } = this.#options;
-    const key = (ref: TaskRef) => `${ref.job}.${ref.index}.${ref.generation}`;
-    const prefilled = fromRefs(hello.prefilled);
-    const working = [...fromRefs(hello.running), ...fromRefs(hello.unacknowledged)];
-    const reported = new Set([...prefilled, ...working].map(key));
-    const known = (ref: TaskRef) => ledger.get(ref)?.node === node.row.seq;
-
-    const orphans = working.filter((ref) => !known(ref)).map((ref) => ({ ...ref, node: node.row.seq }));
-    const adopted = orphans.length > 0 ? await store.tasks.adopt(epoch(), orphans) : { changed: [], jobs: [] };
+  /** What it runs or has finished and was given up meanwhile is its again, unless somebody else has started it. */
+  async #adopt(node: LiveNode, hello: AgentHello): Promise<number> {
+    const { ledger, store, jobs, epoch, clock } = this.#options;
+    const orphans = [...fromRefs(hello.running), ...fromRefs(hello.unacknowledged)]
+      .filter((ref) => !ledger.get(ref, node.row.seq))
+      .map((ref) => ({ ...ref, node: node.row.seq }));
+    if (orphans.length === 0) return 0;
+    const adopted = await store.tasks.adopt(epoch(), orphans);
     jobs.apply(adopted.jobs);
     for (const task of adopted.changed) {
       const job = jobs.get(task.job);
       if (!job) continue;
-      ledger.add(task, job.kind, job.row.submitter, this.#options.clock.monotonicMs());
-      ledger.markRunning(task, task.node, this.#options.clock.monotonicMs());
+      ledger.add(task, job.kind, job.row.submitter, clock.monotonicMs());
+      ledger.markRunning(task, task.node, clock.monotonicMs());
     }
-    // From here to the new session nothing may wait: what is assigned meanwhile would be told to neither session.
+    return adopted.changed.length;
+  }
+
+  /** The hello against the ledger. */
+  #compare(
+    node: LiveNode,
+    hello: AgentHello,
+    restarted: boolean,
+  ): { superseded: TaskRef[]; unheard: LiveAttempt[] } {
+    const { ledger, results } = this.#options;
+    const key = (ref: TaskRef) => `${ref.job}.${ref.index}.${ref.generation}`;
+    const reported = [...fromRefs(hello.prefilled), ...fromRefs(hello.running), ...fromRefs(hello.unacknowledged)];
+    const keys = new Set(reported.map(key));
     const held = ledger.ofNode(node.row.seq);
+    // A question that the former session did not answer is open no more.
     for (const attempt of held) ledger.keep(attempt, node.row.seq);
-    const missing = held.filter((attempt) => !reported.has(key(attempt)));
+    const missing = held.filter((attempt) => !keys.has(key(attempt)));
     const gone = restarted || missing.some((attempt) => attempt.startedAtMs !== undefined);
     if (gone) results.lost(missing, 'node-lost', `${node.row.name} restarted without it`);
     return {
-      superseded: [...prefilled, ...working].filter((ref) => !known(ref)),
+      superseded: reported.filter((ref) => !ledger.get(ref, node.row.seq)),
       unheard: gone ? [] : missing,
-      adopted: adopted.changed.length,
     };
   }
 

@@ -60,6 +60,15 @@ export class Cancellation implements Service {
 
   /** @throws MeshError CONFLICT when the job has ended already */
   async cancel(row: JobRow, reason: string | undefined): Promise<number> {
+    this.#active.add(row.seq);
+    try {
+      return await this.#cancel(row, reason);
+    } finally {
+      this.#active.delete(row.seq);
+    }
+  }
+
+  async #cancel(row: JobRow, reason: string | undefined): Promise<number> {
     const { store, jobs, epoch, log, onCapacity } = this.#options;
     const marked = isTerminal(row.status) ? undefined : await store.jobs.requestCancel(epoch(), row.seq, reason);
     if (!marked) {
@@ -97,17 +106,12 @@ export class Cancellation implements Service {
   async #cancelRows(seq: number): Promise<number> {
     const { store, jobs, epoch } = this.#options;
     let cancelled = 0;
-    this.#active.add(seq);
-    try {
-      for (let from: number | undefined = 0; from !== undefined; ) {
-        const batch = await store.tasks.cancel(epoch(), seq, from, ROWS_PER_BATCH);
-        cancelled += batch.cancelled;
-        this.#stop(batch.live);
-        jobs.apply([batch.job]);
-        from = batch.nextIndex;
-      }
-    } finally {
-      this.#active.delete(seq);
+    for (let from: number | undefined = 0; from !== undefined; ) {
+      const batch = await store.tasks.cancel(epoch(), seq, from, ROWS_PER_BATCH);
+      cancelled += batch.cancelled;
+      this.#stop(batch.live);
+      jobs.apply([batch.job]);
+      from = batch.nextIndex;
     }
     return cancelled;
   }

@@ -7,7 +7,7 @@ import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { decodeToken, encodeToken, secretDigest } from '../../common/identity/token.js';
 import { isRole, type Role } from '../../common/identity/identity.js';
 import type { Clock } from '../../common/clock.js';
-import { MeshError } from '../../common/errors.js';
+import { MeshError, toMeshError } from '../../common/errors.js';
 import { isName } from '../../common/ids.js';
 import type { Logger } from '../../common/log.js';
 import type { AuditStore, CertificateRow, NodeStore, TokenRow, TokenStore } from '../ports.js';
@@ -18,6 +18,7 @@ const USES_MAX = 1000;
 const NAME_TRIES = 1000;
 /** Failed joins an address may make per minute; a guess hits a 128-bit secret, so this only spares the log and CPU. */
 const FAILURES_PER_MINUTE = 20;
+const ADDRESSES_MAX = 10_000;
 
 export interface EnrollmentOptions {
   tokens: TokenStore;
@@ -109,7 +110,7 @@ export class Enrollment {
       throw new MeshError('TOKEN_REFUSED', 'the token is not known here');
     const keyDigest = issuance.publicKeyDigest(request.csr);
     const bought = await tokens.boughtWith(token.id, keyDigest);
-    if (bought) {
+    if (bought && bought.revokedAtMs === undefined && bought.notAfterMs > clock.wallMs()) {
       onOutcome('replayed');
       return bought;
     }
@@ -117,18 +118,12 @@ export class Enrollment {
     if (expired)
       throw new MeshError('TOKEN_REFUSED', `the token expired at ${new Date(token.expiresAtMs).toISOString()}`);
     if (token.usesLeft < 1) throw new MeshError('TOKEN_REFUSED', 'the token is spent');
-    const name = await this.#chooseName(token, request.name);
+    const wished = await this.#chooseName(token, request.name);
     if (!(await tokens.spend(token.id, clock.wallMs()))) throw new MeshError('TOKEN_REFUSED', 'the token is spent');
     if (token.replace && token.name) await this.#replaceHolder(token.role, token.name);
     const actor = `token ${token.id}`;
-    const certificate = await issuance.sign({
-      csr: request.csr,
-      role: token.role,
-      name,
-      lifetimeMs: undefined,
-      actor,
-      tokenId: token.id,
-    });
+    const certificate = await this.#sign(token, { ...request, name: wished, wish: request.name });
+    const { name } = certificate;
     if (token.role === 'agent') await this.#options.nodes.setRevoked(name, false);
     await audit.append({
       actor,
@@ -139,6 +134,23 @@ export class Enrollment {
     log.info({ event: 'enroll.joined', role: token.role, name, address: request.address, wish: request.name });
     onOutcome('joined');
     return certificate;
+  }
+
+  /** Of many that wish for one name at a moment each gets a free one; the token is spent, so none may be turned away. */
+  async #sign(
+    token: TokenRow,
+    request: { csr: Uint8Array; name: string; wish: string },
+  ): Promise<CertificateRow> {
+    const { csr } = request;
+    const common = { csr, role: token.role, lifetimeMs: undefined, actor: `token ${token.id}`, tokenId: token.id };
+    for (let name = request.name, tries = 1; ; tries++) {
+      try {
+        return await this.#options.issuance.sign({ ...common, name });
+      } catch (error) {
+        if (token.name || toMeshError(error).code !== 'CONFLICT' || tries === NAME_TRIES) throw error;
+        name = await this.#chooseName(token, request.wish);
+      }
+    }
   }
 
   /** The token's name, or the wish; a taken wish gets a number. A revoked name needs a token that names it. */
@@ -178,9 +190,16 @@ export class Enrollment {
 
   #countFailure(address: string): void {
     const entry = this.#failures.get(address);
-    if (entry) entry.count++;
-    else if (this.#failures.size < 10_000)
-      this.#failures.set(address, { count: 1, sinceMs: this.#options.clock.monotonicMs() });
+    if (entry) {
+      entry.count++;
+      return;
+    }
+    // The oldest makes room: a flood of addresses must not switch the throttle off.
+    for (const oldest of this.#failures.keys()) {
+      if (this.#failures.size < ADDRESSES_MAX) break;
+      this.#failures.delete(oldest);
+    }
+    this.#failures.set(address, { count: 1, sinceMs: this.#options.clock.monotonicMs() });
   }
 }
 

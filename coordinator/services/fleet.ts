@@ -15,6 +15,8 @@ export class LiveNode {
   load = 0;
   /** The agent said that it takes nothing more. */
   stopping = false;
+  /** It also said that nothing runs there any more: the end of its session is a goodbye. */
+  leaving = false;
   roundTrip: RoundTrip | undefined;
   reliability: number;
   finished: number;
@@ -113,6 +115,14 @@ export class Fleet {
   left(node: LiveNode): void {
     const transition = node.liveness.left('the agent stopped');
     if (transition) this.#logTransition(node, transition);
+  }
+
+  /** Its certificate is revoked: it gets no more work, and its session ends. */
+  revoked(name: string): void {
+    const node = this.#byName.get(name);
+    if (!node) return;
+    node.row = { ...node.row, revoked: true };
+    node.session?.close('its certificate is revoked', true);
   }
 
   /** This process stood still; the silence is not the nodes'. */

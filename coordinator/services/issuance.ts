@@ -1,7 +1,8 @@
 import type { Identity, Role } from '../../common/identity/identity.js';
 import { isRole } from '../../common/identity/identity.js';
 import type { Clock } from '../../common/clock.js';
-import { MeshError } from '../../common/errors.js';
+import { MeshError, toMeshError } from '../../common/errors.js';
+import { BACKDATE_MS } from '../../common/identity/profile.js';
 import { isName } from '../../common/ids.js';
 import type { Logger } from '../../common/log.js';
 import type { AuditStore, CertificateRow, CertificateStore } from '../ports.js';
@@ -33,6 +34,8 @@ export interface IssuanceOptions {
   denylist: Denylist;
   clock: Clock;
   log: Logger;
+  /** No certificate of this agent holds any more; it works again only after a join with a token that names it. */
+  onNodeRevoked: (name: string) => Promise<void>;
 }
 
 const DAY_MS = 86_400_000;
@@ -68,11 +71,20 @@ export class Issuance {
     return this.sign({ ...request, role: request.role, lifetimeMs, actor: actor.name, tokenId: undefined });
   }
 
-  /** The caller's own identity with a new key. */
+  /**
+   * The caller's own identity with a new key, for as long as the old one was given. A revocation that raced it covers
+   * the new certificate too. @throws MeshError REVOKED
+   */
   async renew(caller: Identity, csr: Uint8Array): Promise<CertificateRow> {
     const { role, name } = caller;
-    const lifetimeMs = caller.notAfterMs - caller.notBeforeMs;
-    return this.sign({ csr, role, name, lifetimeMs, actor: name, tokenId: undefined, sameHolder: true });
+    const lifetimeMs = caller.notAfterMs - caller.notBeforeMs - BACKDATE_MS;
+    const row = await this.sign({ csr, role, name, lifetimeMs, actor: name, tokenId: undefined, sameHolder: true });
+    const revoked = await this.#options.certificates.revokedSerials();
+    if (!revoked.includes(caller.serial)) return row;
+    await this.revoke(`revocation of ${caller.serial}`, row.serial).catch((error: unknown) => {
+      if (toMeshError(error).code !== 'NOT_FOUND') throw error;
+    });
+    throw new MeshError('REVOKED', `the certificate ${caller.serial} of ${name} is revoked`);
   }
 
   async sign(request: {
@@ -117,6 +129,8 @@ export class Issuance {
   async revoke(actor: string, nameOrSerial: string): Promise<CertificateRow[]> {
     const { certificates, audit, denylist, log } = this.#options;
     const revoked = await certificates.revoke(nameOrSerial);
+    // A renewal that was under way has recorded its certificate behind the first pass's back; a second one sees it.
+    if (revoked.length > 0) revoked.push(...(await certificates.revoke(nameOrSerial)));
     if (revoked.length === 0)
       throw new MeshError('NOT_FOUND', `no unrevoked certificate has the name or serial "${nameOrSerial}"`, {
         hint: 'see: mesh-ca list',
@@ -127,6 +141,8 @@ export class Issuance {
       await audit.append({ actor, action: 'certificate.revoked', target, detail: { serial: row.serial } });
       log.warn({ event: 'certificate.revoked', role: row.role, name: row.name, serial: row.serial, actor });
     }
+    for (const name of new Set(revoked.filter((row) => row.role === 'agent').map((row) => row.name)))
+      if ((await certificates.holders('agent', name)).length === 0) await this.#options.onNodeRevoked(name);
     return revoked;
   }
 }

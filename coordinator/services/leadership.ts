@@ -49,7 +49,7 @@ export class Leadership implements Service {
 
   async start(): Promise<void> {
     const { store, holder, leaseMs, clock, log } = this.#options;
-    for (;;) {
+    while (!this.#stopping.signal.aborted) {
       const seen = await store.read();
       if (seen && seen.holder !== holder && seen.holder !== '') {
         log.info({ event: 'leader.waiting', holder: seen.holder, epoch: seen.epoch }, 'another coordinator may lead');

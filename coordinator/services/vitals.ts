@@ -68,6 +68,7 @@ export class Vitals implements Service {
     const wasHealthy = node.liveness.state === 'HEALTHY';
     fleet.alive(node);
     node.stopping = beat.stopping;
+    node.leaving = beat.stopping && beat.running === 0;
     node.load = Number.isFinite(beat.load) ? Math.min(1, Math.max(0, beat.load)) : 0;
     if (beat.echoUs > 0) {
       const sampleMs = (nowUs - beat.echoUs - beat.echoHeldUs) / 1000;

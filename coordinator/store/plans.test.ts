@@ -34,6 +34,14 @@ async function planOf(store: PostgresStore, statement: RawBuilder<unknown>): Pro
   return nodesOf(rows[0]?.['QUERY PLAN'][0]?.Plan as PlanNode);
 }
 
+/** The plan a prepared statement keeps: made without knowing any parameter. PostgreSQL 16 and later can show it. */
+async function keptPlanOf(store: PostgresStore, statement: RawBuilder<unknown>): Promise<PlanNode[]> {
+  const text = statement.compile(store.database.kysely).sql;
+  const explain = sql.raw<{ 'QUERY PLAN': { Plan: PlanNode }[] }>(`explain (generic_plan, format json) ${text}`);
+  const { rows } = await explain.execute(store.database.kysely);
+  return nodesOf(rows[0]?.['QUERY PLAN'][0]?.Plan as PlanNode);
+}
+
 function hotStatements(epoch: number, job: number, size: number): [string, RawBuilder<unknown>][] {
   const refs = Array.from({ length: size }, (_, index) => ({ job, index, generation: 1, node: 1 + (index % 4) }));
   const ranges = Array.from({ length: Math.min(size, 8) }, (_, i) => ({
@@ -71,29 +79,42 @@ function hotStatements(epoch: number, job: number, size: number): [string, RawBu
   ];
 }
 
+async function hasGenericPlans(store: PostgresStore): Promise<boolean> {
+  const { rows } = await sql<{ can: boolean }>`
+    select current_setting('server_version_num')::integer >= 160000 as can`.execute(store.database.kysely);
+  return rows[0]?.can ?? false;
+}
+
 type Check = (condition: boolean, message: string) => void;
 
 async function checkPlans(store: PostgresStore, epoch: number, job: number, state: string, check: Check) {
-  for (const size of [1, 1000]) {
-    for (const [name, statement] of hotStatements(epoch, job, size)) {
-      const nodes = (await planOf(store, statement)).filter((node) => node['Node Type'] !== 'ModifyTable');
-      const touching = nodes.filter((node) => node['Relation Name'] === 'task');
-      check(touching.length > 0, `${state}: ${name} of ${size} touches task`);
-      for (const node of touching) {
-        const way = `${node['Node Type']} ${node['Index Name']} ${node['Index Cond']}`;
-        const byKey =
-          node['Node Type'] === 'Index Scan' &&
-          node['Index Name'] === 'task_pkey' &&
-          /\bjob = /.test(node['Index Cond'] ?? '') &&
-          /\bindex (=|>=) /.test(node['Index Cond'] ?? '');
-        check(byKey, `${state}: ${name} of ${size} reaches task by its key: ${way}`);
-      }
-      const joins = nodes.filter((node) => /Hash Join|Merge Join/.test(node['Node Type']));
-      check(joins.length === 0, `${state}: ${name} of ${size} joins by nested loops`);
-      const scans = nodes.filter((node) => node['Node Type'] === 'Seq Scan' && node['Relation Name'] !== 'leader');
-      check(scans.length === 0, `${state}: ${name} of ${size} scans no table`);
+  const checkHot = (name: string, plan: PlanNode[]): void => {
+    const nodes = plan.filter((node) => node['Node Type'] !== 'ModifyTable');
+    const touching = nodes.filter((node) => node['Relation Name'] === 'task');
+    check(touching.length > 0, `${state}: ${name} touches task`);
+    for (const node of touching) {
+      const condition = node['Index Cond'] ?? '';
+      const byKey =
+        node['Node Type'] === 'Index Scan' &&
+        node['Index Name'] === 'task_pkey' &&
+        /\bjob = /.test(condition) &&
+        /\bindex (=|>=) /.test(condition);
+      check(
+        byKey,
+        `${state}: ${name} reaches task by its key: ${node['Node Type']} ${node['Index Name']} ${condition}`,
+      );
     }
-  }
+    const joins = nodes.filter((node) => /Hash Join|Merge Join/.test(node['Node Type']));
+    check(joins.length === 0, `${state}: ${name} joins by nested loops`);
+    const scans = nodes.filter((node) => node['Node Type'] === 'Seq Scan' && node['Relation Name'] !== 'leader');
+    check(scans.length === 0, `${state}: ${name} scans no table`);
+  };
+  for (const size of [1, 1000])
+    for (const [name, statement] of hotStatements(epoch, job, size))
+      checkHot(`${name} of ${size}`, await planOf(store, statement));
+  if (await hasGenericPlans(store))
+    for (const [name, statement] of hotStatements(epoch, job, 1))
+      checkHot(`${name}, planned once,`, await keptPlanOf(store, statement));
   const make = await planOf(store, materialiseStatement(epoch, job, 10_000));
   check(
     make.every((node) => node['Node Type'] !== 'Seq Scan' || node['Relation Name'] === 'leader'),
