@@ -1,9 +1,12 @@
-import { closeSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
+import { randomBytes } from 'node:crypto';
+import { linkSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { MeshError, systemCode } from './errors.js';
+import { readIfExists } from './files.js';
 
 /**
  * One process per data directory. The file names the process that holds it, by pid and by the moment it started (a
- * pid alone may be somebody else's by now); a file whose process is gone is taken over.
+ * pid alone may be somebody else's by now); a file whose process is gone is taken over. It appears with its content, by
+ * a link, and a stale one is moved away before it is removed: of several that start at a moment, one gets it.
  */
 export class DataLock {
   #held = false;
@@ -16,31 +19,41 @@ export class DataLock {
 
   /** @throws MeshError IN_USE when a living process holds it, DATA_DIR when the directory cannot be written */
   acquire(): void {
-    const mine = `${process.pid} ${startTimeOf(process.pid)}\n`;
-    for (let tries = 0; tries < 2; tries++) {
-      try {
-        const descriptor = openSync(this.path, 'wx', 0o600);
-        writeSync(descriptor, mine);
-        closeSync(descriptor);
-        this.#held = true;
-        return;
-      } catch (error) {
-        if (systemCode(error) !== 'EEXIST')
-          throw new MeshError('DATA_DIR', `cannot write ${this.path} (${systemCode(error)})`, { cause: error });
-        this.#removeIfStale();
+    const mine = `${this.path}.${randomBytes(4).toString('hex')}`;
+    try {
+      writeFileSync(mine, `${process.pid} ${startTimeOf(process.pid)}\n`, { flag: 'wx', mode: 0o600 });
+      for (let tries = 0; tries < 3 && !this.#held; tries++) {
+        this.#held = linked(mine, this.path);
+        if (!this.#held) this.#removeIfStale();
       }
+    } catch (error) {
+      if (error instanceof MeshError) throw error;
+      throw new MeshError('DATA_DIR', `cannot write ${this.path} (${systemCode(error)})`, { cause: error });
+    } finally {
+      rmSync(mine, { force: true });
     }
-    throw new MeshError('IN_USE', `another process took ${this.path} at the same moment`);
+    if (!this.#held) throw new MeshError('IN_USE', `another process took ${this.path} at the same moment`);
   }
 
   #removeIfStale(): void {
-    const [pid = '', started = ''] = readFileSync(this.path, 'utf8').trim().split(' ');
+    const content = readIfExists(this.path);
+    if (content === undefined) return;
+    const [pid = '', started = ''] = content.trim().split(' ');
     const alive = /^\d+$/.test(pid) && startTimeOf(Number(pid));
     if (alive && (started === '' || alive === started || alive === 'unknown'))
       throw new MeshError('IN_USE', `${this.what} (process ${pid}) already runs on this data directory`, {
         hint: 'stop it, or name another directory with --data',
       });
-    rmSync(this.path, { force: true });
+    const aside = `${this.path}.${randomBytes(4).toString('hex')}`;
+    try {
+      renameSync(this.path, aside);
+    } catch (error) {
+      if (systemCode(error) === 'ENOENT') return;
+      throw error;
+    }
+    // Not what was read: somebody else was quicker and holds it.
+    if (readIfExists(aside) !== content) linked(aside, this.path);
+    rmSync(aside, { force: true });
   }
 
   release(): void {
@@ -49,11 +62,25 @@ export class DataLock {
   }
 }
 
+/** False when something has that name already. */
+function linked(from: string, to: string): boolean {
+  try {
+    linkSync(from, to);
+    return true;
+  } catch (error) {
+    if (systemCode(error) === 'EEXIST') return false;
+    throw error;
+  }
+}
+
 /** When a process started, in the system's own units; 'unknown' where only its existence can be told; '' when gone. */
 function startTimeOf(pid: number): string {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
-    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? 'unknown';
+    const [state = '', ...fields] = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    // Dead, and only not yet waited for by its parent.
+    if (state === 'Z' || state === 'X') return '';
+    return fields[18] ?? 'unknown';
   } catch {
     try {
       process.kill(pid, 0);

@@ -52,9 +52,21 @@ export function writeFileAtomic(path: string, content: string | Uint8Array, mode
       closeSync(descriptor);
     }
     renameSync(temporary, path);
+    syncDirectory(dirname(path));
   } catch (error) {
     rmSync(temporary, { force: true });
     throw new MeshError('DATA_DIR', `cannot write ${path} (${systemCode(error) ?? 'unknown'})`, { cause: error });
+  }
+}
+
+/** Without it the rename itself may be lost. Where directories cannot be opened the system does what it can. */
+function syncDirectory(path: string): void {
+  if (process.platform === 'win32') return;
+  const descriptor = openSync(path, 'r');
+  try {
+    fsyncSync(descriptor);
+  } finally {
+    closeSync(descriptor);
   }
 }
 

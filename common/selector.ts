@@ -12,7 +12,7 @@ const KEY = '[A-Za-z0-9][A-Za-z0-9._/-]{0,62}';
 const VALUE = '[A-Za-z0-9._/:+ -]{0,63}';
 const PATTERNS: [RegExp, (m: string[]) => Requirement][] = [
   [
-    new RegExp(`^(${KEY})\\s+in\\s+\\(([^()]*)\\)$`),
+    new RegExp(`^(${KEY})\\s+in\\s*\\(((?:${VALUE},)*${VALUE})\\)$`),
     ([, key, list]) => ({ key: key!, operator: 'in', values: values(list!) }),
   ],
   [

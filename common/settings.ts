@@ -1,7 +1,8 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { type Command, Option } from 'commander';
 import { parse as parseToml } from 'smol-toml';
-import { MeshError } from './errors.js';
+import { MeshError, systemCode } from './errors.js';
+import { parseDuration } from './units.js';
 
 /**
  * One setting, wherever it is written: a flag, `MESH_<NAME>` in the environment, or a key of the TOML file. The first of
@@ -53,6 +54,8 @@ export function addSettings(command: Command, table: SettingTable): void {
 export interface Resolved<S extends SettingTable> {
   values: Values<S>;
   sources: Record<keyof S, Source>;
+  /** What was written where a value was given, before it was parsed. */
+  given: Partial<Record<keyof S, unknown>>;
 }
 
 /** @throws MeshError USAGE or BAD_CONFIG that names the flag, variable or key at fault */
@@ -64,6 +67,7 @@ export function resolveSettings<S extends SettingTable>(
   const file = readConfigFile(command.getOptionValue('config') ?? environment.MESH_CONFIG, table);
   const values: Record<string, unknown> = {};
   const sources: Record<string, Source> = {};
+  const given: Record<string, unknown> = {};
   for (const [key, entry] of Object.entries(table)) {
     const attribute = new Option(entry.flag).attributeName();
     const variable = environment[environmentName(key)];
@@ -78,14 +82,19 @@ export function resolveSettings<S extends SettingTable>(
             : [undefined, 'default', ''];
     values[key] = raw === undefined ? entry.fallback : parseValue(entry, raw, place, source);
     sources[key] = source;
+    if (raw !== undefined) given[key] = raw;
   }
-  return { values: values as Values<S>, sources: sources as Record<keyof S, Source> };
+  return {
+    values: values as Values<S>,
+    sources: sources as Record<keyof S, Source>,
+    given: given as Resolved<S>['given'],
+  };
 }
 
 function parseValue(entry: Setting<unknown>, raw: unknown, place: string, source: Source): unknown {
   try {
-    if (entry.list) return (Array.isArray(raw) ? raw : [raw]).map((element) => entry.parse(String(element)));
-    return entry.parse(String(raw));
+    if (entry.list) return (Array.isArray(raw) ? raw : [raw]).map((element) => entry.parse(asScalar(element)));
+    return entry.parse(asScalar(raw));
   } catch (error) {
     const failure = error as MeshError;
     const code = source === 'flag' ? 'USAGE' : 'BAD_CONFIG';
@@ -93,12 +102,26 @@ function parseValue(entry: Setting<unknown>, raw: unknown, place: string, source
   }
 }
 
+/** TOML knows lists, tables and dates too; no setting is one. */
+function asScalar(raw: unknown): string {
+  if (typeof raw === 'object') throw new MeshError('BAD_CONFIG', 'it must be a text, a number, true or false');
+  return String(raw);
+}
+
 function readConfigFile(path: string | undefined, table: SettingTable): Record<string, unknown> {
   if (!path) return {};
   if (!existsSync(path)) throw new MeshError('BAD_CONFIG', `the configuration file ${path} does not exist`);
+  let text: string;
+  try {
+    text = readFileSync(path, 'utf8');
+  } catch (error) {
+    throw new MeshError('BAD_CONFIG', `cannot read the configuration file ${path} (${systemCode(error)})`, {
+      cause: error,
+    });
+  }
   let content: Record<string, unknown>;
   try {
-    content = parseToml(readFileSync(path, 'utf8'));
+    content = parseToml(text);
   } catch (error) {
     const line = (error as Error).message.split('\n')[0];
     throw new MeshError('BAD_CONFIG', `${path} is not valid TOML: ${line}`, { cause: error });
@@ -113,12 +136,18 @@ function readConfigFile(path: string | undefined, table: SettingTable): Record<s
   return found;
 }
 
+/** A default as one would write it. */
+const written = (entry: Setting<unknown> | undefined, value: unknown): unknown =>
+  entry?.parse === parseDuration ? `${value}ms` : value;
+
 /** The text of `--print-config`: TOML that gives the same result, with each source as a comment. */
 export function printConfig<S extends SettingTable>(table: S, resolved: Resolved<S>): string {
   return Object.keys(resolved.values)
     .map((key) => {
       const value = resolved.values[key];
-      const shown = table[key]?.secret ? '"(secret)"' : JSON.stringify(value);
+      const shown = table[key]?.secret
+        ? '"(secret)"'
+        : JSON.stringify(resolved.given[key] ?? written(table[key], value));
       const text = value === undefined ? `# ${fileKey(key)} =` : `${fileKey(key)} = ${shown}`;
       return `${text}  # ${resolved.sources[key]}\n`;
     })

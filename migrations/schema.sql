@@ -1,4 +1,4 @@
--- What the migrations add up to. Made by coordinator/store/dump.ts; compared by a test.
+-- What the migrations add up to. Made by npm run schema; compared by a test.
 
 create table audit (
   seq bigint not null generated always as identity,

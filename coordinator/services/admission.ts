@@ -165,11 +165,7 @@ export class Admission {
   }
 
   /** The hello against the ledger. */
-  #compare(
-    node: LiveNode,
-    hello: AgentHello,
-    restarted: boolean,
-  ): { superseded: TaskRef[]; unheard: LiveAttempt[] } {
+  #compare(node: LiveNode, hello: AgentHello, restarted: boolean): { superseded: TaskRef[]; unheard: LiveAttempt[] } {
     const { ledger, results } = this.#options;
     const key = (ref: TaskRef) => `${ref.job}.${ref.index}.${ref.generation}`;
     const reported = [...fromRefs(hello.prefilled), ...fromRefs(hello.running), ...fromRefs(hello.unacknowledged)];

@@ -137,10 +137,7 @@ export class Enrollment {
   }
 
   /** Of many that wish for one name at a moment each gets a free one; the token is spent, so none may be turned away. */
-  async #sign(
-    token: TokenRow,
-    request: { csr: Uint8Array; name: string; wish: string },
-  ): Promise<CertificateRow> {
+  async #sign(token: TokenRow, request: { csr: Uint8Array; name: string; wish: string }): Promise<CertificateRow> {
     const { csr } = request;
     const common = { csr, role: token.role, lifetimeMs: undefined, actor: `token ${token.id}`, tokenId: token.id };
     for (let name = request.name, tries = 1; ; tries++) {

@@ -33,7 +33,9 @@ export class LogReader {
   /** @throws MeshError NOT_FOUND when the job has no such task */
   async *read(job: JobRow, query: LogQuery, gone: AbortSignal): AsyncGenerator<LogEntry[]> {
     if (query.index !== undefined && query.index >= job.counts.total)
-      throw new MeshError('NOT_FOUND', `job ${job.id} has no task ${query.index}`, { hint: `see: mesh tasks ${job.id}` });
+      throw new MeshError('NOT_FOUND', `job ${job.id} has no task ${query.index}`, {
+        hint: `see: mesh tasks ${job.id}`,
+      });
     const follows = query.follow && query.attempt === undefined;
     const live = follows ? new Follower(this.changes, this.jobs, job, query.index, gone) : undefined;
     try {

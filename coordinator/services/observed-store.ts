@@ -15,7 +15,10 @@ export function observed(store: Store, clock: Clock, observe: ObserveBatch): Sto
   const observedTasks: TaskStore = {
     ...tasks,
     assign: (epoch, items) => {
-      const rows = items.reduce((sum, item) => sum + ('indexes' in item ? item.indexes.length : item.to - item.from), 0);
+      const rows = items.reduce(
+        (sum, item) => sum + ('indexes' in item ? item.indexes.length : item.to - item.from),
+        0,
+      );
       return timed('assign', rows, () => tasks.assign(epoch, items));
     },
     markRunning: (epoch, items) => timed('mark-running', items.length, () => tasks.markRunning(epoch, items)),

@@ -203,7 +203,8 @@ export class Results implements Service {
     const sinceMs = beganMs(attempt);
     const ranMs = finished.runUs > 0 ? finished.runUs / 1000 : Math.max(0, receivedMs - (sinceMs ?? receivedMs));
     // Of what its node took with it, the row must tell what had begun from what had not: it counts for quarantine.
-    const guessUs = outcome === 'node-lost' && sinceMs !== undefined ? Math.max(1, Math.round(ranMs * 1000)) : undefined;
+    const guessUs =
+      outcome === 'node-lost' && sinceMs !== undefined ? Math.max(1, Math.round(ranMs * 1000)) : undefined;
     const decision = settle(
       {
         outcome,

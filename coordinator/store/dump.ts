@@ -1,10 +1,6 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { type Kysely, sql } from 'kysely';
-import { systemClock } from '../../common/clock.js';
-import { silentLogger } from '../../common/log.js';
 import type { Schema } from './schema.js';
 import { MIGRATIONS_DIR } from './migrate.js';
 
@@ -13,7 +9,7 @@ import { MIGRATIONS_DIR } from './migrate.js';
  * pg_dump among the bundled programs. The order is by name, columns in the order they were made; a migration that changes
  * anything changes this text.
  *
- * `node --import=tsx coordinator/store/dump.ts` prints it from a new database, `--write` puts it into migrations/schema.sql.
+ * `npm run schema` prints it from a new database, `npm run schema -- --write` puts it into migrations/schema.sql.
  */
 export const DUMP_FILE = join(MIGRATIONS_DIR, 'schema.sql');
 
@@ -71,7 +67,7 @@ export async function dumpSchema(db: Kysely<Schema>): Promise<string> {
     return `create table ${name} (\n${lines.join(',\n')}\n)${storage};\n${after.join('')}`;
   });
   const schemaless = (text: string) => text.replaceAll('public.', '');
-  const header = '-- What the migrations add up to. Made by coordinator/store/dump.ts; compared by a test.\n';
+  const header = '-- What the migrations add up to. Made by npm run schema; compared by a test.\n';
   return schemaless([header, ...parts, ...functions.rows.map((row) => `${row.definition.trimEnd()};\n`)].join('\n'));
 }
 
@@ -81,26 +77,5 @@ function columnLine(column: ColumnEntry): string {
   return `  ${column.name} ${column.type}${column.required ? ' not null' : ''}${fallback}${identity[column.identity]}`;
 }
 
-async function main(): Promise<void> {
-  const { EmbeddedPostgres } = await import('../postgres/embedded.js');
-  const { openStore } = await import('./index.js');
-  const directory = mkdtempSync(join(tmpdir(), 'mesh-dump-'));
-  const embedded = new EmbeddedPostgres({ directory, log: silentLogger, clock: systemClock });
-  try {
-    await embedded.start();
-    const store = await openStore({ connection: embedded.connection, log: silentLogger, clock: systemClock });
-    await store.migrate();
-    const text = await dumpSchema(store.database.kysely);
-    await store.close();
-    if (process.argv.includes('--write')) writeFileSync(DUMP_FILE, text);
-    else process.stdout.write(text);
-  } finally {
-    await embedded.stop();
-    rmSync(directory, { recursive: true, force: true });
-  }
-}
-
 /** The committed dump. */
 export const readDump = (): string => readFileSync(DUMP_FILE, 'utf8');
-
-if (process.argv[1] === fileURLToPath(import.meta.url)) await main();

@@ -28,7 +28,7 @@ test('the migrations add up to migrations/schema.sql', async (t) => {
   t.equal(
     await dumpSchema(store.database.kysely),
     readDump(),
-    'if the change is meant: node --import=tsx coordinator/store/dump.ts --write',
+    'if the change is meant: npm run schema -- --write',
   );
 });
 

@@ -4,9 +4,12 @@ import { test } from 'tap';
 import { globSync } from 'tinyglobby';
 import { packageRoot } from '../../common/package.js';
 
-const PAGES = globSync(['*.md', '{adr,agent,bench,ca,cli,coordinator,deploy,docs,examples,link,proto,sdk,test}/**/*.md'], {
-  cwd: packageRoot,
-}).sort();
+const PAGES = globSync(
+  ['*.md', '{adr,agent,bench,ca,cli,coordinator,deploy,docs,examples,link,proto,sdk,test}/**/*.md'],
+  {
+    cwd: packageRoot,
+  },
+).sort();
 
 const read = (page: string): string => readFileSync(join(packageRoot, page), 'utf8').replace(/^```[\s\S]*?^```/gm, '');
 
@@ -17,11 +20,14 @@ const anchorOf = (heading: string): string =>
     .replace(/[^\p{L}\p{N} _-]/gu, '')
     .replaceAll(' ', '-');
 
-const anchorsOf = (page: string): string[] => [...read(page).matchAll(/^#+ (.+)$/gm)].map(([, text]) => anchorOf(text!));
+const anchorsOf = (page: string): string[] =>
+  [...read(page).matchAll(/^#+ (.+)$/gm)].map(([, text]) => anchorOf(text!));
 
 /** Targets of the links of a page that lead to something of ours. */
 const linksOf = (page: string): string[] =>
-  [...read(page).matchAll(/\]\(([^)\s]+)\)/g)].map(([, target]) => target!).filter((target) => !/^[a-z]+:/.test(target));
+  [...read(page).matchAll(/\]\(([^)\s]+)\)/g)]
+    .map(([, target]) => target!)
+    .filter((target) => !/^[a-z]+:/.test(target));
 
 test('every relative link in the documentation leads somewhere', async (t) => {
   for (const page of PAGES) {
