@@ -105,6 +105,7 @@ export class ControlPlane implements Service {
           options.onFatal(new MeshError('LEADERSHIP_LOST', 'another coordinator leads on this database now')),
       }),
     );
+    this.#services.add({ name: 'state', start: () => this.#load(), stop: async () => undefined });
     this.denylist = this.#services.add(new Denylist(store.certificates, clock, log, options.onRevoked));
     const { audit, certificates, tokens, nodes } = store;
     this.issuance = new Issuance({
@@ -187,8 +188,15 @@ export class ControlPlane implements Service {
     metrics.observe({ store, fleet, epoch });
   }
 
-  /** Loads what is live before anything is decided, so that nothing committed is forgotten or given away twice. */
-  async start(): Promise<void> {
+  start(): Promise<void> {
+    return this.#services.start();
+  }
+
+  /**
+   * What is live, before anything is decided, so that nothing committed is forgotten or given away twice; and after the
+   * lead was taken, because until then another coordinator may have changed it.
+   */
+  async #load(): Promise<void> {
     const { store, clock } = this.#options;
     this.fleet.load(await store.nodes.all());
     for (const row of await store.jobs.live()) this.jobs.add(row);
@@ -198,7 +206,6 @@ export class ControlPlane implements Service {
       this.ledger.add(task, job.kind, job.row.submitter, clock.monotonicMs());
       if (task.status === 'RUNNING') this.ledger.markRunning(task, task.node, clock.monotonicMs());
     }
-    await this.#services.start();
   }
 
   /** Ends every session, so that the door need not wait for them; the agents work on and come back. */

@@ -103,8 +103,9 @@ export class NodeFault extends Error {
   }
 }
 
-/** The value of MESH_INDEX: the array's value for this task, or the index. */
-export function arrayIndexOf(attempt: Pick<AttemptSpec, 'body' | 'index'>): number {
+/** The value of MESH_INDEX: the one its input brings along, the array's value for this task, or the index. */
+export function arrayIndexOf(attempt: Pick<AttemptSpec, 'body' | 'index' | 'input'>): number {
+  if (attempt.input?.arrayIndex !== undefined) return attempt.input.arrayIndex;
   const array = attempt.body.array;
   return array ? array.start + attempt.index * array.step : attempt.index;
 }

@@ -45,7 +45,8 @@ const PLACEHOLDER = /\{(?:|\/|\/\.|index)\}/g;
 export function fillArguments(argv: readonly string[], attempt: AttemptSpec): string[] {
   const { input, body } = attempt;
   const item = input === undefined ? undefined : input.value || input.files[0]?.path;
-  const index = item === undefined && !body.array ? undefined : String(arrayIndexOf(attempt));
+  const given = item !== undefined || body.array !== undefined || input?.arrayIndex !== undefined;
+  const index = given ? String(arrayIndexOf(attempt)) : undefined;
   const fill = (placeholder: string): string => {
     if (placeholder === '{index}') return index ?? placeholder;
     if (item === undefined) return placeholder;

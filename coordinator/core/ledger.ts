@@ -13,7 +13,7 @@
  * Cost: one object of about 100 bytes and one map entry for each live attempt, nothing for waiting work; every operation
  * on a task is O(1), except that a start looks at most PASS_MAX attempts past those that do not fit.
  */
-import { Entry, type JobAccount, List, type LiveAttempt, type NodeAccount, type Share } from './live-attempt.js';
+import { Entry, type JobAccount, List, type LiveAttempt, NOT_STARTED, type NodeAccount, type Share } from './live-attempt.js';
 import { costOf, fitCount, isLarge, NO_ROOM, Space } from './room.js';
 import type { Cost, Kind, Room, Snapshot } from './scheduler/types.js';
 import type { TaskRef } from './task.js';
@@ -112,7 +112,7 @@ export class Ledger {
   markRunning(ref: TaskRef, node: number, startedAtMs: number): boolean {
     const entry = this.#find(ref, node);
     if (!entry) return false;
-    entry.startedAt = Math.max(0, Math.round(startedAtMs));
+    entry.startedAt = Math.max(NOT_STARTED + 1, Math.round(startedAtMs));
     if (!entry.holding) {
       this.#unwait(entry);
       this.#hold(entry.share.home, entry);

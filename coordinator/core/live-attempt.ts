@@ -49,11 +49,14 @@ export interface NodeAccount {
   shares: Map<number, Share>;
 }
 
+/** Lower than any start: an attempt may well be older than this process and its clock. */
+export const NOT_STARTED = -(2 ** 31);
+
 export class Entry implements LiveAttempt {
   holding = false;
   retracting = false;
-  /** −1 until the agent says so: a number keeps the object small. */
-  startedAt = -1;
+  /** NOT_STARTED until the agent says so: a small number keeps the object small. */
+  startedAt = NOT_STARTED;
   previous: Entry | undefined = undefined;
   next: Entry | undefined = undefined;
 
@@ -79,7 +82,7 @@ export class Entry implements LiveAttempt {
     return this.share.account.submitter;
   }
   get startedAtMs(): number | undefined {
-    return this.startedAt < 0 ? undefined : this.startedAt;
+    return this.startedAt === NOT_STARTED ? undefined : this.startedAt;
   }
 }
 

@@ -93,6 +93,8 @@ export function validateInput(
   if (executor === 'process') checkString(`the input of ${task}`, input.value, limits);
   else if (input.value !== '' && !isJson(input.value))
     refuse(`the input of ${task} is not JSON`, 'give a function JSON arguments');
+  if (input.arrayIndex !== undefined && input.arrayIndex < 0)
+    refuse(`the index of ${task} is negative`, 'indexes start at 0');
   if (input.files.length > 0) checkFiles(input.files, task, limits);
 }
 

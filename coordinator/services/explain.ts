@@ -25,12 +25,13 @@ export class Explain {
   }
 
   #nodes(job: JobRow): NodeExplanation[] {
-    const live = this.jobs.get(job.seq);
-    if (!live) return [];
-    return this.dispatch.reasons(live.kind.id, job.seq).map(({ node, feasible, reason, score, terms }) => ({
+    const kind = this.jobs.kindOf(job.seq);
+    if (!kind) return [];
+    const blocked = this.jobs.get(job.seq)?.blockedNodes;
+    return this.dispatch.reasons(kind.id, job.seq).map(({ node, feasible, reason, score, terms }) => ({
       name: this.fleet.nameOf(node),
-      feasible: feasible && !live.blockedNodes.has(node),
-      reason: live.blockedNodes.has(node) ? 'blocked: it spoiled several attempts of this job' : reason,
+      feasible: feasible && !blocked?.has(node),
+      reason: blocked?.has(node) ? 'blocked: it spoiled several attempts of this job' : reason,
       score,
       terms: { ...terms },
     }));

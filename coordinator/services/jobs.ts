@@ -25,11 +25,14 @@ export interface LiveJob {
 
 /** Infrastructure may take a task away this often before the task is failed (invariant I4). */
 const LOSSES_MAX = 20;
+const ENDED_KINDS_MAX = 1000;
 const BACKOFF_CAP_MS = 10 * 60_000;
 
 export class Jobs {
   readonly #live = new Map<number, LiveJob>();
   readonly #byId = new Map<string, LiveJob>();
+  /** What kind of work jobs were that ended lately, for `mesh why`. */
+  readonly #endedKinds = new Map<number, Kind>();
 
   constructor(
     private readonly kinds: KindRegistry,
@@ -47,6 +50,11 @@ export class Jobs {
 
   get(seq: number): LiveJob | undefined {
     return this.#live.get(seq);
+  }
+
+  /** Also of a job that ended lately. */
+  kindOf(seq: number): Kind | undefined {
+    return this.#live.get(seq)?.kind ?? this.#endedKinds.get(seq);
   }
 
   byId(id: string): LiveJob | undefined {
@@ -110,6 +118,8 @@ export class Jobs {
     this.#live.delete(live.row.seq);
     this.#byId.delete(live.row.id);
     this.kinds.release(live.kind);
+    this.#endedKinds.set(live.row.seq, live.kind);
+    if (this.#endedKinds.size > ENDED_KINDS_MAX) this.#endedKinds.delete(this.#endedKinds.keys().next().value as number);
   }
 }
 

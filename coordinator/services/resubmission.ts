@@ -33,15 +33,16 @@ export class Resubmission {
     });
   }
 
-  /** The inputs of what is left; a task of an array takes its index along as its value. */
+  /** The inputs of what is left. Tasks get new numbers and keep their MESH_INDEX, so that they write where they would have. */
   async *#items(job: JobRow, array: JobRow['spec']['array']): AsyncGenerator<TaskInput[]> {
     for (let from = 0; ; ) {
       const page = await this.store.tasks.unfinishedInputs(job.seq, from, PAGE);
       if (page.length === 0) return;
       from = (page.at(-1)?.index ?? from) + 1;
       yield page.map(({ index, input }) => {
-        if (input !== undefined) return TaskInput.fromPartial(JSON.parse(input) as Partial<TaskInput>);
-        return { value: String(array ? array.start + index * array.step : index), files: [] };
+        const given = input === undefined ? {} : (JSON.parse(input) as Partial<TaskInput>);
+        const arrayIndex = array ? array.start + index * array.step : index;
+        return TaskInput.fromPartial({ arrayIndex, ...given });
       });
     }
   }

@@ -99,9 +99,14 @@ export class Results implements Service {
   async start(): Promise<void> {}
 
   async stop(): Promise<void> {
+    await this.settled();
+    this.#stopped = true;
+  }
+
+  /** Resolves when everything that was said so far is committed, or has failed and waits for the next try. */
+  async settled(): Promise<void> {
     await this.#finished.idle();
     await this.#started.idle();
-    this.#stopped = true;
   }
 
   report(session: AgentSession, items: readonly Finished[]): void {

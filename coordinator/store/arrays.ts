@@ -64,3 +64,9 @@ const AGE_MS_MAX = 10 * 365 * 86_400_000;
 
 /** Durations come from other machines; a wild one is bounded to ten years so that no date leaves PostgreSQL's range. */
 export const boundedMs = (ms: number): number => Math.min(Math.max(0, Number.isFinite(ms) ? ms : 0), AGE_MS_MAX);
+
+const RUN_US_MAX = AGE_MS_MAX * 1000;
+
+/** A count or a duration in microseconds from another machine: a whole number that every column and sum can hold. */
+export const whole = (value: number | undefined): number | undefined =>
+  value === undefined || !Number.isFinite(value) ? undefined : Math.trunc(Math.min(Math.max(0, value), RUN_US_MAX));

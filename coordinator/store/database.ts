@@ -20,6 +20,8 @@ export interface DatabaseOptions {
 const CONNECT_TIMEOUT_S = 10;
 const RECONNECT_S_MAX = 1;
 const REPEATS_MAX = 6;
+/** Statements that still run on a pool that was replaced have so long. */
+const RETIRE_S_MAX = 5;
 const REPEAT_BACKOFF = { baseMs: 5, capMs: 200 };
 
 export type Pool = postgres.Sql<{ bigint: number; date: number }>;
@@ -60,6 +62,10 @@ export function openPool(options: { target: Target; max: number; parameters?: Re
 /**
  * One pool, and Kysely over it.
  *
+ * A pool that lost a connection is replaced by a new one, and the old one is ended. The driver keeps a connection whose
+ * opening failed among those being opened for ever, and one that was cut between a statement and its flush never writes
+ * again (postgres 3.4.9, `createSocket` and `closed` in src/connection.js): a few outages would use up the whole pool.
+ *
  * Every statement of the store is a transaction by itself, so Kysely never needs to hold a connection. That is used: the
  * dialect is given a stand-in that sends each statement to the pool. The driver's own `reserve` puts a connection that
  * died while it was reserved back among the idle ones, where the next statement would crash the process.
@@ -69,22 +75,25 @@ export class Database {
   readonly place: string;
   readonly target: Target;
   readonly #clock: Clock;
-  readonly #pool: Pool;
+  readonly #openPool: () => Pool;
+  #pool: Pool;
+  readonly #retired = new Set<Promise<void>>();
+  #closed = false;
 
   constructor(options: DatabaseOptions) {
     this.target = options.target;
     this.place = options.target.place;
     this.#clock = options.clock;
-    const pool = openPool({ target: options.target, max: options.poolMax });
-    this.#pool = pool;
+    this.#openPool = () => openPool({ target: options.target, max: options.poolMax });
+    this.#pool = this.#openPool();
     const { prepare } = options;
     this.kysely = new Kysely<Schema>({
       dialect: new PostgresJSDialect({
         postgres: () => ({
-          end: () => pool.end({ timeout: 5 }),
+          end: () => this.close(),
           reserve: async () => ({
             release: () => undefined,
-            unsafe: (text: string, parameters: never[] = []) => pool.unsafe(text, parameters, { prepare }),
+            unsafe: (text: string, parameters: never[] = []) => this.#pool.unsafe(text, parameters, { prepare }),
           }),
         }),
       }),
@@ -97,16 +106,30 @@ export class Database {
    */
   async run<T>(statement: (db: Kysely<Schema>) => Promise<T>): Promise<T> {
     for (let attempt = 1; ; attempt++) {
+      const pool = this.#pool;
       try {
         return await statement(this.kysely);
       } catch (error) {
-        if (!isRepeatable(error) || attempt > REPEATS_MAX) throw asStoreError(error, this.place);
+        if (!isRepeatable(error) || attempt > REPEATS_MAX) {
+          const failure = asStoreError(error, this.place);
+          if (failure.code === 'DATABASE_DOWN') this.#replace(pool);
+          throw failure;
+        }
         await pause(this.#clock, backoffMs(REPEAT_BACKOFF, attempt, Math.random()));
       }
     }
   }
 
+  /** Many statements may fail with one outage: the pool of the first is replaced, once. */
+  #replace(pool: Pool): void {
+    if (this.#pool !== pool || this.#closed) return;
+    this.#pool = this.#openPool();
+    const ended: Promise<void> = pool.end({ timeout: RETIRE_S_MAX }).finally(() => this.#retired.delete(ended));
+    this.#retired.add(ended);
+  }
+
   async close(): Promise<void> {
-    await this.#pool.end({ timeout: 5 });
+    this.#closed = true;
+    await Promise.all([this.#pool.end({ timeout: RETIRE_S_MAX }), ...this.#retired]);
   }
 }

@@ -10,7 +10,9 @@ import type { Database } from './database.js';
  *
  * 1. reads the leader's row `for share` (`lease`). A takeover waits for it or is seen by it; a plain `exists` would let a
  *    paused ex-leader's statement commit after a takeover, because a snapshot is older than what commits meanwhile.
- * 2. locks the rows of the jobs it touches in order of their number (`locked`), so that no two statements deadlock.
+ * 2. locks the rows of the jobs it touches in order of their number (`locked`), so that no two statements deadlock. The
+ *    two hot ones, assign and settle, take only a key share there: they touch different tasks, so both may work on one
+ *    job at a time, and each holds the job's row alone just while it moves the counters (adr/0010-hot-statements.md).
  * 3. changes what matches its guard, and returns it.
  * 4. moves the jobs' counters by what was changed, and ends a job whose last task this was (`moved`).
  *
@@ -20,13 +22,19 @@ import type { Database } from './database.js';
 export const lease = (epoch: number): RawBuilder<unknown> =>
   sql`lease as materialized (select 1 from leader where epoch = ${epoch}::bigint for share)`;
 
-/** Locks jobs that are not at their end; with `assignable` not those being cancelled either. */
-export const lockedJobs = (jobs: Iterable<number>, options: { assignable: boolean }): RawBuilder<unknown> => sql`
+/**
+ * Locks jobs that are not at their end; with `assignable` not those being cancelled either. With `shared`, others that
+ * share may work on the same jobs at the same time.
+ */
+export const lockedJobs = (
+  jobs: Iterable<number>,
+  options: { assignable: boolean; shared?: boolean },
+): RawBuilder<unknown> => sql`
   locked as materialized (
     select seq from job
     where seq = any(${bigints([...new Set(jobs)], (seq) => seq)}) and completed_at is null
       ${options.assignable ? sql`and not cancelling` : sql``} and exists (select from lease)
-    order by seq for no key update
+    order by seq ${options.shared ? sql`for key share` : sql`for no key update`}
   )`;
 
 /** For the qualification of an update: evaluated once, before the first row, so locks are held before rows change. */
@@ -65,7 +73,7 @@ export const movedJobs = (options: { making: boolean } = { making: false }): Raw
         j.completed + d.completed, j.failed + d.failed
       ),
       completed_at = case when ${live} = 0 and ${missing} = 0 then now() end
-    from delta d where j.seq = d.job
+    from (select * from delta order by job) d where j.seq = d.job
     returning j.*
   )`;
 };

@@ -25,11 +25,7 @@ test('the migrations add up to migrations/schema.sql', async (t) => {
     t.pass('skipped: schema.sql is what PostgreSQL 18 prints, and this server is another version');
     return;
   }
-  t.equal(
-    await dumpSchema(store.database.kysely),
-    readDump(),
-    'if the change is meant: npm run schema -- --write',
-  );
+  t.equal(await dumpSchema(store.database.kysely), readDump(), 'if the change is meant: npm run schema -- --write');
 });
 
 test('several coordinators migrate one empty database at once', async (t) => {

@@ -53,7 +53,7 @@ export function assignStatement(epoch: number, items: readonly AssignItem[]): Ra
     with ${lease(epoch)},
     ${lockedJobs(
       items.map((item) => item.job),
-      { assignable: true },
+      { assignable: true, shared: true },
     )},
     fresh as (
       update task t set ${assigned}, node = r.node

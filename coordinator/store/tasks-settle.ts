@@ -1,26 +1,9 @@
 import { type RawBuilder, sql } from 'kysely';
-import type { Settled, Settlement } from '../ports.js';
-import { base64s, bigints, boundedMs, doubles, ints, texts } from './arrays.js';
+import type { JobChange, Settled, Settlement } from '../ports.js';
+import { base64s, bigints, boundedMs, doubles, ints, texts, whole } from './arrays.js';
+import { completeStatement, type SettledRow } from './tasks-complete.js';
 import type { Database } from './database.js';
-import {
-  isLocked,
-  keyOf,
-  lease,
-  lockedJobs,
-  movedJobs,
-  runAsLeader,
-  toJobChange,
-  type Verdict,
-  verdict,
-} from './leading.js';
-
-interface SettleRow extends Verdict {
-  /** 1-based positions of the settlements that matched. */
-  accepted: number[];
-}
-
-const whole = (value: number | undefined): number | undefined =>
-  value === undefined ? undefined : Math.trunc(Math.min(Math.max(0, value), Number.MAX_SAFE_INTEGER));
+import { isLocked, keyOf, lease, lockedJobs, movedJobs, runAsLeader, toJobChange, verdict } from './leading.js';
 
 /** `unnest` of the settlements, in the order of the column list of `u` below. */
 const given = (items: readonly Settlement[]): RawBuilder<unknown> => sql`
@@ -31,7 +14,7 @@ const given = (items: readonly Settlement[]): RawBuilder<unknown> => sql`
     ${doubles(items, (s) => (s.dueInMs === undefined ? undefined : boundedMs(s.dueInMs)))},
     ${ints(items, (s) => s.exitCode)}, ${texts(items, (s) => s.signal)}, ${texts(items, (s) => s.error)},
     ${texts(items, (s) => s.resultJson)}, ${base64s(items, (s) => s.output)},
-    ${bigints(items, (s) => (s.runUs === undefined ? undefined : whole(boundedMs(s.runUs / 1000) * 1000)))},
+    ${bigints(items, (s) => whole(s.runUs))},
     ${doubles(items, (s) => boundedMs(s.finishedAgeMs))}, ${bigints(items, (s) => whole(s.peakMemoryBytes))}
   ) with ordinality as u(
     job, index, generation, node, target, outcome, failure, loss, due_ms, exit_code, signal, error, result_json, output,
@@ -42,12 +25,12 @@ const given = (items: readonly Settlement[]): RawBuilder<unknown> => sql`
  * ASSIGNED or RUNNING → COMPLETED, FAILED, RETRYING or QUEUED. An attempt that ended in anything but success leaves a row
  * in task_attempt; a retraction is none, because what is retracted never started.
  */
-export function settleStatement(epoch: number, items: readonly Settlement[]): RawBuilder<SettleRow> {
-  return sql<SettleRow>`
+export function settleStatement(epoch: number, items: readonly Settlement[]): RawBuilder<SettledRow> {
+  return sql<SettledRow>`
     with ${lease(epoch)},
     ${lockedJobs(
       items.map((item) => item.job),
-      { assignable: false },
+      { assignable: false, shared: true },
     )},
     settled as (
       update task t set
@@ -93,10 +76,22 @@ export function settleStatement(epoch: number, items: readonly Settlement[]): Ra
     select ${verdict}, (select coalesce(json_agg(position), '[]') from settled) as accepted`;
 }
 
+/** Successes go the short way; both kinds in one batch are two statements, each a transaction of its own. */
 export async function settle(database: Database, epoch: number, items: readonly Settlement[]): Promise<Settled> {
-  if (items.length === 0) return { accepted: [], jobs: [] };
-  const row = await runAsLeader(database, epoch, settleStatement(epoch, items));
   const accepted = new Array<boolean>(items.length).fill(false);
-  for (const position of row.accepted) accepted[position - 1] = true;
-  return { accepted, jobs: row.jobs.map(toJobChange) };
+  const jobs = new Map<number, JobChange>();
+  for (const [statement, positions] of [
+    [completeStatement, positionsOf(items, (item) => item.outcome === 'succeeded' && item.to === 'COMPLETED')],
+    [settleStatement, positionsOf(items, (item) => item.outcome !== 'succeeded' || item.to !== 'COMPLETED')],
+  ] as const) {
+    if (positions.length === 0) continue;
+    const part = positions.length === items.length ? items : positions.map((position) => items[position] as Settlement);
+    const row = await runAsLeader(database, epoch, statement(epoch, part));
+    for (const position of row.accepted) accepted[positions[position - 1] as number] = true;
+    for (const job of row.jobs) jobs.set(job.seq, toJobChange(job));
+  }
+  return { accepted, jobs: [...jobs.values()] };
 }
+
+const positionsOf = (items: readonly Settlement[], matches: (item: Settlement) => boolean): number[] =>
+  items.flatMap((item, position) => (matches(item) ? [position] : []));

@@ -5,13 +5,17 @@ import { cancel } from './tasks-cancel.js';
 import { taskReads } from './tasks-read.js';
 import { adopt, markRunning } from './tasks-running.js';
 import { settle } from './tasks-settle.js';
+import { Turns } from './turns.js';
 
 /** The task aggregate: one file per family of statements. */
-export const taskStore = (database: Database): TaskStore => ({
-  assign: (epoch, items) => assign(database, epoch, items),
-  markRunning: (epoch, items) => markRunning(database, epoch, items),
-  settle: (epoch, items) => settle(database, epoch, items),
-  adopt: (epoch, items) => adopt(database, epoch, items),
-  cancel: (epoch, job, fromIndex, limit) => cancel(database, epoch, job, fromIndex, limit),
-  ...taskReads(database),
-});
+export function taskStore(database: Database): TaskStore {
+  const turns = new Turns();
+  return {
+    assign: (epoch, items) => turns.share(() => assign(database, epoch, items)),
+    settle: (epoch, items) => turns.share(() => settle(database, epoch, items)),
+    markRunning: (epoch, items) => turns.alone(() => markRunning(database, epoch, items)),
+    adopt: (epoch, items) => turns.alone(() => adopt(database, epoch, items)),
+    cancel: (epoch, job, fromIndex, limit) => turns.alone(() => cancel(database, epoch, job, fromIndex, limit)),
+    ...taskReads(database),
+  };
+}

@@ -104,6 +104,11 @@ export interface TaskInput {
   /** A function's argument as JSON, or the text that replaces `{}`; empty when the index alone is the input. */
   value: string;
   files: StagedFile[];
+  /**
+   * MESH_INDEX, where neither the job's array nor the task's place in the job gives it: a task of another job that runs
+   * again keeps the one it had.
+   */
+  arrayIndex?: number | undefined;
 }
 
 /** MESH_INDEX of task i is start + i * step. */
@@ -1090,7 +1095,7 @@ export const StagedFile: MessageFns<StagedFile> = {
 };
 
 function createBaseTaskInput(): TaskInput {
-  return { value: "", files: [] };
+  return { value: "", files: [], arrayIndex: undefined };
 }
 
 export const TaskInput: MessageFns<TaskInput> = {
@@ -1100,6 +1105,9 @@ export const TaskInput: MessageFns<TaskInput> = {
     }
     for (const v of message.files) {
       StagedFile.encode(v!, writer.uint32(18).fork()).join();
+    }
+    if (message.arrayIndex !== undefined) {
+      writer.uint32(24).int64(message.arrayIndex);
     }
     return writer;
   },
@@ -1133,6 +1141,14 @@ export const TaskInput: MessageFns<TaskInput> = {
             message.files.push(StagedFile.decode(reader, reader.uint32()));
             continue;
           }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.arrayIndex = longToNumber(reader.int64());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1152,6 +1168,7 @@ export const TaskInput: MessageFns<TaskInput> = {
     const message = createBaseTaskInput();
     message.value = object.value ?? "";
     message.files = object.files?.map((e) => StagedFile.fromPartial(e)) || [];
+    message.arrayIndex = object.arrayIndex ?? undefined;
     return message;
   },
 };
