@@ -1,9 +1,11 @@
 /** The composition root of an agent: enrol, prepare the machine, connect, work until stopped. */
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Clock } from '../common/clock.js';
 import { DataLock } from '../common/data-lock.js';
 import type { MeshError } from '../common/errors.js';
-import { makePrivateDir } from '../common/files.js';
+import { makePrivateDir, removeIfEmpty } from '../common/files.js';
+import { decodeToken } from '../common/identity/token.js';
 import { randomCharacters } from '../common/ids.js';
 import { ServiceGroup } from '../common/lifecycle.js';
 import type { Logger } from '../common/log.js';
@@ -49,6 +51,8 @@ export interface RunningAgent {
 
 export async function startAgent(config: AgentConfig, surroundings: Surroundings): Promise<RunningAgent> {
   const { clock, log } = surroundings;
+  if (config.join) decodeToken(config.join);
+  const isNew = !existsSync(config.dataDir);
   makePrivateDir(config.dataDir);
   const lock = new DataLock(join(config.dataDir, 'agent.lock'), 'an agent');
   lock.acquire();
@@ -65,6 +69,7 @@ export async function startAgent(config: AgentConfig, surroundings: Surroundings
     return await run(config, surroundings, { enrolled, coordinator, group });
   } catch (error) {
     await group.stop().catch((stopping: unknown) => log.error({ event: 'stop.failed', err: stopping }));
+    if (isNew) removeIfEmpty(config.dataDir);
     throw error;
   }
 }

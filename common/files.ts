@@ -7,6 +7,7 @@ import {
   openSync,
   readFileSync,
   renameSync,
+  rmdirSync,
   rmSync,
   statSync,
   writeSync,
@@ -31,6 +32,15 @@ function makeDirs(path: string, mode: number): void {
       throw new MeshError('DATA_DIR', `cannot create ${path} (${code})`, { cause: error });
     makeDirs(parent, mode);
     makeDirs(path, mode);
+  }
+}
+
+/** Takes back a directory that was made for nothing; one that holds something stays. */
+export function removeIfEmpty(path: string): void {
+  try {
+    rmdirSync(path);
+  } catch {
+    // Somebody has put something there, or removed it already.
   }
 }
 

@@ -36,13 +36,17 @@ export class EmbeddedAuthority implements Signer {
     readonly name: string,
   ) {}
 
+  static isIn(dataDir: string): boolean {
+    return existsSync(join(dataDir, 'ca', 'ca.crt'));
+  }
+
   static async open(
     dataDir: string,
     options: { name: string | undefined; clock: Clock; log: Logger },
   ): Promise<EmbeddedAuthority> {
     const path = join(dataDir, 'ca');
     const { clock, log } = options;
-    const directory = existsSync(join(path, 'ca.crt'))
+    const directory = EmbeddedAuthority.isIn(dataDir)
       ? openDirectory(path, clock)
       : await initDirectory(path, { nowMs: clock.wallMs(), clock });
     await directory.renewIssuerIfDue(clock.wallMs());

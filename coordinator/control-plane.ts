@@ -27,6 +27,7 @@ import { LogReader } from './services/log-reader.js';
 import { LogStore } from './services/log-store.js';
 import { observed } from './services/observed-store.js';
 import { Metrics } from './services/metrics.js';
+import { PipelineDelay } from './services/pipeline-delay.js';
 import { Queries } from './services/queries.js';
 import { Resubmission } from './services/resubmission.js';
 import { Results } from './services/results.js';
@@ -48,6 +49,8 @@ export interface ControlPlaneOptions {
 }
 
 const SUSPECT_AFTER_MISSED = 3;
+/** However slow the database is, agents are not given more than this long's work ahead. */
+const PIPELINE_DELAY_MS_MAX = 1000;
 
 /** All services of a coordinator, wired; the door and the CA stand outside. */
 export class ControlPlane implements Service {
@@ -86,7 +89,8 @@ export class ControlPlane implements Service {
     });
     const epoch = () => this.#leadership.epoch;
     const onCapacity = () => this.dispatch.wake();
-    const shared = { store, clock, log, random, epoch, ledger, changes, onCapacity };
+    const pipeline = new PipelineDelay(clock, PLAN_DEFAULTS.pipelineDelayMs, PIPELINE_DELAY_MS_MAX);
+    const shared = { store, clock, log, random, epoch, ledger, changes, onCapacity, pipeline };
     const heartbeatMs = config.heartbeat;
     const leaseMs = config.nodeLease;
 

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import type { Clock } from '../common/clock.js';
 import { DataLock } from '../common/data-lock.js';
 import { MeshError } from '../common/errors.js';
-import { makePrivateDir, readIfExists, writeFileAtomic } from '../common/files.js';
+import { makePrivateDir, readIfExists, removeIfEmpty, writeFileAtomic } from '../common/files.js';
 import { randomCharacters } from '../common/ids.js';
 import { lanAddresses } from '../common/interfaces.js';
 import { ServiceGroup } from '../common/lifecycle.js';
@@ -42,9 +42,10 @@ export interface Surroundings {
   onFatal: (error: MeshError) => void;
 }
 
-/** @throws MeshError; nothing runs any more when it does */
+/** @throws MeshError; nothing runs any more when it does, and nothing new is there unless it is whole */
 export async function startCoordinator(config: CoordinatorConfig, surroundings: Surroundings): Promise<Running> {
   const { clock, log } = surroundings;
+  const isNew = !existsSync(config.dataDir);
   makePrivateDir(config.dataDir);
   const lock = new DataLock(join(config.dataDir, 'coordinator.lock'), 'a coordinator');
   lock.acquire();
@@ -52,13 +53,16 @@ export async function startCoordinator(config: CoordinatorConfig, surroundings: 
   group.add({ name: 'data-lock', start: async () => undefined, stop: async () => lock.release() });
   try {
     await group.start();
-    const authority = await EmbeddedAuthority.open(config.dataDir, { name: config.name, clock, log });
     const store = await startStore(config, surroundings, group);
+    const owner = await store.settings.get('mesh-id');
+    if (owner !== undefined && !EmbeddedAuthority.isIn(config.dataDir)) throw foreign(owner, 'is new');
+    const authority = await EmbeddedAuthority.open(config.dataDir, { name: config.name, clock, log });
     await claimDatabase(store, authority.meshId);
     await authority.importIndex(store.certificates);
     return await serve(config, surroundings, { authority, store, group });
   } catch (error) {
     await group.stop().catch((stopping: unknown) => log.error({ event: 'stop.failed', err: stopping }));
+    if (isNew) removeIfEmpty(config.dataDir);
     throw error;
   }
 }
@@ -82,9 +86,11 @@ async function startStore(
 /** A database serves one mesh for ever. */
 async function claimDatabase(store: PostgresStore, meshId: string): Promise<void> {
   const owner = await store.settings.claim('mesh-id', meshId);
-  if (owner !== meshId)
-    throw new MeshError('DATABASE_FOREIGN', `the database belongs to ${owner}; this data directory is of ${meshId}`);
+  if (owner !== meshId) throw foreign(owner, `is of ${meshId}`);
 }
+
+const foreign = (owner: string, ours: string): MeshError =>
+  new MeshError('DATABASE_FOREIGN', `the database belongs to ${owner}; this data directory ${ours}`);
 
 async function serve(
   config: CoordinatorConfig,

@@ -13,7 +13,15 @@
  * Cost: one object of about 100 bytes and one map entry for each live attempt, nothing for waiting work; every operation
  * on a task is O(1), except that a start looks at most PASS_MAX attempts past those that do not fit.
  */
-import { Entry, type JobAccount, List, type LiveAttempt, NOT_STARTED, type NodeAccount, type Share } from './live-attempt.js';
+import {
+  Entry,
+  type JobAccount,
+  List,
+  type LiveAttempt,
+  NOT_STARTED,
+  type NodeAccount,
+  type Share,
+} from './live-attempt.js';
 import { costOf, fitCount, isLarge, NO_ROOM, Space } from './room.js';
 import type { Cost, Kind, Room, Snapshot } from './scheduler/types.js';
 import type { TaskRef } from './task.js';

@@ -107,7 +107,14 @@ test('an assignment whose answer is lost is found out about and told', async (t)
   t.equal(plane.ledger.size, 0, 'the ledger does not know');
   await elapse(clock, 1250, () => void agent.beat());
   const tasks = await agent.assignedAll(2);
-  t.same(tasks.map(({ index, generation }) => [index, generation]), [[0, 1], [1, 1]], 'under the committed generation');
+  t.same(
+    tasks.map(({ index, generation }) => [index, generation]),
+    [
+      [0, 1],
+      [1, 1],
+    ],
+    'under the committed generation',
+  );
   await agent.finish(tasks);
   t.match(await jobUntil(parts, job.id, (row) => row.completedAtMs !== undefined), { status: 'COMPLETED' });
 
@@ -125,17 +132,21 @@ async function jobUntilAssigned(store: Store, id: string): Promise<void> {
 
 test('work that waits in a queue is asked back for a node that is free, and goes there', async (t) => {
   const { plane, store } = await startPlane(t);
-  const busy = new PlayedAgent(plane, 'busy', 1);
+  const busy = new PlayedAgent(plane, 'busy', 3);
   await busy.connect();
-  const job = await submit(plane, 2);
-  const held = await busy.assignedAll(2);
-  const free = new PlayedAgent(plane, 'free', 1);
+  const job = await submit(plane, 6);
+  const held = await busy.assignedAll(6);
+  const free = new PlayedAgent(plane, 'free', 3);
   await free.connect();
   const { indexes } = await busy.mailbox.next('retract');
-  t.same(indexes, [1], 'the one that waits');
-  plane.results.retracted(busy.session, held.slice(1), []);
-  t.same(await free.assigned(), [{ job: job.seq, index: 1, generation: 2 }]);
-  t.match(await store.tasks.list({ job: job.seq, fromIndex: 1, limit: 1 }), [{ failures: 0, losses: 0, node: 'free' }]);
+  t.same(indexes, [5, 4], 'the last of those that wait; one is as good as started');
+  const [dropped, kept] = [held.filter(({ index }) => index === 5), held.filter(({ index }) => index === 4)];
+  plane.results.retracted(busy.session, dropped, kept);
+  t.same(await free.assigned(), [{ job: job.seq, index: 5, generation: 2 }]);
+  t.match(await store.tasks.list({ job: job.seq, fromIndex: 4, limit: 2 }), [
+    { node: 'busy', generation: 1 },
+    { node: 'free', failures: 0, losses: 0 },
+  ]);
 });
 
 test('work that was committed for a node which left meanwhile is given away again', async (t) => {

@@ -22,6 +22,7 @@ import type {
 import type { AssignItem, AssignedTask, LiveTask, Store } from '../ports.js';
 import type { Fleet, LiveNode } from './fleet.js';
 import type { Jobs, LiveJob } from './jobs.js';
+import type { PipelineDelay } from './pipeline-delay.js';
 import { toRefs } from './session.js';
 
 /** Returned tasks looked at per turn; the rest is found in the next. */
@@ -36,6 +37,7 @@ export interface DispatchOptions {
   fleet: Fleet;
   ledger: Ledger;
   settings: PlanSettings;
+  pipeline: PipelineDelay;
   clock: Clock;
   log: Logger;
   random: () => number;
@@ -90,14 +92,14 @@ export class Dispatch implements Service {
   }
 
   async #turn(): Promise<void> {
-    const { settings, clock, random, observe, epoch } = this.#options;
+    const { settings, pipeline, clock, random, observe, epoch } = this.#options;
     if (epoch() === 0) return;
     if (this.#unsure.length > 0) await this.#findOut();
     const returned = await this.#dueWork();
     const snapshot = this.#snapshot(returned);
-    if (snapshot.work.length === 0) return;
+    if (snapshot.work.length === 0) return pipeline.idle();
     const beganMs = clock.monotonicMs();
-    const result = plan(snapshot, settings, beganMs, random);
+    const result = plan(snapshot, { ...settings, pipelineDelayMs: pipeline.ms }, beganMs, random);
     observe.planned((clock.monotonicMs() - beganMs) / 1000);
     for (const kind of result.reasons.kinds()) this.#remember(kind, result.reasons);
     for (const { node, job, count } of result.retractions) this.#retract(node, job, count);
@@ -213,6 +215,7 @@ export class Dispatch implements Service {
       else byNode.set(task.node, [task]);
     }
     for (const [node, list] of byNode) this.#tell(node, list);
+    if (byNode.size > 0) this.#options.pipeline.told();
     if (tasks.length > 0) this.#loop.wake();
   }
 

@@ -134,15 +134,15 @@ export class Intake implements Service {
     let more = false;
     for (const job of [...jobs.all()]) {
       const { cancelling, seq } = job.row;
-      const before = job.row.counts;
-      if (cancelling || before.materialised >= before.total) continue;
+      const { materialised: before, total } = job.row.counts;
+      if (cancelling || before >= total) continue;
       const materialised = await store.jobs.materialise(epoch(), seq, ROWS_PER_TURN);
       // What a statement said meanwhile may count these rows already.
       const { counts } = job.row;
       const made = Math.max(0, materialised - counts.materialised);
       counts.materialised += made;
       counts.queued += made;
-      more ||= materialised > before.materialised && materialised < counts.total;
+      more ||= materialised > before && materialised < total;
       if (made > 0) onWork();
     }
     if (more) this.#materialiser.wake();

@@ -119,7 +119,8 @@ export class Jobs {
     this.#byId.delete(live.row.id);
     this.kinds.release(live.kind);
     this.#endedKinds.set(live.row.seq, live.kind);
-    if (this.#endedKinds.size > ENDED_KINDS_MAX) this.#endedKinds.delete(this.#endedKinds.keys().next().value as number);
+    if (this.#endedKinds.size > ENDED_KINDS_MAX)
+      this.#endedKinds.delete(this.#endedKinds.keys().next().value as number);
   }
 }
 

@@ -225,7 +225,9 @@ test('only distinct nodes that were lost while they ran a task condemn it', asyn
   await elapse(clock, 16_000, () => void flaky.beat());
   const row = await jobUntil(parts, job.id, ({ completedAtMs }) => completedAtMs !== undefined);
   t.equal(row.status, 'FAILED');
-  t.match(await store.tasks.list({ job: job.seq, fromIndex: 0, limit: 1 }), [{ lastError: /^quarantined: 2 different nodes/ }]);
+  t.match(await store.tasks.list({ job: job.seq, fromIndex: 0, limit: 1 }), [
+    { lastError: /^quarantined: 2 different nodes/ },
+  ]);
 });
 
 test('RUNNING is marked for attempts that say so, and again when the database was away', async (t) => {

@@ -12,19 +12,18 @@ import { type Finished, Outcome, type Started } from '../../proto/gen/mesh/v1/ag
 import { OutputTail } from '../../proto/gen/mesh/v1/common.js';
 import { OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
 import type { Ledger, LiveAttempt } from '../core/ledger.js';
-import { spoiledByNode, updateReliability } from '../core/node.js';
 import { settle } from '../core/settle.js';
 import type { AttemptOutcome, TaskRef } from '../core/task.js';
 import type { JobChange, JobRow, Settlement, Store } from '../ports.js';
 import type { Changes } from './changes.js';
 import type { Fleet, LiveNode } from './fleet.js';
 import type { Jobs, LiveJob } from './jobs.js';
+import { NodeJudge } from './node-judge.js';
+import type { PipelineDelay } from './pipeline-delay.js';
 import { type AgentSession, toRefs } from './session.js';
 
 const BATCH_MAX = 1000;
 const RETRY_MS = 500;
-/** A node that could not run this many attempts of one job gets no more of it. */
-const JOB_FAULTS_MAX = 3;
 
 export interface ResultsOptions {
   store: Store;
@@ -43,6 +42,7 @@ export interface ResultsOptions {
   /** A fail-fast job lost a task for good. */
   onFailFast: (job: number, reason: string) => void;
   onStale: (count: number) => void;
+  pipeline: PipelineDelay;
   observe: ResultObserver;
 }
 
@@ -76,6 +76,7 @@ interface Prepared extends Report {
 export class Results implements Service {
   readonly name = 'results';
   readonly #options: ResultsOptions;
+  readonly #judge: NodeJudge;
   readonly #finished: Batcher<Report>;
   readonly #started: Batcher<StartedReport>;
   /** Being given away: an attempt is lost once, however often somebody notices. */
@@ -84,6 +85,7 @@ export class Results implements Service {
 
   constructor(options: ResultsOptions) {
     this.#options = options;
+    this.#judge = new NodeJudge(options);
     this.#finished = new Batcher({
       itemsMax: BATCH_MAX,
       flush: (items) => this.#settle(items),
@@ -126,7 +128,7 @@ export class Results implements Service {
     const receivedMs = this.#options.clock.monotonicMs();
     const leaving = attempts.filter((attempt) => !this.#leaving.has(attempt));
     for (const attempt of leaving) this.#leaving.add(attempt);
-    if (outcome === 'node-lost') this.#blameForLoss(new Set(leaving.map((attempt) => attempt.node)));
+    if (outcome === 'node-lost') this.#judge.lost(new Set(leaving.map((attempt) => attempt.node)));
     this.#finished.addAll(
       leaving.map((attempt) => ({
         session: undefined,
@@ -244,7 +246,8 @@ export class Results implements Service {
   }
 
   #afterCommit(prepared: Prepared[], accepted: boolean[], jobChanges: JobChange[]): void {
-    const { jobs, ledger, fleet, clock, observe, onFailFast, onCapacity, onReturned, onStale } = this.#options;
+    const { jobs, ledger, fleet, clock, observe, onFailFast, onCapacity, onReturned, onStale, pipeline } =
+      this.#options;
     const valid = prepared.filter((_, position) => accepted[position]);
     let stale = 0;
     const nowMs = clock.monotonicMs();
@@ -257,7 +260,7 @@ export class Results implements Service {
         return;
       }
       const job = jobs.get(attempt.job);
-      if (outcome === 'node-fault') this.#blameForJob(attempt);
+      if (outcome === 'node-fault') this.#judge.cannotRun(attempt);
       if (settlement.to === 'RETRYING') observe.retried(outcome);
       if (outcome === 'succeeded' && job) {
         const runMs = finished.runUs / 1000;
@@ -271,12 +274,14 @@ export class Results implements Service {
     });
     if (stale > 0) onStale(stale);
     for (const [job, { count, totalMs }] of ran) job.taskTime.observe(totalMs, count);
-    this.#judgeNodes(valid);
+    this.#judge.settled(valid);
     this.#jobsEnded(jobs.apply(jobChanges));
     for (const node of new Set(prepared.map((item) => item.attempt.node))) {
       const live = fleet.get(node);
       if (live?.session?.open) fleet.alive(live);
     }
+    const first = prepared[0];
+    if (first) pipeline.freed(first.receivedMs);
     if (prepared.some(({ settlement }) => settlement.dueInMs !== undefined)) onReturned();
     else onCapacity();
   }
@@ -288,47 +293,6 @@ export class Results implements Service {
       observe.jobEnded((endedAtMs - job.createdAtMs) / 1000);
       log.info({ event: 'job.ended', job: job.id, status: job.status, tasks: job.counts.total });
     }
-  }
-
-  /** Only failures the node caused count. Losses were judged when the node was lost. */
-  #judgeNodes(settled: readonly Prepared[]): void {
-    const verdicts = new Map<number, { good: number; bad: number }>();
-    for (const { attempt, outcome } of settled) {
-      const spoiled = spoiledByNode(outcome);
-      if (spoiled === undefined || outcome === 'node-lost') continue;
-      const verdict = verdicts.get(attempt.node) ?? { good: 0, bad: 0 };
-      verdicts.set(attempt.node, verdict);
-      if (spoiled) verdict.bad++;
-      else verdict.good++;
-    }
-    for (const [seq, { good, bad }] of verdicts) {
-      const node = this.#options.fleet.get(seq);
-      if (!node) continue;
-      node.reliability = updateReliability(node.reliability, false, good);
-      node.reliability = updateReliability(node.reliability, true, bad);
-      node.finished += good + bad;
-    }
-  }
-
-  /** A lost node is one event, however many attempts it held and however many batches they are settled in. */
-  #blameForLoss(nodes: ReadonlySet<number>): void {
-    for (const seq of nodes) {
-      const node = this.#options.fleet.get(seq);
-      if (node) node.reliability = updateReliability(node.reliability, true);
-    }
-  }
-
-  /** A node that cannot run this job's tasks gets no more of it. */
-  #blameForJob(attempt: LiveAttempt): void {
-    const { fleet, jobs, log } = this.#options;
-    const job = jobs.get(attempt.job);
-    const node = fleet.get(attempt.node);
-    if (!job || !node) return;
-    const faults = (job.faults.get(attempt.node) ?? 0) + 1;
-    job.faults.set(attempt.node, faults);
-    if (faults < JOB_FAULTS_MAX || job.blockedNodes.has(attempt.node)) return;
-    job.blockedNodes.add(attempt.node);
-    log.warn({ event: 'node.blocked-for-job', node: node.row.name, job: job.row.id, faults });
   }
 
   #emitOutput(attempt: LiveAttempt, finished: Finished): void {

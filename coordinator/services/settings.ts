@@ -105,7 +105,7 @@ export const coordinatorSettings = {
     flag: '--prefill-max <tasks>',
     describe: 'the most tasks an agent may hold beyond its slots',
     parse: asInteger(0, 100_000),
-    fallback: 4096,
+    fallback: 8192,
   }),
   maxLiveJobs: setting({
     flag: '--max-live-jobs <jobs>',

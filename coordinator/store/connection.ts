@@ -135,7 +135,8 @@ function parseUrls(text: string): URL[] {
   if (!parts) throw new MeshError('BAD_CONFIG', '--database-url is not a postgres:// URL', { hint: URL_HINT });
   const [, before, hosts = '', after] = parts;
   try {
-    return hosts.split(',').map((host) => new URL(`${before}${host}${after}`));
+    // libpq takes `postgres://user@/database?host=/socket`; a URL with a user and no host does not parse.
+    return hosts.split(',').map((host) => new URL(`${before}${host || 'localhost'}${after}`));
   } catch {
     throw new MeshError('BAD_CONFIG', '--database-url does not parse', { hint: URL_HINT });
   }

@@ -184,11 +184,16 @@ export class Mesh {
   }
 
   cliWith(options: CommandOptions, ...args: string[]): Promise<CommandResult> {
-    return runCommand(process.execPath, [programPath('mesh'), ...args], this.#around(options));
+    return this.run('mesh', args, options);
   }
 
   ca(...args: string[]): Promise<CommandResult> {
-    return runCommand(process.execPath, [programPath('mesh-ca'), ...args], this.#around({}));
+    return this.run('mesh-ca', args);
+  }
+
+  /** Any program, to its end. */
+  run(program: keyof typeof PROGRAMS, args: readonly string[], options: CommandOptions = {}): Promise<CommandResult> {
+    return runCommand(process.execPath, [programPath(program), ...args], this.#around(options));
   }
 
   /** `mesh …` that goes on, to look at what it prints meanwhile. */
