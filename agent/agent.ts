@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { Clock } from '../common/clock.js';
 import { DataLock } from '../common/data-lock.js';
 import type { MeshError } from '../common/errors.js';
-import { makePrivateDir, removeIfEmpty } from '../common/files.js';
+import { emptyPrivateDir, makePrivateDir, removeIfEmpty } from '../common/files.js';
 import { decodeToken } from '../common/identity/token.js';
 import { randomCharacters } from '../common/ids.js';
 import { ServiceGroup } from '../common/lifecycle.js';
@@ -105,7 +105,7 @@ async function run(
   });
   const outbox = new Outbox(clock);
   const spoolDir = join(dataDir, 'outbox');
-  makePrivateDir(spoolDir);
+  emptyPrivateDir(spoolDir);
   const work = new Work({ ledger, executors, outbox, logs, spoolDir, clock, log });
   const connection = new Connection({
     ...{ meshId: identity.meshId, capabilities, bootId, coordinator, work, clock, log, random, onFatal },

@@ -5,6 +5,7 @@ import {
   fsyncSync,
   mkdirSync,
   openSync,
+  readdirSync,
   readFileSync,
   renameSync,
   rmdirSync,
@@ -47,6 +48,12 @@ export function removeIfEmpty(path: string): void {
 /** Creates a directory that only its owner can enter. Existing directories keep their mode. */
 export function makePrivateDir(path: string): void {
   makeDirs(path, 0o700);
+}
+
+/** As `makePrivateDir`, and removes what an earlier life of the process left in it. */
+export function emptyPrivateDir(path: string): void {
+  makePrivateDir(path);
+  for (const name of readdirSync(path)) rmSync(join(path, name), { recursive: true, force: true });
 }
 
 /** Replaces a file at once or not at all, and survives a power cut. */

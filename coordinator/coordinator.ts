@@ -77,7 +77,13 @@ async function startStore(
     postgres = new EmbeddedPostgres({ directory: join(config.dataDir, 'postgres'), log, clock });
     await group.run(postgres);
   }
-  const store = await openStore({ url: config.databaseUrl, connection: postgres?.connection, log, clock });
+  const store = await openStore({
+    url: config.databaseUrl,
+    connection: postgres?.connection,
+    prepare: config.preparedStatements,
+    log,
+    clock,
+  });
   await group.run({ name: 'store', start: async () => undefined, stop: () => store.close() });
   await store.migrate();
   return store;

@@ -2,7 +2,10 @@ import { test } from 'tap';
 import { makeCsr } from '../../common/identity/csr.js';
 import { makeKeyPair } from '../../common/identity/keys.js';
 import { encodeToken } from '../../common/identity/token.js';
+import { silentLogger } from '../../common/log.js';
 import { identityOf, PlayedAgent, startPlane, type TestPlane } from '../../test/support/plane.js';
+
+import { Enrollment } from './enrollment.js';
 
 const newCsr = () => makeCsr(makeKeyPair().privateKey, 'whatever');
 
@@ -92,10 +95,16 @@ test('brute force from one address is throttled; others and the next minute are 
 
 test('a flood of addresses does not switch the throttle off', async (t) => {
   const parts = await startPlane(t);
-  const { join } = desk(parts);
-  for (let i = 0; i < 10_050; i++) await outcome(join('nonsense', { address: `flood-${i}` }));
-  for (let tries = 0; tries < 20; tries++) await outcome(join('nonsense', { address: 'late' }));
-  t.equal(await outcome(join('nonsense', { address: 'late' })), 'OVERLOADED');
+  const { plane, store, clock, mesh } = parts;
+  const enrollment = new Enrollment({
+    ...{ tokens: store.tokens, nodes: store.nodes, audit: store.audit, issuance: plane.issuance, clock },
+    ...{ log: silentLogger, rootDigest: mesh.rootDigest, addressesMax: 10, onOutcome: () => undefined },
+  });
+  const guess = (address: string) =>
+    outcome(enrollment.join({ token: 'nonsense', csr: new Uint8Array(), name: 'attic', address }));
+  for (let i = 0; i < 50; i++) await guess(`flood-${i}`);
+  for (let tries = 0; tries < 20; tries++) t.equal(await guess('late'), 'BAD_TOKEN');
+  t.equal(await guess('late'), 'OVERLOADED');
 });
 
 test('a taken name gets a number; many that wish for one name at a moment each get one', async (t) => {
@@ -125,8 +134,13 @@ test('--name --replace moves a name to another machine; without --replace it is 
   const second = await join(await token({ name: 'attic', replace: true }));
   t.equal(second.name, 'attic');
   const holders = await parts.store.certificates.holders('agent', 'attic');
-  t.same(holders.map(({ serial }) => serial), [second.serial]);
-  t.throws(() => parts.plane.denylist.check(identityOf('agent', 'attic', { serial: first.serial })), { code: 'REVOKED' });
+  t.same(
+    holders.map(({ serial }) => serial),
+    [second.serial],
+  );
+  t.throws(() => parts.plane.denylist.check(identityOf('agent', 'attic', { serial: first.serial })), {
+    code: 'REVOKED',
+  });
 });
 
 test('a revoked name works again only through a token that names it', async (t) => {

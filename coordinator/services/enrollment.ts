@@ -29,6 +29,8 @@ export interface EnrollmentOptions {
   log: Logger;
   /** SHA-256 of the root certificate's DER, lower-case hex. */
   rootDigest: string;
+  /** Addresses whose failures are remembered, the oldest forgotten first; 10,000 when absent. */
+  addressesMax?: number;
   onOutcome: (outcome: 'joined' | 'replayed' | 'refused') => void;
 }
 
@@ -193,7 +195,7 @@ export class Enrollment {
     }
     // The oldest makes room: a flood of addresses must not switch the throttle off.
     for (const oldest of this.#failures.keys()) {
-      if (this.#failures.size < ADDRESSES_MAX) break;
+      if (this.#failures.size < (this.#options.addressesMax ?? ADDRESSES_MAX)) break;
       this.#failures.delete(oldest);
     }
     this.#failures.set(address, { count: 1, sinceMs: this.#options.clock.monotonicMs() });

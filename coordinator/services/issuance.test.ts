@@ -15,7 +15,7 @@ const admin = identityOf('operator', 'admin');
 const newCsr = () => makeCsr(makeKeyPair().privateKey, 'x');
 const callerOf = (row: CertificateRow): Identity => identityOf(row.role, row.name, { ...row });
 
-test('renewed a hundred times, a certificate lives as long each time as it was given', async (t) => {
+test('renewed twenty times, a certificate lives as long each time as it was given', async (t) => {
   const { plane, clock } = await startPlane(t);
   let row = await plane.issuance.issue(admin, { csr: newCsr(), role: 'viewer', name: 'wall', days: 90 });
   const endsAfter = () => Math.round((row.notAfterMs - clock.wallMs()) / 60_000);
@@ -52,7 +52,10 @@ test('revoking an older serial leaves the node and its present certificate alone
   const old = await plane.issuance.issue(admin, { csr: newCsr(), role: 'agent', name: 'attic', days: 1 });
   const renewed = await plane.issuance.renew(callerOf(old), newCsr());
   await plane.issuance.revoke('admin', old.serial);
-  t.same((await store.certificates.holders('agent', 'attic')).map(({ serial }) => serial), [renewed.serial]);
+  t.same(
+    (await store.certificates.holders('agent', 'attic')).map(({ serial }) => serial),
+    [renewed.serial],
+  );
 });
 
 test('the denylist: known at start, at once here, within a second from elsewhere; an expired certificate too', async (t) => {

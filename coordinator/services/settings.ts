@@ -26,6 +26,12 @@ export const coordinatorSettings = {
     fallback: undefined,
     secret: true,
   }),
+  preparedStatements: setting({
+    flag: '--no-prepared-statements',
+    describe: 'for a pooler in transaction mode between this coordinator and PostgreSQL',
+    parse: asFlag,
+    fallback: true,
+  }),
   listen: setting({
     flag: '--listen <address>',
     describe: 'the address to listen on; :: is every address, IPv4 too',

@@ -156,8 +156,7 @@ test('join tokens that will not do', async (t) => {
   const made = (await mesh.cli('token', 'create', '--json')).json<{ id: string; token: string }>();
   t.equal((await mesh.cli('token', 'revoke', made.id)).code, 0);
   refused(t, 'revoked', await join1('token-revoked', made.token), 'TOKEN_REFUSED', /./);
-  for (const name of ['expired', 'spent', 'revoked'])
-    untouched(t, join(mesh.root, `token-${name}`, 'agent.crt'));
+  for (const name of ['expired', 'spent', 'revoked']) untouched(t, join(mesh.root, `token-${name}`, 'agent.crt'));
   const names = (await mesh.nodes()).map((node) => node.name);
   t.strictSame(names.sort(), ['a1', 'spender'], 'nobody else got in');
 
@@ -225,7 +224,10 @@ test('what somebody else holds: the data directory, the port', async (t) => {
   const flags = ['--data', data, '--no-mdns', '--listen', '127.0.0.1'];
   const taken = await mesh.run('coordinator', [...flags, '--port', `${takenPort}`]);
   refused(t, 'port', taken, 'IN_USE', new RegExp(`${takenPort}`));
-  t.match((await mesh.cli('nodes', '--json')).json<Page<{ name: string }>>().items[0], { name: 'a1', state: 'HEALTHY' });
+  t.match((await mesh.cli('nodes', '--json')).json<Page<{ name: string }>>().items[0], {
+    name: 'a1',
+    state: 'HEALTHY',
+  });
 });
 
 const urlOf = ({ host, port, user, password, database }: Connection): string =>

@@ -70,7 +70,10 @@ test('one task per line, of standard input and of a file', async (t) => {
   const input = 'beta/one.tar.gz\n\n$(touch owned); "x"\n';
   const command = ['--', 'printf', '%s|%s|%s', '{}', '{/}', '{/.}'];
   const piped = await mesh.cliWith({ input }, 'submit', '--each', '-', '--results', '--json', ...command);
-  const expected = ['beta/one.tar.gz|one.tar.gz|one.tar', '$(touch owned); "x"|$(touch owned); "x"|$(touch owned); "x"'];
+  const expected = [
+    'beta/one.tar.gz|one.tar.gz|one.tar',
+    '$(touch owned); "x"|$(touch owned); "x"|$(touch owned); "x"',
+  ];
   t.strictSame(
     piped.lines<Result>().map(({ result }) => result),
     expected,
@@ -277,7 +280,18 @@ test('cancelling ends what runs, and its capacity is free again', async (t) => {
 test('what a failed task means for the others is up to the job', async (t) => {
   const script = 'test $MESH_INDEX != 1';
   const run = (policy: string) =>
-    mesh.cli('submit', '--json', '--wait', '--array', '0-3', '--retries', '0', '--on-failure', policy, ...shell(script));
+    mesh.cli(
+      'submit',
+      '--json',
+      '--wait',
+      '--array',
+      '0-3',
+      '--retries',
+      '0',
+      '--on-failure',
+      policy,
+      ...shell(script),
+    );
   const [finish, partial] = await Promise.all([run('finish'), run('partial')]);
   t.match(finish.json(), { status: 'FAILED', tasks: { completed: 3, failed: 1, cancelled: 0 } });
   t.match(partial.json(), { status: 'PARTIALLY_COMPLETED', tasks: { completed: 3, failed: 1, cancelled: 0 } });
@@ -340,7 +354,11 @@ test('why: what ruled each node out, or why it ran where it did', async (t) => {
   await Promise.all([mesh.cli('cancel', stuck.id), mesh.cli('cancel', big.id)]);
 
   const gate = mesh.witness.gate('why-gate');
-  const job = await mesh.submit('--where', 'zone=attic', ...shell(`echo up >> ${traces}/why-up; read x < ${gate.path}`));
+  const job = await mesh.submit(
+    '--where',
+    'zone=attic',
+    ...shell(`echo up >> ${traces}/why-up; read x < ${gate.path}`),
+  );
   await mesh.witness.seen('why-up');
   const check = (explanation: Why) => {
     t.equal(explanation.chosen, 'a1');

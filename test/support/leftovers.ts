@@ -28,7 +28,9 @@ export function findLeftovers({ variable, folders }: Marks): Leftover[] {
   const found: Leftover[] = [];
   for (const name of readdirSync('/proc')) {
     if (!/^\d+$/.test(name) || Number(name) === process.pid) continue;
-    const marked = attempt(() => readFileSync(`/proc/${name}/environ`, 'latin1'))?.split('\0').includes(variable);
+    const marked = attempt(() => readFileSync(`/proc/${name}/environ`, 'latin1'))
+      ?.split('\0')
+      .includes(variable);
     const inside = attempt(() => readlinkSync(`/proc/${name}/cwd`));
     if (!marked && !folders.some((folder) => inside?.startsWith(folder))) continue;
     if (!isAlive(Number(name))) continue;

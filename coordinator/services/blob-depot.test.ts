@@ -1,0 +1,110 @@
+import { mkdirSync, readdirSync, statSync, writeFileSync } from 'node:fs';
+import { open } from 'node:fs/promises';
+import { join } from 'node:path';
+import { test, type Test } from 'tap';
+import { temporaryDirectory } from '../../test/support/plane.js';
+import { digestOf } from '../../test/support/store-fixtures.js';
+import { withStore } from '../../test/support/postgres.js';
+import { receiveBlobs } from '../rpc/receive.js';
+import { BlobDepot } from './blob-depot.js';
+
+async function openDepot(t: Test, sizeBytesMax = 1000) {
+  const { blobs } = await withStore(t);
+  const directory = join(temporaryDirectory(t), 'blobs');
+  return { depot: new BlobDepot(directory, blobs, sizeBytesMax), directory, blobs };
+}
+
+async function* messages(...given: [digest: string, data: string][]) {
+  for (const [digest, data] of given) yield { digest, data: Buffer.from(data) };
+}
+
+async function textOf(depot: BlobDepot, digest: string): Promise<string> {
+  const pieces: Buffer[] = [];
+  for await (const piece of depot.read(digest)) pieces.push(piece);
+  return Buffer.concat(pieces).toString();
+}
+
+const [A, B] = ['hello', 'world'];
+const [digestA, digestB] = [digestOf(A), digestOf(B)];
+
+test('several blobs on one stream, in pieces: stored under their digests, private, known to the table', async (t) => {
+  const { depot, directory } = await openDepot(t);
+  t.same(await depot.missing([digestA, digestB, digestA]), [digestA, digestB], 'each once');
+  t.equal(await receiveBlobs(depot, messages([digestA, 'he'], ['', 'llo'], [digestB, B])), 2);
+  t.equal(await textOf(depot, digestA), A);
+  t.same(await depot.missing([digestA, digestB]), []);
+  t.equal(statSync(join(directory, digestA)).mode & 0o777, 0o600);
+  await depot.remove([digestA]);
+  t.same(await depot.missing([digestA, digestB]), [digestA]);
+  t.throws(() => depot.read(digestA), { code: 'NOT_FOUND' });
+});
+
+test('a digest that is wrong leaves nothing; what was complete before it stays for the next try', async (t) => {
+  const { depot, directory } = await openDepot(t);
+  await t.rejects(receiveBlobs(depot, messages([digestB, B], [digestA, 'other'])), {
+    code: 'BAD_SPEC',
+    message: /arrived damaged/,
+  });
+  t.same(readdirSync(directory), [digestB]);
+  t.same(await depot.missing([digestA, digestB]), [digestA]);
+});
+
+test('too large, nameless, malformed: refused, and nothing is left behind', async (t) => {
+  const { depot, directory } = await openDepot(t, 8);
+  await t.rejects(receiveBlobs(depot, messages([digestA, 'x'.repeat(9)])), {
+    code: 'BAD_SPEC',
+    message: /larger than 8/,
+  });
+  await t.rejects(receiveBlobs(depot, messages(['', 'data'])), { code: 'BAD_SPEC', message: /names no digest/ });
+  await t.rejects(receiveBlobs(depot, messages(['../../etc/passwd', 'x'])), { code: 'BAD_SPEC' });
+  await t.rejects(depot.missing(['../x']), { code: 'BAD_SPEC' });
+  t.same(readdirSync(directory), []);
+  t.equal(await receiveBlobs(depot, messages()), 0);
+});
+
+test('many writers of one blob at a time all succeed, and one file is there', async (t) => {
+  const { depot, directory } = await openDepot(t);
+  await Promise.all(Array.from({ length: 8 }, () => receiveBlobs(depot, messages([digestA, A]))));
+  t.same(readdirSync(directory), [digestA]);
+  t.equal(await textOf(depot, digestA), A);
+});
+
+test('a stream that breaks leaves no half of a file; what a crash left is removed at the start', async (t) => {
+  const { depot, directory, blobs } = await openDepot(t);
+  async function* broken() {
+    yield { digest: digestA, data: Buffer.from('he') };
+    throw new Error('the connection broke');
+  }
+  await t.rejects(receiveBlobs(depot, broken()), { message: 'the connection broke' });
+  t.same(readdirSync(directory), []);
+  writeFileSync(join(directory, `${digestA}.0a0b.part`), 'half');
+  new BlobDepot(directory, blobs, 1000);
+  t.same(readdirSync(directory), []);
+});
+
+test('a full disk is said to be one, whether it shows at the write or at the sync', async (t) => {
+  const { depot, directory } = await openDepot(t);
+  mkdirSync(join(directory, 'x'));
+  const probe = await open(join(directory, 'x', 'probe'), 'w');
+  const handles = Object.getPrototypeOf(probe) as Record<'appendFile' | 'sync', () => Promise<void>>;
+  await probe.close();
+  const full = async () => {
+    throw Object.assign(new Error('no space'), { code: 'ENOSPC' });
+  };
+  for (const call of ['appendFile', 'sync'] as const) {
+    const usual = handles[call];
+    handles[call] = full;
+    try {
+      await t.rejects(receiveBlobs(depot, messages([digestA, A])), { code: 'DISK_FULL' });
+    } finally {
+      handles[call] = usual;
+    }
+    t.same(readdirSync(directory), ['x'], `${call} leaves nothing`);
+  }
+});
+
+test('a file that vanished from the disk is missing, whatever the table says', async (t) => {
+  const { depot, blobs } = await openDepot(t);
+  await blobs.record([{ digest: digestA, sizeBytes: 5 }]);
+  t.same(await depot.missing([digestA]), [digestA]);
+});
