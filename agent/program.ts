@@ -53,7 +53,10 @@ async function run(program: Command): Promise<void> {
   signal.onAgain(() => agent.hurry());
   const cause = await signal.promise;
   log.info({ event: 'agent.stopping', cause });
-  await agent.stop();
+  const stopped = agent.stop();
+  // No coordinator takes this agent's results any more: there is nothing to wait for.
+  if (fatal) agent.hurry();
+  await stopped;
   log.info({ event: 'agent.stopped' });
   if (fatal) process.exitCode = reportError(program.name(), fatal, false);
 }

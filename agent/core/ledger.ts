@@ -39,7 +39,7 @@ export interface CancelResult {
   ended: Attempt[];
   /** Run: kill them, their end comes from the executor. */
   kill: Attempt[];
-  /** Not held here, or ended already. */
+  /** Not held here. What has ended and is not acknowledged is not among them: its result is on its way. */
   unknown: TaskRefs;
 }
 
@@ -259,7 +259,8 @@ export class Ledger {
   cancel(refs: TaskRefs): CancelResult {
     const result: CancelResult = { ended: [], kill: [], unknown: emptyRefs() };
     this.#each(refs, (ref, attempt) => {
-      if (!attempt || attempt.state === 'ENDED') return addRef(result.unknown, ref);
+      if (!attempt) return addRef(result.unknown, ref);
+      if (attempt.state === 'ENDED') return;
       if (attempt.launch) {
         result.kill.push(attempt);
         return;

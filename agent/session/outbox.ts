@@ -20,6 +20,8 @@ export class Outbox {
   add(finished: Finished): void {
     let job = this.#jobs.get(finished.job);
     if (!job) this.#jobs.set(finished.job, (job = new Map()));
+    // The output of a superseded attempt may have taken longer to store than its successor took to end.
+    if ((job.get(finished.index)?.finished.generation ?? 0) > finished.generation) return;
     job.set(finished.index, { finished, endedMs: this.clock.monotonicMs() - finished.ageMs });
   }
 

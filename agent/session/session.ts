@@ -156,8 +156,10 @@ export class Session implements Upstream {
       case 'heartbeatReply':
         return this.#reply(body.value);
       case 'assign':
-        if (body.value.epoch >= this.#options.epoch()) return work.assign(body.value);
-        return log.warn({ event: 'assign.stale-epoch', epoch: body.value.epoch }, 'a former leader gave work');
+        if (body.value.epoch < this.#options.epoch())
+          return log.warn({ event: 'assign.stale-epoch', epoch: body.value.epoch }, 'a former leader gave work');
+        this.#options.onEpoch(body.value.epoch);
+        return work.assign(body.value);
       case 'retract':
         return work.retract(body.value);
       case 'cancel':

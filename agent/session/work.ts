@@ -189,10 +189,14 @@ export class Work implements Service {
     const { ledger, executors } = this.#options;
     if (this.#stopping) return;
     const executorOf = (body: JobBody) => executors.get(body.work?.$case ?? '');
-    for (const launch of ledger.launch((body) => executorOf(body)?.launchMax(body) ?? 1)) {
-      const executor = executorOf(launch.body);
-      if (executor) this.#begin(executor, launch);
-      else for (const attempt of launch.attempts) this.#refuseKind(attempt);
+    for (let refused = true; refused; ) {
+      refused = false;
+      for (const launch of ledger.launch((body) => executorOf(body)?.launchMax(body) ?? 1)) {
+        const executor = executorOf(launch.body);
+        refused ||= !executor;
+        if (executor) this.#begin(executor, launch);
+        else for (const attempt of launch.attempts) this.#refuseKind(attempt);
+      }
     }
   }
 
@@ -261,7 +265,9 @@ export class Work implements Service {
     this.#finishing++;
     await this.#options.logs.drained(spool);
     this.#finishing--;
-    this.#report(attempt, end, spool);
+    // Meanwhile it may have been superseded.
+    if (attempt.state === 'ENDED') this.#report(attempt, end, spool);
+    else void this.#discard(attempt, spool);
     this.#checkIdle();
   }
 

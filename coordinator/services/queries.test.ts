@@ -137,7 +137,7 @@ test('results come in index order and follow the job to its end', async (t) => {
   ]);
 });
 
-test('retry: a new job of what did not complete, with its inputs; twice is once', async (t) => {
+test('retry: a new job of what did not complete, under its old MESH_INDEX; twice is once', async (t) => {
   const parts = await startPlane(t);
   const { plane, store } = parts;
   const agent = new PlayedAgent(plane, 'attic', 3);
@@ -154,7 +154,7 @@ test('retry: a new job of what did not complete, with its inputs; twice is once'
   t.equal((await plane.resubmission.retry(ended, anna)).id, retried.id);
   const tasks = await agent.assignedAll(2);
   const inputs = await store.tasks.inputs(tasks);
-  t.same(inputs.map((text) => (JSON.parse(text ?? '{}') as { value: string }).value), ['15', '20']);
+  t.same(inputs.map((text) => (JSON.parse(text ?? '{}') as { arrayIndex: number }).arrayIndex), [15, 20]);
   await agent.finish(tasks);
   const done = (await store.jobs.get(retried.id)) as JobRow;
   await t.rejects(plane.resubmission.retry(done, anna), { code: 'CONFLICT', message: /every task/ });

@@ -210,6 +210,7 @@ test('a certificate renews itself; what runs does not notice', async (t) => {
   t.not(readFileSync(join(agent.dataDir, 'agent.crt'), 'utf8'), issued.pem, 'the new one is stored');
   gate.open();
   t.match(await mesh.wait(job.id), { status: 'COMPLETED' });
+  process.stderr.write(mesh.logs());
   t.match(await mesh.tasks(job.id), [{ attempts: 1, losses: 0 }]);
   t.not((await mesh.node('short')).certFingerprint, issued.fingerprint, 'and the new one is what it shows');
   await agent.program.stop();

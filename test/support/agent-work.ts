@@ -1,0 +1,133 @@
+/** An agent's work with everything around it in the test's hands: executor, session and clock. */
+import type { Test } from 'tap';
+import { silentLogger } from '../../common/log.js';
+import { Ledger } from '../../agent/core/ledger.js';
+import type {
+  AttemptEnd,
+  AttemptOutcome,
+  Executor,
+  LaunchObserver,
+  LaunchSpec,
+  RunningLaunch,
+  StopReason,
+} from '../../agent/core/types.js';
+import { LogStreamer } from '../../agent/session/log-streamer.js';
+import { Outbox } from '../../agent/session/outbox.js';
+import { type Upstream, Work } from '../../agent/session/work.js';
+import { type Assign, type Finished, type JobBody, Outcome, type TaskRefs } from '../../proto/gen/mesh/v1/agent.js';
+import { ManualClock } from './manual-clock.js';
+
+export type Ref = readonly [job: number, index: number, generation: number];
+
+export const refsOf = (...items: Ref[]): TaskRefs => ({
+  jobs: items.map(([job]) => job),
+  indexes: items.map(([, index]) => index),
+  generations: items.map(([, , generation]) => generation),
+});
+
+export const refText = ({ job, index, generation }: { job: number; index: number; generation: number }): string =>
+  `${job}.${index}.${generation}`;
+
+export const processBody = (job: number, argv: string[] = ['true']): JobBody => ({
+  job,
+  jobId: `job-${job}`,
+  work: { $case: 'process', value: { argv, environment: {} } },
+  resources: { cpuMillis: 0, memoryBytes: 0, gpus: 0, custom: {} },
+  timeoutMs: 0,
+  taskCount: 10,
+  array: undefined,
+  logBytesMax: 0,
+});
+
+export const assignOf = (job: number, indexes: number[], bodies: JobBody[] = [], generation = 1, epoch = 1): Assign => ({
+  epoch,
+  bodies,
+  groups: [{ job, indexes, generations: indexes.map(() => generation), attempts: [], inputs: [] }],
+});
+
+export const finishedOf = ([job, index, generation]: Ref, more: Partial<Finished> = {}): Finished => ({
+  ...{ job, index, generation, outcome: Outcome.SUCCEEDED, exitCode: 0, signal: '', error: '', runUs: 1, ageMs: 0 },
+  ...{ peakMemoryBytes: undefined, resultJson: '', output: undefined },
+  ...more,
+});
+
+export const endOf = (outcome: AttemptOutcome = 'succeeded'): AttemptEnd => ({
+  outcome,
+  exitCode: outcome === 'succeeded' ? 0 : undefined,
+  ...{ signal: undefined, error: undefined, runUs: 1500, peakMemoryBytes: 4096, resultJson: undefined },
+});
+
+/** What an executor was asked to start; the test says how it goes on. */
+export class FakeLaunch implements RunningLaunch {
+  readonly stopped: { position: number; reason: StopReason }[] = [];
+  readonly done = Promise.resolve();
+
+  constructor(
+    readonly spec: LaunchSpec,
+    readonly observer: LaunchObserver,
+  ) {}
+
+  get refs(): string[] {
+    return this.spec.attempts.map(refText);
+  }
+
+  stop(position: number, reason: StopReason): void {
+    this.stopped.push({ position, reason });
+  }
+}
+
+export class FakeExecutor implements Executor {
+  readonly name = 'process';
+  readonly launches: FakeLaunch[] = [];
+  together = 1;
+
+  launchMax(): number {
+    return this.together;
+  }
+
+  start(spec: LaunchSpec, observer: LaunchObserver): RunningLaunch {
+    const launch = new FakeLaunch(spec, observer);
+    this.launches.push(launch);
+    return launch;
+  }
+
+  /** The launch of this number, from 0. */
+  launch(number: number): FakeLaunch {
+    const launch = this.launches[number];
+    if (!launch) throw new Error(`only ${this.launches.length} launches were started`);
+    return launch;
+  }
+}
+
+/** A session that only writes down what it is given. */
+export class RecordedUpstream implements Upstream {
+  readonly results: Finished[] = [];
+  readonly starts: { ref: string; ageMs: number }[] = [];
+  readonly retractions: { dropped: TaskRefs; kept: TaskRefs }[] = [];
+
+  async finished(items: Finished[]): Promise<void> {
+    this.results.push(...items);
+  }
+
+  started(items: { job: number; index: number; generation: number; ageMs: number }[]): void {
+    this.starts.push(...items.map((item) => ({ ref: refText(item), ageMs: item.ageMs })));
+  }
+
+  retracted(dropped: TaskRefs, kept: TaskRefs): void {
+    this.retractions.push({ dropped, kept });
+  }
+}
+
+/** Lets everything happen that waits for nothing but its turn. */
+export const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+
+export function makeWork(t: Test, slots = 1) {
+  const clock = new ManualClock();
+  const executor = new FakeExecutor();
+  const outbox = new Outbox(clock);
+  const ledger = new Ledger({ slots, cpuMillis: slots * 1000, memoryBytes: 1000, gpus: 0, custom: {} });
+  const logs = new LogStreamer(() => undefined, clock, silentLogger);
+  const executors = new Map([['process', executor]]);
+  const work = new Work({ ledger, executors, outbox, logs, spoolDir: t.testdir(), clock, log: silentLogger });
+  return { clock, executor, outbox, ledger, logs, work };
+}
