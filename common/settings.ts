@@ -104,8 +104,9 @@ function parseValue(entry: Setting<unknown>, raw: unknown, place: string, source
 
 /** TOML knows lists, tables and dates too; no setting is one. */
 function asScalar(raw: unknown): string {
-  if (typeof raw === 'object') throw new MeshError('BAD_CONFIG', 'it must be a text, a number, true or false');
-  return String(raw);
+  if (typeof raw === 'string') return raw;
+  if (typeof raw === 'number' || typeof raw === 'bigint' || typeof raw === 'boolean') return `${raw}`;
+  throw new MeshError('BAD_CONFIG', 'it must be a text, a number, true or false');
 }
 
 function readConfigFile(path: string | undefined, table: SettingTable): Record<string, unknown> {
@@ -138,7 +139,7 @@ function readConfigFile(path: string | undefined, table: SettingTable): Record<s
 
 /** A default as one would write it. */
 const written = (entry: Setting<unknown> | undefined, value: unknown): unknown =>
-  entry?.parse === parseDuration ? `${value}ms` : value;
+  entry?.parse === parseDuration && typeof value === 'number' ? `${value}ms` : value;
 
 /** The text of `--print-config`: TOML that gives the same result, with each source as a comment. */
 export function printConfig<S extends SettingTable>(table: S, resolved: Resolved<S>): string {

@@ -12,6 +12,9 @@ const DAY_MS = 86_400_000;
 
 /** A profile whose certificate has `usedDays` of its 30 days behind it, and an authority that renews it. */
 function profile(t: Test, usedDays: number) {
+  // The timer of a renewal keeps no process alive, so that a command can end; a test must not end before it.
+  const alive = setInterval(() => undefined, 60_000);
+  t.teardown(() => clearInterval(alive));
   const mesh = makeTestMesh('m', Date.now() - 60 * DAY_MS);
   const directory = t.testdir();
   const store = new CredentialStore(directory, 'client');

@@ -157,7 +157,8 @@ export class LogStreamer implements Service {
       .catch((err: unknown) => this.log.warn({ event: 'logs.unsent', err }))
       .finally(() => {
         entry.pumping = false;
-        if (entry.again) this.#pump(entry);
+        // One that is followed no more would never be done with.
+        if (entry.again && this.#followed.has(entry.spool)) this.#pump(entry);
       });
   }
 

@@ -48,7 +48,7 @@ export class Gate {
     const identity = peer.kind === 'identity' ? peer.identity : undefined;
     const role: Caller = identity?.role ?? 'nobody';
     if (identity) this.options.denylist.check(identity);
-    if (!METHOD_ROLES[path]?.includes(role)) {
+    if (!Object.hasOwn(METHOD_ROLES, path) || !METHOD_ROLES[path]?.includes(role)) {
       const who = identity ? `${role}/${identity.name}` : 'a peer without a certificate';
       this.options.log.warn({ event: 'rpc.denied', method: path, caller: who, address });
       throw new MeshError(identity ? 'DENIED' : 'UNAUTHENTICATED', `${who} may not call ${path}`);
@@ -100,7 +100,7 @@ export class Gate {
     handle: (requests: AsyncIterable<Request>, context: CallContext) => Promise<Response>,
   ): handleClientStreamingCall<Request, Response> {
     return (call: ServerReadableStream<Request, Response>, callback) => {
-      this.#run(async () => handle(call as AsyncIterable<Request>, this.admit(path, call))).then(
+      this.#run(async () => handle(toTheEnd(call), this.admit(path, call))).then(
         (response) => callback(null, response),
         (error: unknown) => callback(this.report(path, error)),
       );
@@ -122,6 +122,16 @@ export class Gate {
   async #run<T>(body: () => Promise<T>): Promise<T> {
     return body();
   }
+}
+
+/**
+ * What the client sends, to the end that it means. A call that is broken off ends its messages just as a complete one
+ * does, and says so a moment later: half a submission must not pass for a whole one.
+ */
+async function* toTheEnd<Request>(call: ServerReadableStream<Request, unknown>): AsyncGenerator<Request> {
+  yield* call as AsyncIterable<Request>;
+  await new Promise((resolve) => setImmediate(resolve));
+  if (call.cancelled) throw new MeshError('INTERRUPTED', 'the client broke off before it was done');
 }
 
 function drained(call: ServerWritableStream<unknown, unknown>, gone: AbortSignal): Promise<void> {

@@ -27,11 +27,18 @@ test('a job is acknowledged by its commit; its rows follow, and its items with t
   const parts = await startPlane(t);
   const { plane, store } = parts;
   const items = [[item('a'), item('b')], [item('c')]];
-  const job = await plane.intake.submit({ ...submission(3, { array: undefined }), hasItems: true, items: pagesOf(items) });
+  const job = await plane.intake.submit({
+    ...submission(3, { array: undefined }),
+    hasItems: true,
+    items: pagesOf(items),
+  });
   t.match(job, { status: 'QUEUED', submitter: 'anna', counts: { total: 3 } });
   await untilMade(parts, job.id);
   const inputs = await store.tasks.inputs([0, 1, 2].map((index) => ({ job: job.seq, index, generation: 0 })));
-  t.same(inputs.map((text) => (JSON.parse(text ?? '{}') as TaskInput).value), ['a', 'b', 'c']);
+  t.same(
+    inputs.map((text) => (JSON.parse(text ?? '{}') as TaskInput).value),
+    ['a', 'b', 'c'],
+  );
 });
 
 test('items are taken a page at a time: what is not stored is not asked for', async (t) => {
@@ -65,7 +72,11 @@ test('a wrong number of items leaves no job and no inputs, and the key is free',
   t.same(await store.jobs.list({ limit: 10 }), []);
   const left = await store.database.run((db) => db.selectFrom('job_input').selectAll().execute());
   t.same(left, []);
-  const right = await plane.intake.submit({ ...given, hasItems: true, items: pagesOf([[item('a'), item('b'), item('c')]]) });
+  const right = await plane.intake.submit({
+    ...given,
+    hasItems: true,
+    items: pagesOf([[item('a'), item('b'), item('c')]]),
+  });
   t.equal(right.counts.total, 3);
 });
 
@@ -85,7 +96,9 @@ test('the same key: the same job for the same specification, an error for anothe
   const given = submission(3);
   const first = await plane.intake.submit(given);
   t.equal((await plane.intake.submit(given)).id, first.id);
-  await t.rejects(plane.intake.submit({ ...given, spec: { ...given.spec, priority: 5 } }), { code: 'IDEMPOTENCY_CONFLICT' });
+  await t.rejects(plane.intake.submit({ ...given, spec: { ...given.spec, priority: 5 } }), {
+    code: 'IDEMPOTENCY_CONFLICT',
+  });
   const other = await plane.intake.submit({ ...given, submitter: 'bert' });
   t.not(other.id, first.id, 'keys are the submitter’s own');
 
@@ -135,7 +148,12 @@ test('more live jobs than allowed are refused with an error that may be tried ag
 
 test('a disk that is short takes no new jobs', async (t) => {
   const { plane } = await startPlane(t, { config: { minFreeBytes: Number.MAX_SAFE_INTEGER } });
-  while (await submit(plane, 1).then(() => true, (error: { code: string }) => error.code !== 'DISK_FULL'));
+  while (
+    await submit(plane, 1).then(
+      () => true,
+      (error: { code: string }) => error.code !== 'DISK_FULL',
+    )
+  );
   await t.rejects(submit(plane, 1), { code: 'DISK_FULL' });
 });
 

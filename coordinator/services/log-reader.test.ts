@@ -16,7 +16,8 @@ const tail = (offset: number, text: string): OutputTail => ({
 });
 
 const whole: LogQuery = { index: undefined, attempt: undefined, follow: false };
-const textOf = (entries: readonly LogEntry[]): string => entries.map(({ data }) => Buffer.from(data).toString()).join('');
+const textOf = (entries: readonly LogEntry[]): string =>
+  entries.map(({ data }) => Buffer.from(data).toString()).join('');
 
 function read({ plane }: TestPlane, job: Parameters<typeof plane.logReader.read>[0], query: Partial<LogQuery> = {}) {
   const gone = new AbortController();

@@ -44,7 +44,11 @@ test('every promised metric is there with its labels and moves with what happens
   for (const [name, labels] of Object.entries(PROMISED)) {
     const samples = text.split('\n').filter((line) => new RegExp(`^${name}(_bucket|_count)?[{ ]`).test(line));
     t.ok(samples.length > 0, name);
-    for (const label of labels) t.ok(samples.some((line) => line.includes(`${label}="`)), `${name}{${label}}`);
+    for (const label of labels)
+      t.ok(
+        samples.some((line) => line.includes(`${label}="`)),
+        `${name}{${label}}`,
+      );
   }
   t.match(text, 'mesh_nodes{state="HEALTHY"} 1');
   t.match(text, 'mesh_jobs{status="COMPLETED"} 1');

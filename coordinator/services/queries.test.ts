@@ -1,5 +1,13 @@
 import { test } from 'tap';
-import { elapse, identityOf, PlayedAgent, startPlane, submission, submit, type TestPlane } from '../../test/support/plane.js';
+import {
+  elapse,
+  identityOf,
+  PlayedAgent,
+  startPlane,
+  submission,
+  submit,
+  type TestPlane,
+} from '../../test/support/plane.js';
 import { Outcome } from '../../proto/gen/mesh/v1/agent.js';
 import { OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
 import type { JobRow } from '../ports.js';
@@ -37,8 +45,15 @@ test('submitters see their own jobs, and cannot tell others’ from none; viewer
     t.same((await queries.list({ status: '', limit: 0, cursor: '' }, caller)).rows.length, 2);
   }
   t.equal((await queries.job(hers.id, anna)).id, hers.id);
-  t.same((await queries.list({ status: '', limit: 0, cursor: '' }, bert)).rows.map(({ id }) => id), [his.id]);
-  const messageOf = (promise: Promise<unknown>) => promise.then(() => '', (error: Error) => error.message);
+  t.same(
+    (await queries.list({ status: '', limit: 0, cursor: '' }, bert)).rows.map(({ id }) => id),
+    [his.id],
+  );
+  const messageOf = (promise: Promise<unknown>) =>
+    promise.then(
+      () => '',
+      (error: Error) => error.message,
+    );
   t.equal(await messageOf(queries.job(his.id, anna)), `there is no job "${his.id}"`);
   t.equal(await messageOf(queries.job('nope', anna)), 'there is no job "nope"');
 });
@@ -154,7 +169,10 @@ test('retry: a new job of what did not complete, under its old MESH_INDEX; twice
   t.equal((await plane.resubmission.retry(ended, anna)).id, retried.id);
   const tasks = await agent.assignedAll(2);
   const inputs = await store.tasks.inputs(tasks);
-  t.same(inputs.map((text) => (JSON.parse(text ?? '{}') as { arrayIndex: number }).arrayIndex), [15, 20]);
+  t.same(
+    inputs.map((text) => (JSON.parse(text ?? '{}') as { arrayIndex: number }).arrayIndex),
+    [15, 20],
+  );
   await agent.finish(tasks);
   const done = (await store.jobs.get(retried.id)) as JobRow;
   await t.rejects(plane.resubmission.retry(done, anna), { code: 'CONFLICT', message: /every task/ });

@@ -21,7 +21,10 @@ test('ended jobs go after their time with their logs; live ones and their files 
   const directory = temporaryDirectory(t);
   const clock = new ManualClock();
   const ended = await assignedJob(store, epoch, 3);
-  await store.tasks.settle(epoch, ended.tasks.map((task) => settlement(task)));
+  await store.tasks.settle(
+    epoch,
+    ended.tasks.map((task) => settlement(task)),
+  );
   const live = await assignedJob(store, epoch, 1);
   const blobs = new BlobDepot(join(directory, 'blobs'), store.blobs, 1000);
   const digest = digestOf('hello');
@@ -50,9 +53,9 @@ test('ended jobs go after their time with their logs; live ones and their files 
   await turn();
   t.equal(await store.jobs.get(ended.job.id), undefined);
   t.notOk(existsSync(logsOf(ended.job.id)));
-  const { rows } = await sql<{ n: number }>`select count(*)::integer as n from task where job = ${ended.job.seq}`.execute(
-    store.database.kysely,
-  );
+  const { rows } = await sql<{
+    n: number;
+  }>`select count(*)::integer as n from task where job = ${ended.job.seq}`.execute(store.database.kysely);
   t.same(rows, [{ n: 0 }]);
   t.ok(await store.jobs.get(live.job.id));
   t.ok(existsSync(logsOf(live.job.id)));
@@ -71,7 +74,10 @@ test('below the threshold no jobs are accepted and ended ones go early; above it
   const directory = temporaryDirectory(t);
   const clock = new ManualClock(Date.now() + 60_000);
   const { job, tasks } = await assignedJob(store, epoch, 1);
-  await store.tasks.settle(epoch, tasks.map((task) => settlement(task)));
+  await store.tasks.settle(
+    epoch,
+    tasks.map((task) => settlement(task)),
+  );
   const options = {
     ...{ store, clock, directory, log: silentLogger, retentionMs: 7 * DAY_MS, minFreeBytes: Number.MAX_SAFE_INTEGER },
     jobs: { all: () => [].values() } as unknown as Jobs,

@@ -95,10 +95,10 @@ test('a server is believed only as far as sslmode says', async (t) => {
     ['127.0.0.1 sslmode=require', true],
     ['127.0.0.1 sslmode=verify-ca', false],
     ['localhost sslmode=verify-full', false],
-    [`localhost sslmode=verify-full&sslrootcert=${root}`, true],
-    [`127.0.0.1 sslmode=verify-full&sslrootcert=${root}`, false],
-    [`127.0.0.1 sslmode=verify-ca&sslrootcert=${root}`, true],
-    [`127.0.0.1 sslmode=require&sslrootcert=${root}`, true],
+    [`localhost sslmode=verify-full&sslrootcert=${encodeURIComponent(root)}`, true],
+    [`127.0.0.1 sslmode=verify-full&sslrootcert=${encodeURIComponent(root)}`, false],
+    [`127.0.0.1 sslmode=verify-ca&sslrootcert=${encodeURIComponent(root)}`, true],
+    [`127.0.0.1 sslmode=require&sslrootcert=${encodeURIComponent(root)}`, true],
   ];
   for (const [text, believed] of tries) {
     const [host, query] = text.split(' ');

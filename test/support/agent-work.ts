@@ -39,7 +39,13 @@ export const processBody = (job: number, argv: string[] = ['true']): JobBody => 
   logBytesMax: 0,
 });
 
-export const assignOf = (job: number, indexes: number[], bodies: JobBody[] = [], generation = 1, epoch = 1): Assign => ({
+export const assignOf = (
+  job: number,
+  indexes: number[],
+  bodies: JobBody[] = [],
+  generation = 1,
+  epoch = 1,
+): Assign => ({
   epoch,
   bodies,
   groups: [{ job, indexes, generations: indexes.map(() => generation), attempts: [], inputs: [] }],

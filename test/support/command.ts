@@ -1,7 +1,7 @@
 /** A command run to its end, or watched while it runs. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { type SignalSource, withLimit } from './until.js';
-import { describeExit, onLine } from './program.js';
+import { describeExit, onLine, withEnvironment } from './program.js';
 
 export interface CommandResult {
   code: number;
@@ -37,7 +37,7 @@ export class RunningCommand implements SignalSource {
     options: { cwd: string; env: NodeJS.ProcessEnv; input: string },
   ) {
     const { cwd, env, input } = options;
-    const child = spawn(file, args, { cwd, env, stdio: ['pipe', 'pipe', 'pipe'] });
+    const child = spawn(...withEnvironment(env, [file, ...args]), { cwd, stdio: ['pipe', 'pipe', 'pipe'] });
     this.child = child;
     let stdout = '';
     child.stdout.on('data', (text: string) => (stdout += text));
@@ -91,7 +91,7 @@ export async function runCommand(
   args: readonly string[],
   options: { cwd: string; env: NodeJS.ProcessEnv; input?: string | undefined },
 ): Promise<CommandResult> {
-  const title = [...args.slice(0, 1).map((path) => path.split('/').slice(-2)[0]), ...args.slice(1)].join(' ');
+  const title = args.map((word) => /dist\/(\w+)\/main\.js$/.exec(word)?.[1] ?? word).join(' ');
   const command = new RunningCommand(title, file, args, { ...options, input: options.input ?? '' });
   try {
     return await withLimit(`"${title}" to end`, command.result);

@@ -91,6 +91,8 @@ export class Mesh {
   readonly witness: Witness;
   /** The profile of the first operator. */
   profile = '';
+  /** What commands are started with, such as `ip netns exec NAME`, where the coordinator is not on this host. */
+  enter: readonly string[] = [];
   readonly #run = `E2E_RUN=${randomBytes(8).toString('hex')}`;
   readonly #programs: Program[] = [];
   readonly #readyFolder: string;
@@ -193,13 +195,15 @@ export class Mesh {
 
   /** Any program, to its end. */
   run(program: keyof typeof PROGRAMS, args: readonly string[], options: CommandOptions = {}): Promise<CommandResult> {
-    return runCommand(process.execPath, [programPath(program), ...args], this.#around(options));
+    const [file, ...words] = [...this.enter, process.execPath, programPath(program), ...args] as [string, ...string[]];
+    return runCommand(file, words, this.#around(options));
   }
 
   /** `mesh …` that goes on, to look at what it prints meanwhile. */
   watch(...args: string[]): RunningCommand {
     const around = { ...this.#around({}), input: '' };
-    return new RunningCommand(`mesh ${args.join(' ')}`, process.execPath, [programPath('mesh'), ...args], around);
+    const [file, ...words] = [...this.enter, process.execPath, programPath('mesh'), ...args] as [string, ...string[]];
+    return new RunningCommand(`mesh ${args.join(' ')}`, file, words, around);
   }
 
   /** `mesh submit --json …`, which must be accepted. With `--wait` in it the ended job, however it ended. */

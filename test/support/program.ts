@@ -1,5 +1,5 @@
 /** A program of ours as a process under test: what it logs, what it says, how it ends. */
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process';
 import type { Readable } from 'node:stream';
 import { type SignalSource, until, withLimit } from './until.js';
 
@@ -16,11 +16,16 @@ export interface Exit {
 }
 
 /** Starts a process: plain, or inside a network namespace. */
-export type Spawner = (
-  file: string,
-  args: readonly string[],
-  options: { env: NodeJS.ProcessEnv; cwd: string },
-) => ChildProcess;
+export type Spawner = (file: string, args: readonly string[], options: SpawnOptions) => ChildProcess;
+
+/**
+ * A command with exactly this environment. Given to `spawn`, more would come along: tap adds variables of its own to
+ * every process, which load its instruments into each Node.js below.
+ */
+export const withEnvironment = (environment: NodeJS.ProcessEnv, command: readonly string[]): [string, string[]] => [
+  'env',
+  ['-i', ...Object.entries(environment).map(([name, value]) => `${name}=${value ?? ''}`), ...command],
+];
 
 const KEPT_CHARACTERS = 64 * 1024;
 
@@ -39,10 +44,9 @@ export class Program implements SignalSource {
     args: readonly string[],
     options: { env: NodeJS.ProcessEnv; cwd: string; spawner?: Spawner | undefined },
   ) {
-    const { env, cwd, spawner } = options;
-    this.#child = spawner
-      ? spawner(process.execPath, args, { env, cwd })
-      : spawn(process.execPath, args, { env, cwd, stdio: ['ignore', 'pipe', 'pipe'] });
+    const { cwd, spawner = spawn } = options;
+    const [file, words] = withEnvironment(options.env, [process.execPath, ...args]);
+    this.#child = spawner(file, words, { cwd, stdio: ['ignore', 'pipe', 'pipe'] });
     this.#child.on('error', (error) => this.#keep(`could not be started: ${error.message}\n`));
     onLine(this.#child.stdout, (line) => this.#stdout(line));
     this.#child.stderr?.setEncoding('utf8').on('data', (text: string) => {
