@@ -73,5 +73,8 @@ test('a flush that fails hands its items back and the next batch goes on; they m
   });
   batcher.addAll([1, 2, 3]);
   await batcher.idle();
-  t.same(flushed.flat().sort(), [1, 2, 3]);
+  t.same(
+    flushed.flat().sort((a, b) => a - b),
+    [1, 2, 3],
+  );
 });

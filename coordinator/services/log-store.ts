@@ -1,8 +1,8 @@
 /**
  * Output of long or loud attempts, as files below `logs/`. (Short output travels with the result and lives in the
  * task's row.) One attempt keeps its first half-limit in `head` and what follows in two alternating tail files, so
- * that disk use stays below one and a half limits and at least the last quarter-limit is always there; a reader sees
- * the head, a note of how much is missing, and the tail. Frames are protobuf OutputChunks, each behind its length.
+ * that disk use stays below one and a half limits and nearly the last half-limit is always there; a reader sees the
+ * head, a note of how much is missing, and the end, within the limit. Frames are protobuf OutputChunks, each behind its length.
  * Chunks that arrive twice are told by their offset and stored once.
  */
 import { existsSync } from 'node:fs';
@@ -141,9 +141,14 @@ export class LogStore {
   /** The stored chunks in order, with a note where something was left out. Empty when nothing was streamed. */
   async *read(key: AttemptKey): AsyncGenerator<OutputChunk> {
     const base = this.#base(key);
+    const parts = await partsInOrder(base);
+    // Two tails may hold more than a half-limit together; what is shown is within the limit.
+    const last = parts.at(-1);
+    const tailFrom = last && last !== 'head' ? (await endOf(`${base}.${last}`)) - this.bytesMax / 2 : 0;
     let next = 0;
-    for (const part of await partsInOrder(base)) {
+    for (const part of parts) {
       for await (const chunk of readFrames(`${base}.${part}`)) {
+        if (part !== 'head' && chunk.offset < tailFrom) continue;
         // A tail that was begun anew meanwhile is ahead of the one that is read next.
         if (chunk.offset < next) continue;
         if (chunk.offset > next) yield leftOut(next, chunk);
@@ -156,6 +161,13 @@ export class LogStore {
   async removeJob(jobId: string): Promise<void> {
     await rm(join(this.directory, jobId), { recursive: true, force: true });
   }
+}
+
+/** The offset behind the last stored byte of a part. */
+async function endOf(path: string): Promise<number> {
+  let end = 0;
+  for await (const chunk of readFrames(path)) end = chunk.offset + chunk.data.length;
+  return end;
 }
 
 /** The note a reader finds where output was left out. */
