@@ -275,7 +275,11 @@ test('A12, A13: a revoked identity is refused on its open connection', async (t)
     },
     { sameHolder: false },
   );
-  const client = new Client(`ipv4:127.0.0.1:${front.port}`, channelCredentials(credential, mesh.meshId), channelOptions);
+  const client = new Client(
+    `ipv4:127.0.0.1:${front.port}`,
+    channelCredentials(credential, mesh.meshId),
+    channelOptions,
+  );
   t.teardown(() => client.close());
   const eve = makeApi(client, MeshServiceService);
   await eve.listNodes({});
@@ -291,7 +295,14 @@ test('HTTPS on the same port: health for anyone, metrics for those who may, prob
     new Promise<{ status: number; type: string; body: string }>((resolve, reject) => {
       const call = httpsRequest(
         {
-          ...{ host: '127.0.0.1', port, path, ca: mesh.authority.rootPem, agent: false, checkServerIdentity: () => undefined },
+          ...{
+            host: '127.0.0.1',
+            port,
+            path,
+            ca: mesh.authority.rootPem,
+            agent: false,
+            checkServerIdentity: () => undefined,
+          },
           ...(credential ? { cert: credential.certificateChain, key: credential.privateKey } : {}),
         },
         (response) => {

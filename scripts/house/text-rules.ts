@@ -116,7 +116,9 @@ export const TEXT_RULES: readonly TextRule[] = [
 
 const LINES_MAX = 400;
 /** Files that may be longer, with the reason. */
-export const LONG_FILES: Readonly<Record<string, string>> = {};
+export const LONG_FILES: Readonly<Record<string, string>> = {
+  'test/e2e/jobs.test.ts': 'one running mesh serves all of its tests; in two files it would be started twice',
+};
 
 function checkText(source: Source, rule: TextRule): Violation[] {
   if (!rule.in.test(source.path) || rule.except?.[source.path] !== undefined) return [];

@@ -216,7 +216,7 @@ test('a task that fails runs again, elsewhere, and every attempt is counted', as
     tries.map(([attempt]) => attempt),
     ['1', '2', '3'],
   );
-  t.strictSame([...tries.slice(0, 2).map(([, , node]) => node)].sort(), ['a1', 'a2'], 'not twice where it failed');
+  t.equal(new Set(tries.slice(0, 2).map(([, , node]) => node)).size, 2, 'not twice where it failed');
   const [task] = await mesh.tasks(job.id);
   t.match(task, {
     ...{ job: job.id, index: 0, status: 'COMPLETED', attempts: 3, maxAttempts: 3, failures: 2, losses: 0, exitCode: 0 },

@@ -20,7 +20,8 @@ const PROMISED = [
   ...['process_cpu_seconds_total', 'process_resident_memory_bytes', 'nodejs_eventloop_lag_seconds'],
 ];
 
-const isMissing = (program: string): boolean => spawnSync(program, ['--version'], { stdio: 'ignore' }).error !== undefined;
+const isMissing = (program: string): boolean =>
+  spawnSync(program, ['--version'], { stdio: 'ignore' }).error !== undefined;
 const missing = ['prometheus', 'promtool'].filter(isMissing);
 const skip = missing.length > 0 && `${missing.join(' and ')} is not installed (Debian: apt-get install prometheus)`;
 let mesh: Mesh;
@@ -130,9 +131,14 @@ test('promtool has nothing to say against the metrics', { skip }, async (t) => {
   const { body } = await get(address, '/metrics', certificateFiles(files, 'prometheus'));
   const checked = spawnSync('promtool', ['check', 'metrics'], { input: body, encoding: 'utf8' });
   // Some names of Node.js's own metrics, which are prom-client's, break a rule that came after them.
-  const objections = (checked.stdout + checked.stderr).split('\n').filter((line) => line !== '' && !/^nodejs_/.test(line));
+  const objections = (checked.stdout + checked.stderr)
+    .split('\n')
+    .filter((line) => line !== '' && !/^nodejs_/.test(line));
   t.strictSame(objections, []);
-  t.match(execFileSync('promtool', ['check', 'config', join(mesh.root, 'prometheus.yml')], { encoding: 'utf8' }), /SUCCESS/);
+  t.match(
+    execFileSync('promtool', ['check', 'config', join(mesh.root, 'prometheus.yml')], { encoding: 'utf8' }),
+    /SUCCESS/,
+  );
   for (const name of PROMISED.filter((promised) => promised.startsWith('mesh_')))
     t.match(readFileSync(join(packageRoot, 'docs/metrics.md'), 'utf8'), name, `${name} is documented`);
 });

@@ -52,9 +52,9 @@ test('an agent may not do what people do', async (t) => {
   const data = join(mesh.root, 'agent-a1');
   const profile = profileOf('as-agent', join(data, 'agent.crt'), join(data, 'agent.key'));
   for (const command of [['jobs'], ['submit', '--', 'true'], ['token', 'create']]) {
-    const { code, error } = await as(profile, ...command);
-    t.equal(code, 4, command.join(' '));
-    t.match(error(), { code: 'DENIED', message: /agent\/a1/ });
+    const denied = await as(profile, ...command);
+    t.equal(denied.code, 4, command.join(' '));
+    t.match(denied.error(), { code: 'DENIED', message: /agent\/a1/ });
   }
   t.match((await mesh.ca('list', '--json', '--profile', profile)).code, 4, 'nor what operators do');
 });
@@ -95,7 +95,8 @@ test('viewers see states, not output; submitters see what is theirs; operators s
       }),
     );
   }
-  const jobsOf = async (profile: string) => (await as(profile, 'jobs')).json<Page<JobShape>>().items.map(({ id }) => id);
+  const jobsOf = async (profile: string) =>
+    (await as(profile, 'jobs')).json<Page<JobShape>>().items.map(({ id }) => id);
   t.strictSame(await jobsOf(ben), []);
   t.strictSame(await jobsOf(anna), [job.id]);
   t.strictSame(await jobsOf(viewer), [job.id]);
@@ -175,7 +176,14 @@ test('a revoked person is refused', async (t) => {
 
 test('an agent with files from mesh-ca needs no token', async (t) => {
   const files = await issue('agent', 'by-hand');
-  const flags = ['--cert', join(files, 'by-hand.crt'), '--key', join(files, 'by-hand.key'), '--ca', join(files, 'ca.crt')];
+  const flags = [
+    '--cert',
+    join(files, 'by-hand.crt'),
+    '--key',
+    join(files, 'by-hand.key'),
+    '--ca',
+    join(files, 'ca.crt'),
+  ];
   const agent = await mesh.startAgent('by-hand', { args: ['--slots', '1', ...flags] });
   t.equal(agent.ready.name, 'by-hand');
   t.match(await mesh.submit('--wait', '--where', 'name=by-hand', '--', 'true'), { status: 'COMPLETED' });
@@ -187,10 +195,20 @@ test('a certificate renews itself; what runs does not notice', async (t) => {
   const { authority } = openDirectory(join(mesh.coordinator.dataDir, 'ca'), systemClock);
   const pair = makeKeyPair();
   const { publicKeyDer } = pair;
-  const request = { publicKeyDer, role: 'agent', name: 'short', lifetimeMs: 600_000, nowMs: Date.now() - 500_000 } as const;
+  const request = {
+    publicKeyDer,
+    role: 'agent',
+    name: 'short',
+    lifetimeMs: 600_000,
+    nowMs: Date.now() - 500_000,
+  } as const;
   const issued = authority.issue(request);
   const folder = mesh.folder('short-lived');
-  const [cert, key, ca] = ['short.crt', 'short.key', 'ca.crt'].map((name) => join(folder, name)) as [string, string, string];
+  const [cert, key, ca] = ['short.crt', 'short.key', 'ca.crt'].map((name) => join(folder, name)) as [
+    string,
+    string,
+    string,
+  ];
   writeFileSync(cert, issued.pem);
   writeFileSync(key, pair.privateKeyPem, { mode: 0o600 });
   cpSync(join(mesh.profile, 'ca.crt'), ca);
@@ -198,7 +216,11 @@ test('a certificate renews itself; what runs does not notice', async (t) => {
   const gate = mesh.witness.gate('renewal-gate');
   const { program } = mesh.coordinator;
   const mark = program.mark();
-  const waiting = mesh.submit('--where', 'name=short', ...shell(`echo up >> ${mesh.witness.path('renewal')}; read x < ${gate.path}`));
+  const waiting = mesh.submit(
+    '--where',
+    'name=short',
+    ...shell(`echo up >> ${mesh.witness.path('renewal')}; read x < ${gate.path}`),
+  );
   const agent = await mesh.startAgent('short', { args: files });
   await agent.program.logged('certificate.renewed');
   const job = await waiting;
