@@ -288,8 +288,8 @@ test('A12, A13: a revoked identity is refused on its open connection', async (t)
 });
 
 test('HTTPS on the same port: health for anyone, metrics for those who may, problems as documents', async (t) => {
-  let reason: string | undefined;
-  const front = await open(t, undefined, () => reason);
+  const trouble: { reason?: string } = {};
+  const front = await open(t, undefined, () => trouble.reason);
   const { mesh, port } = front;
   const get = (path: string, credential?: Credential) =>
     new Promise<{ status: number; type: string; body: string }>((resolve, reject) => {
@@ -317,10 +317,10 @@ test('HTTPS on the same port: health for anyone, metrics for those who may, prob
     });
   t.match(await get('/healthz'), { status: 200, body: '{"status":"ok"}' });
   t.match(await get('/readyz'), { status: 200, body: '{"status":"ready"}' });
-  reason = 'the database does not answer';
+  trouble.reason = 'the database does not answer';
   const notReady = await get('/readyz');
   t.match(notReady, { status: 503, type: /^application\/problem\+json/ });
-  t.match(JSON.parse(notReady.body), { title: 'not ready', status: 503, detail: reason });
+  t.match(JSON.parse(notReady.body), { title: 'not ready', status: 503, detail: trouble.reason });
   for (const role of ['metrics', 'operator', 'viewer'] as const)
     t.match(await get('/metrics', mesh.credential(role, 'x')), { status: 200, body: /mesh_leader 1/ }, role);
   for (const role of ['agent', 'submitter', 'coordinator'] as const)

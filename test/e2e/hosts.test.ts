@@ -20,7 +20,8 @@ before(async () => {
   lan = createLan(t, ['coordinator', 'left', 'right']);
   mesh = makeMesh(t, { mdns: true });
   mesh.enter = ['ip', 'netns', 'exec', lan.host('coordinator').namespace];
-  await mesh.startCoordinator({ spawner: on(lan.host('coordinator')) });
+  const args = ['--heartbeat', '500ms', '--node-lease', '1m'];
+  await mesh.startCoordinator({ spawner: on(lan.host('coordinator')), args });
   agents = await Promise.all(
     ['left', 'right'].map((name) => mesh.startAgent(name, { spawner: on(lan.host(name)), args: ['--slots', '1'] })),
   );

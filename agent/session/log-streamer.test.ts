@@ -1,0 +1,207 @@
+import { EventEmitter } from 'node:events';
+import { join } from 'node:path';
+import { test, type Test } from 'tap';
+import { silentLogger } from '../../common/log.js';
+import type { AgentServiceClient, StreamLogsRequest } from '../../proto/gen/mesh/v1/agent.js';
+import { Stream } from '../../proto/gen/mesh/v1/common.js';
+import { ManualClock } from '../../test/support/manual-clock.js';
+import { OutputSpool } from '../output/spool.js';
+import { LogStreamer } from './log-streamer.js';
+
+/** A stream of the bulk connection in the test's hands. */
+class FakeStream extends EventEmitter {
+  readonly sent: StreamLogsRequest[] = [];
+  /** What `write` answers: false asks the writer to wait for `drain`. */
+  roomy = true;
+  over: 'ended' | 'cancelled' | undefined;
+
+  write(request: StreamLogsRequest): boolean {
+    this.sent.push(request);
+    return this.roomy;
+  }
+
+  end(): void {
+    this.over = 'ended';
+  }
+
+  cancel(): void {
+    this.over ??= 'cancelled';
+  }
+
+  get text(): string {
+    return this.sent.flatMap(({ chunks }) => chunks.map(({ data }) => Buffer.from(data).toString())).join('');
+  }
+
+  get sentTo(): number {
+    return Math.max(0, ...this.sent.flatMap(({ chunks }) => chunks.map(({ offset, data }) => offset + data.length)));
+  }
+
+  store(ref: object, storedOffset: number): void {
+    this.emit('data', { ...ref, storedOffset });
+  }
+}
+
+const REF = { job: 1, index: 2, generation: 3 };
+const turn = () => new Promise<void>((resolve) => setImmediate(resolve));
+
+/** Waits until it holds. */
+const until = async (predicate: () => boolean): Promise<void> => {
+  while (!predicate()) await turn();
+};
+
+function make(t: Test) {
+  const clock = new ManualClock();
+  const streams: FakeStream[] = [];
+  let connected = true;
+  const client = {
+    streamLogs: () => {
+      const stream = new FakeStream();
+      streams.push(stream);
+      return stream;
+    },
+  } as unknown as AgentServiceClient;
+  const streamer = new LogStreamer(() => (connected ? client : undefined), clock, silentLogger);
+  const spool = new OutputSpool({ path: join(t.testdir(), 'spool'), clock, limitBytes: 16 * 2 ** 20 });
+  t.teardown(() => spool.dispose());
+  return {
+    ...{ clock, streams, streamer, spool },
+    print: (text: string) => void spool.write(Stream.STDOUT, Buffer.from(text)),
+    connect: (value: boolean) => (connected = value),
+  };
+}
+
+test('output is streamed as it comes; after a reconnect it goes on from what was stored', async (t) => {
+  const { streams, streamer, spool, print } = make(t);
+  print('before ');
+  streamer.follow(REF, spool);
+  streamer.follow(REF, spool);
+  t.ok(streamer.follows(spool));
+  await until(() => streams[0]?.text === 'before ');
+  print('after ');
+  await until(() => streams[0]?.text === 'before after ');
+  t.match(streams[0]?.sent[0], REF);
+  streams[0]?.store(REF, 7);
+  print('lost');
+  await until(() => streams[0]?.text.endsWith('lost') ?? false);
+  streamer.reconnected();
+  t.equal(streams[0]?.over, 'cancelled');
+  await until(() => streams[1]?.text === 'after lost');
+  streams[0]?.store(REF, 99_999);
+  await turn();
+  t.equal(streams.length, 2, 'one stream at a time');
+});
+
+test('without a session nothing is sent and nothing waits; with one it begins', async (t) => {
+  const { streams, streamer, spool, print, connect } = make(t);
+  connect(false);
+  streamer.follow(REF, spool);
+  print('early');
+  await streamer.drained(spool);
+  t.equal(streams.length, 0);
+  connect(true);
+  streamer.reconnected();
+  await until(() => streams[0]?.text === 'early');
+});
+
+test('no more than the window is under way; it moves as the coordinator stores', async (t) => {
+  const { streams, streamer, spool } = make(t);
+  const WINDOW = 2 * 1024 * 1024;
+  const MESSAGE = 256 * 1024;
+  streamer.follow(REF, spool);
+  for (let written = 0; written < 5 * WINDOW; written += 65_536) spool.write(Stream.STDOUT, Buffer.alloc(65_536, 'x'));
+  const [stream] = streams;
+  if (!stream) throw new Error('a stream was opened');
+  await until(() => stream.sentTo >= WINDOW);
+  for (let turns = 0; turns < 50; turns++) await turn();
+  t.ok(stream.sentTo <= WINDOW + MESSAGE, `${stream.sentTo} bytes are under way`);
+  for (let stored = 0; stored < 5 * WINDOW; ) {
+    stored = stream.sentTo;
+    stream.store(REF, stored);
+    await until(() => stream.sentTo > stored || stored >= 5 * WINDOW);
+    if (stream.sentTo - stored > WINDOW + MESSAGE) t.fail(`${stream.sentTo - stored} bytes are under way`);
+  }
+  t.ok(stream.sent.every(({ chunks }) => chunks.reduce((sum, { data }) => sum + data.length, 0) <= MESSAGE + 65_536));
+  await streamer.drained(spool);
+});
+
+test('drained: when all is stored, when the session is gone, or after a while; not before', async (t) => {
+  const { clock, streams, streamer, spool, print } = make(t);
+  streamer.follow(REF, spool);
+  print('12345');
+  await until(() => streams[0]?.sentTo === 5);
+  const wait = () => {
+    const state = { done: false };
+    void streamer.drained(spool).then(() => (state.done = true));
+    return state;
+  };
+  const stored = wait();
+  streams[0]?.store(REF, 4);
+  await turn();
+  t.notOk(stored.done);
+  streams[0]?.store(REF, 5);
+  await turn();
+  t.ok(stored.done);
+  t.same(clock.waiting, [], 'its timer is gone too');
+  print('67');
+  const gone = wait();
+  streamer.disconnected();
+  await turn();
+  t.ok(gone.done);
+  const patience = wait();
+  clock.advance(9999);
+  await turn();
+  t.notOk(patience.done);
+  clock.advance(1);
+  await turn();
+  t.ok(patience.done);
+  streamer.unfollow(spool);
+  await streamer.drained(spool);
+});
+
+test('a sender that waits for room is not stuck when the stream dies under it', async (t) => {
+  const { streams, streamer, spool, print } = make(t);
+  streamer.follow(REF, spool);
+  await until(() => streams.length === 1);
+  (streams[0] as FakeStream).roomy = false;
+  print('one');
+  await until(() => streams[0]?.text === 'one');
+  print(' two');
+  await turn();
+  t.equal(streams[0]?.text, 'one', 'it waits');
+  streamer.reconnected();
+  await until(() => streams[1]?.text === 'one two');
+  (streams[1] as FakeStream).roomy = false;
+  print(' three');
+  await until(() => streams[1]?.text === 'one two three');
+  print(' four');
+  await turn();
+  streams[1]?.emit('drain');
+  await until(() => streams[1]?.text === 'one two three four');
+});
+
+test('a stream that breaks by itself is opened again after a while, though nothing more is printed', async (t) => {
+  const { clock, streams, streamer, spool, print } = make(t);
+  streamer.follow(REF, spool);
+  print('quiet now');
+  await until(() => streams[0]?.text === 'quiet now');
+  streams[0]?.emit('error', new Error('the coordinator’s disk is full'));
+  await turn();
+  t.equal(streams.length, 1);
+  clock.advance(1000);
+  await until(() => streams[1]?.text === 'quiet now');
+  streams[0]?.emit('end');
+  await turn();
+  t.equal(streams[1]?.over, undefined, 'the old stream’s end is not the new one’s');
+});
+
+test('stopped, it ends the stream and lets nobody wait', async (t) => {
+  const { streams, streamer, spool, print } = make(t);
+  streamer.follow(REF, spool);
+  print('x');
+  await until(() => streams[0]?.text === 'x');
+  const drained = streamer.drained(spool);
+  await streamer.stop();
+  await drained;
+  t.equal(streams[0]?.over, 'ended');
+  t.notOk(streamer.follows(spool));
+});

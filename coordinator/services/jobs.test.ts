@@ -1,0 +1,57 @@
+import { test } from 'tap';
+import { JobSpec } from '../../proto/gen/mesh/v1/mesh.js';
+import { KindRegistry } from '../core/work.js';
+import type { JobChange, JobRow } from '../ports.js';
+import { Changes } from './changes.js';
+import { Jobs } from './jobs.js';
+
+const none = { queued: 0, assigned: 0, running: 0, retrying: 0, completed: 0, failed: 0, cancelled: 0 };
+
+const rowOf = (seq: number): JobRow => ({
+  ...{ seq, id: `job-${seq}`, name: '', type: 'process', status: 'QUEUED', priority: 0, submitter: 'anna' },
+  spec: JobSpec.fromPartial({ work: { $case: 'process', value: { argv: ['true'] } }, retries: 2, where: 'os=linux' }),
+  ...{ retryOf: undefined, cursor: 0, cancelling: false, error: undefined, createdAtMs: 1 },
+  counts: { total: 10, materialised: 10, ...none, queued: 10 },
+  ...{ startedAtMs: undefined, completedAtMs: undefined },
+});
+
+const changeOf = (row: JobRow, over: Partial<JobChange>): JobChange => ({
+  ...{ seq: row.seq, status: 'RUNNING', counts: row.counts, cursor: row.cursor, startedAtMs: 2 },
+  completedAtMs: undefined,
+  ...over,
+});
+
+test('memory follows what statements said; a job that ends leaves at once and its watchers hear of it', async (t) => {
+  const changes = new Changes();
+  const jobs = new Jobs(new KindRegistry(), changes, 1000);
+  let heard = 0;
+  changes.jobs.subscribe(1, () => heard++);
+  const live = jobs.add(rowOf(1));
+  t.equal(jobs.add(rowOf(1)), live, 'adding twice is adding once');
+  t.match(live, { policy: { failuresMax: 3 }, body: { job: 1, jobId: 'job-1', taskCount: 10, logBytesMax: 1000 } });
+  t.equal(jobs.fresh(live), 10);
+  t.same(jobs.apply([changeOf(live.row, { cursor: 4 })]), []);
+  t.equal(jobs.fresh(live), 6);
+  const done = jobs.apply([changeOf(live.row, { status: 'COMPLETED', completedAtMs: 3 })]);
+  t.match(done, [{ id: 'job-1', status: 'COMPLETED', completedAtMs: 3 }]);
+  t.equal(heard, 2);
+  t.equal(jobs.get(1), undefined);
+  t.equal(jobs.byId('job-1'), undefined);
+  t.same(jobs.apply([changeOf(live.row, {})]), [], 'what arrives late changes nothing');
+});
+
+test('answers that arrive in the other order never move a cursor back: no task is given twice', async (t) => {
+  const jobs = new Jobs(new KindRegistry(), new Changes(), 1000);
+  const live = jobs.add(rowOf(1));
+  jobs.apply([changeOf(live.row, { cursor: 8 })]);
+  jobs.apply([changeOf(live.row, { cursor: 3 })]);
+  t.equal(live.row.cursor, 8);
+  t.equal(jobs.fresh(live), 2);
+});
+
+test('a row that was read in place of a lost answer is followed like one', async (t) => {
+  const jobs = new Jobs(new KindRegistry(), new Changes(), 1000);
+  jobs.add(rowOf(1));
+  t.match(jobs.follow({ ...rowOf(1), status: 'FAILED', completedAtMs: 9 }), [{ status: 'FAILED' }]);
+  t.equal(jobs.size, 0);
+});
