@@ -106,6 +106,11 @@ test('a message that unpacks beyond the bound is cut off', async (t) => {
   const socket = await handshake(t, tlsOptions(door, { ALPNProtocols: ['h2'], ...certified(agent) }));
   const session = http2Connect('https://coordinator', { createConnection: () => socket });
   t.teardown(() => session.destroy());
+  // The refusal may reach us, or the cut that follows it overtakes it; which one is the transport's affair.
+  const cut = new Promise<string>((resolve) => {
+    for (const end of [session, socket]) end.on('error', () => resolve('cut'));
+    session.on('close', () => resolve('cut'));
+  });
   const bomb = gzipSync(Buffer.alloc(300 * 1024 * 1024));
   t.ok(bomb.length < 1024 * 1024);
   const header = Buffer.alloc(5, 1);
@@ -118,9 +123,12 @@ test('a message that unpacks beyond the bound is cut off', async (t) => {
     'grpc-encoding': 'gzip',
     te: 'trailers',
   });
+  const answered = new Promise<string>((resolve) => {
+    stream.on('response', (headers) => resolve(String(headers['grpc-status'])));
+    stream.on('error', () => resolve('cut'));
+  });
   stream.end(Buffer.concat([header, bomb]));
-  const [headers] = (await once(stream, 'response')) as [Record<string, string>];
-  t.equal(headers['grpc-status'], '8');
+  t.ok(['8', 'cut'].includes(await Promise.race([answered, cut])), 'refused as too large, or cut');
   t.ok(process.memoryUsage.rss() - memoryBefore < 100 * 1024 * 1024, 'it was never unpacked whole');
   t.match(await who(grpcClient(t, door, agent)), { kind: 'identity' });
 });

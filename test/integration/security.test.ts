@@ -6,6 +6,7 @@ import t, { before, test } from 'tap';
 import { openDirectory } from '../../ca/directory.js';
 import { systemClock } from '../../common/clock.js';
 import { makeKeyPair } from '../../common/identity/keys.js';
+import { BACKDATE_MS } from '../../common/identity/profile.js';
 import { CaServiceService } from '../../proto/gen/mesh/v1/ca.js';
 import { MeshServiceService } from '../../proto/gen/mesh/v1/mesh.js';
 import type { JobShape } from '../../sdk/shapes.js';
@@ -191,16 +192,18 @@ test('an agent with files from mesh-ca needs no token', async (t) => {
 });
 
 test('a certificate renews itself; what runs does not notice', async (t) => {
-  // The command line counts in days, so the authority is asked directly, for a certificate whose renewal is due.
+  // The command line counts in days, so the authority is asked directly, for a certificate as old as the authority
+  // itself, with 20 seconds left: its renewal is due now or soon.
   const { authority } = openDirectory(join(mesh.coordinator.dataDir, 'ca'), systemClock);
+  const bornMs = Date.parse(authority.issuer.validFrom) + BACKDATE_MS;
   const pair = makeKeyPair();
   const { publicKeyDer } = pair;
   const request = {
     publicKeyDer,
     role: 'agent',
     name: 'short',
-    lifetimeMs: 600_000,
-    nowMs: Date.now() - 500_000,
+    lifetimeMs: Date.now() - bornMs + 20_000,
+    nowMs: bornMs,
   } as const;
   const issued = authority.issue(request);
   const folder = mesh.folder('short-lived');
