@@ -79,6 +79,7 @@ export class Database {
   #pool: Pool;
   readonly #retired = new Set<Promise<void>>();
   #closed = false;
+  readonly #running = new Set<Promise<unknown>>();
 
   constructor(options: DatabaseOptions) {
     this.target = options.target;
@@ -105,6 +106,16 @@ export class Database {
    * jitter; everything else becomes a MeshError.
    */
   async run<T>(statement: (db: Kysely<Schema>) => Promise<T>): Promise<T> {
+    const running = this.#repeat(statement);
+    this.#running.add(running);
+    try {
+      return await running;
+    } finally {
+      this.#running.delete(running);
+    }
+  }
+
+  async #repeat<T>(statement: (db: Kysely<Schema>) => Promise<T>): Promise<T> {
     for (let attempt = 1; ; attempt++) {
       const pool = this.#pool;
       try {
@@ -130,6 +141,10 @@ export class Database {
 
   async close(): Promise<void> {
     this.#closed = true;
+    // A statement that was begun may not have reached the pool yet; one that hangs is cut off with it.
+    const patience = new AbortController();
+    const settled = Promise.allSettled([...this.#running]).then(() => patience.abort());
+    await Promise.race([settled, pause(this.#clock, RETIRE_S_MAX * 1000, patience.signal)]);
     await Promise.all([this.#pool.end({ timeout: RETIRE_S_MAX }), ...this.#retired]);
   }
 }
