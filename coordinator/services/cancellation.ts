@@ -3,6 +3,7 @@
  * the agents that hold some are told. Room falls free when they confirm the kill. A result that commits before a row's
  * cancellation wins; whoever asked hears what became of the job.
  */
+import { groupBy } from '../../common/group-by.js';
 import type { Clock } from '../../common/clock.js';
 import { MeshError } from '../../common/errors.js';
 import type { Service } from '../../common/lifecycle.js';
@@ -119,12 +120,7 @@ export class Cancellation implements Service {
   /** The row is CANCELLED already; the attempt keeps its room in the ledger until the agent says it is dead. */
   #stop(tasks: readonly (TaskRef & { node: number })[]): void {
     const { fleet, ledger } = this.#options;
-    const byNode = new Map<number, TaskRef[]>();
-    for (const task of tasks) {
-      const list = byNode.get(task.node);
-      if (list) list.push(task);
-      else byNode.set(task.node, [task]);
-    }
+    const byNode = groupBy(tasks, (task) => task.node);
     for (const [node, list] of byNode) {
       const session = fleet.get(node)?.session;
       if (session?.open) session.send({ $case: 'cancel', value: toRefs(list) });

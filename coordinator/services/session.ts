@@ -1,3 +1,4 @@
+import { groupBy } from '../../common/group-by.js';
 import { RecentSet, SESSION_BODIES_MAX } from '../../common/recent-set.js';
 import type { AssignGroup, JobBody, SessionResponse, TaskRefs } from '../../proto/gen/mesh/v1/agent.js';
 import { TaskInput } from '../../proto/gen/mesh/v1/common.js';
@@ -55,12 +56,7 @@ export class AgentSession {
 
   /** Tasks of any jobs; a job's body goes along unless this session still remembers it. */
   assign(epoch: number, tasks: readonly AssignedTask[], bodyOf: (job: number) => JobBody | undefined): void {
-    const byJob = new Map<number, AssignedTask[]>();
-    for (const task of tasks) {
-      const list = byJob.get(task.job);
-      if (list) list.push(task);
-      else byJob.set(task.job, [task]);
-    }
+    const byJob = groupBy(tasks, (task) => task.job);
     const bodies: JobBody[] = [];
     const groups: AssignGroup[] = [];
     for (const [job, list] of byJob) {
