@@ -44,6 +44,7 @@ function enrolling(refuse?: () => MeshError) {
         role: 'agent',
         meshId: mesh.meshId,
         coordinators: ['10.0.0.1:7443'],
+        issuer: '',
       });
     },
   };

@@ -66,7 +66,7 @@ export async function join(options: JoinOptions): Promise<Joined> {
   const { rootDigest } = decodeToken(options.token);
   const privateKeyPem = options.privateKey ?? makeKeyPair().privateKeyPem;
   const csr = makeCsr(createPrivateKey(privateKeyPem), options.name);
-  const request: JoinRequest = { token: options.token.trim(), csr, name: options.name };
+  const request: JoinRequest = { token: options.token.trim(), csr, name: options.name, issuerCsr: Buffer.alloc(0) };
   return withDiscovery(options.discover, rootDigest, clock, log, (discovery) =>
     race({
       what: 'the mesh this token is for',

@@ -3,7 +3,13 @@
  * memory here than one of a thousand. The number of items is part of the specification; who streams them knows it.
  */
 import { MeshError } from '../common/errors.js';
-import { type FunctionWork, type ProcessWork, type Resources, TaskInput } from '../proto/gen/mesh/v1/common.js';
+import {
+  type FunctionWork,
+  OnDisconnect,
+  type ProcessWork,
+  type Resources,
+  TaskInput,
+} from '../proto/gen/mesh/v1/common.js';
 import {
   type Job,
   type JobSpec,
@@ -34,6 +40,8 @@ export interface SpecOptions {
   backoffMs?: number;
   timeoutMs?: number;
   onFailure?: Exclude<OnFailure, OnFailure.UNSPECIFIED>;
+  onDisconnect?: Exclude<OnDisconnect, OnDisconnect.UNSPECIFIED>;
+  speculate?: boolean;
 }
 
 /** A complete specification. @throws MeshError BAD_SPEC */
@@ -54,6 +62,8 @@ export function makeSpec(options: SpecOptions): JobSpec {
     backoffMs: options.backoffMs ?? DEFAULT_BACKOFF_MS,
     timeoutMs: options.timeoutMs ?? 0,
     onFailure: options.onFailure ?? OnFailure.FINISH,
+    onDisconnect: options.onDisconnect ?? OnDisconnect.KEEP,
+    speculate: options.speculate ?? false,
   };
 }
 

@@ -11,6 +11,7 @@ const body = (job: number, resources: Partial<NonNullable<JobBody['resources']>>
   taskCount: 10,
   array: undefined,
   logBytesMax: 0,
+  onDisconnect: 1,
 });
 
 const make = (slots = 2, options: LedgerOptions = {}, gpus = 0) =>

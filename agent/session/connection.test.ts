@@ -69,7 +69,7 @@ class Sessions {
         $case: 'welcome',
         value: {
           ...{ protocol: 1, epoch: this.epoch, nodeId: 'id', name: 'attic', leaseMs: 15_000, heartbeatMs: 2000 },
-          ...{ superseded: emptyRefs(), coordinators: ['192.0.2.9:7443'], draining: false },
+          ...{ superseded: emptyRefs(), coordinators: ['192.0.2.9:7443'], draining: false, readopted: undefined },
         },
       },
       ...this.withWelcome,
@@ -156,7 +156,10 @@ test('a session that ends is opened again; what runs and what is not acknowledge
   await sessions.until(() => sessions.results.length === 2);
   t.same(sessions.results, ['7.0', '7.0'], 'again, until it is acknowledged');
   sessions.say({ $case: 'finishedAck', value: refsOf([7, 0, 1]) });
-  sessions.say({ $case: 'heartbeatReply', value: { sequence: 1, pingUs: 1, epoch: 3, draining: false } });
+  sessions.say({
+    $case: 'heartbeatReply',
+    value: { sequence: 1, pingUs: 1, epoch: 3, draining: false, coordinators: [] },
+  });
   sessions.hangUp();
   await sessions.until(() => sessions.hellos.length === 3);
   t.match(sessions.hellos[2], { unacknowledged: { indexes: [] }, running: { indexes: [1] } });

@@ -160,6 +160,7 @@ export class Connection implements Service {
         version: packageVersion,
         capabilities,
         ...work.report(),
+        runningAgeMs: [],
         epoch: this.#epoch,
       },
       epoch: () => this.#epoch,

@@ -64,13 +64,13 @@ const welcome = (epoch = 1): Answer => ({
   $case: 'welcome',
   value: {
     ...{ protocol: 1, epoch, nodeId: 'n1', name: 'a1', leaseMs: 15_000, heartbeatMs: 1000 },
-    ...{ superseded: undefined, coordinators: [], draining: false },
+    ...{ superseded: undefined, coordinators: [], draining: false, readopted: undefined },
   },
 });
 
 const replyTo = (sequence: number, epoch = 1): Answer => ({
   $case: 'heartbeatReply',
-  value: { sequence, pingUs: 5, epoch, draining: false },
+  value: { sequence, pingUs: 5, epoch, draining: false, coordinators: [] },
 });
 
 async function setup(t: Parameters<typeof makeWork>[0]) {
@@ -93,7 +93,14 @@ async function setup(t: Parameters<typeof makeWork>[0]) {
   const lease = new LeaseClock(15_000);
   let onEpoch: () => void = () => undefined;
   const hello: AgentHello = {
-    ...{ protocol: { min: 1, max: 1 }, bootId: 'boot', version: '1', capabilities: undefined, epoch: 0 },
+    ...{
+      protocol: { min: 1, max: 1 },
+      bootId: 'boot',
+      version: '1',
+      capabilities: undefined,
+      epoch: 0,
+      runningAgeMs: [],
+    },
     ...parts.work.report(),
   };
   const session = new Session({
@@ -219,7 +226,7 @@ test('a hello that is refused fails with the coordinator’s reason', async (t) 
 test('a goodbye ends it with the reason; a close of ours ends it after everything was read', async (t) => {
   const told = await setup(t);
   await open(told);
-  told.peer.say({ $case: 'goodbye', value: { reason: 'it stops', permanent: false } });
+  told.peer.say({ $case: 'goodbye', value: { reason: 'it stops', permanent: false, coordinators: [] } });
   t.match(await told.session.ended, { code: 'UNREACHABLE', message: /it stops/ });
 
   const closing = await setup(t);

@@ -74,6 +74,7 @@ export function makeEnrollService(
         role: row.role,
         meshId: options.meshId,
         coordinators: options.coordinators(),
+        issuer: '',
       };
     }),
   };

@@ -143,6 +143,7 @@ function nodeMethods({
   return {
     listNodes: gate.unary<api.ListNodesRequest, api.ListNodesResponse>(Mesh.listNodes.path, async () => ({
       items: [...fleet.all()].sort((a, b) => (a.row.name < b.row.name ? -1 : 1)).map(present),
+      coordinators: [],
     })),
     getNode: gate.unary<api.GetNodeRequest, api.GetNodeResponse>(Mesh.getNode.path, async ({ name }) => {
       const node = fleet.byName(name);

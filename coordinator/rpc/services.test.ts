@@ -77,7 +77,7 @@ const hello = (bootId = 'boot'): SessionRequest => ({
   body: {
     $case: 'hello',
     value: {
-      ...{ protocol: { min: 1, max: 1 }, bootId, version: '0.1.0', epoch: 0 },
+      ...{ protocol: { min: 1, max: 1 }, bootId, version: '0.1.0', epoch: 0, runningAgeMs: [] },
       capabilities: Capabilities.fromPartial({ cpus: 2, slots: 2, memoryBytes: 2 ** 30, executors: ['process'] }),
       ...{ prefilled: undefined, running: undefined, unacknowledged: undefined },
     },

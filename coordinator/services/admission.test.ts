@@ -163,7 +163,14 @@ test('a question that was never answered is open no more after a reconnect', asy
 test('who cannot be admitted hears why', async (t) => {
   const { plane, store } = await startPlane(t);
   const agent = new PlayedAgent(plane, 'attic');
-  const hello = { protocol: { min: 7, max: 9 }, bootId: 'b', version: '', capabilities: undefined, epoch: 0 };
+  const hello = {
+    protocol: { min: 7, max: 9 },
+    bootId: 'b',
+    version: '',
+    capabilities: undefined,
+    epoch: 0,
+    runningAgeMs: [],
+  };
   const empty = { prefilled: undefined, running: undefined, unacknowledged: undefined };
   const admit = (over: object) =>
     plane.admission.admit(

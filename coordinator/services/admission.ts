@@ -88,6 +88,7 @@ export class Admission {
         superseded: toRefs(held.superseded),
         coordinators: this.#options.coordinators(),
         draining: node.row.draining,
+        readopted: undefined,
       },
     });
     await this.#resend(session, held.unheard);

@@ -134,5 +134,6 @@ function makeBody(row: JobRow, resources: Kind['resources'], logBytesMax: number
     taskCount: row.counts.total,
     array: row.spec.array,
     logBytesMax,
+    onDisconnect: row.spec.onDisconnect,
   };
 }

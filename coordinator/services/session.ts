@@ -73,7 +73,7 @@ export class AgentSession {
 
   close(reason: string, permanent: boolean): void {
     if (!this.#open) return;
-    this.send({ $case: 'goodbye', value: { reason, permanent } });
+    this.send({ $case: 'goodbye', value: { reason, permanent, coordinators: [] } });
     this.#open = false;
     this.end();
   }

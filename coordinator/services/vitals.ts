@@ -75,7 +75,7 @@ export class Vitals implements Service {
       node.roundTrip = smoothRoundTrip(node.roundTrip, sampleMs);
     }
     if (!wasHealthy) onCapacity();
-    return { sequence: beat.sequence, pingUs: nowUs, epoch: epoch(), draining: node.row.draining };
+    return { sequence: beat.sequence, pingUs: nowUs, epoch: epoch(), draining: node.row.draining, coordinators: [] };
   }
 
   async setDraining(name: string, draining: boolean): Promise<LiveNode> {

@@ -37,6 +37,7 @@ export const processBody = (job: number, argv: string[] = ['true']): JobBody => 
   taskCount: 10,
   array: undefined,
   logBytesMax: 0,
+  onDisconnect: 1,
 });
 
 export const assignOf = (

@@ -56,6 +56,7 @@ export function makeBody(work: JobBody['work'], more: Partial<JobBody> = {}): Jo
     taskCount: 1,
     array: undefined,
     logBytesMax: 0,
+    onDisconnect: 1,
     ...more,
   };
 }

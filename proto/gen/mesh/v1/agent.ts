@@ -23,6 +23,7 @@ import {
   ArraySpec,
   Capabilities,
   FunctionWork,
+  OnDisconnect,
   OutputChunk,
   OutputTail,
   ProcessWork,
@@ -102,6 +103,14 @@ export interface AgentHello {
     | undefined;
   /** The highest epoch this agent obeyed. */
   epoch: number;
+  /** Milliseconds since each of `running` started, by position. Since protocol 2. */
+  runningAgeMs: number[];
+}
+
+/** Attempts that go on under another generation, by position. */
+export interface Renumbered {
+  attempts: TaskRefs | undefined;
+  generations: number[];
 }
 
 export interface Welcome {
@@ -118,6 +127,11 @@ export interface Welcome {
   /** Every coordinator of the mesh, as host:port. */
   coordinators: string[];
   draining: boolean;
+  /**
+   * Attempts of the hello that were further ahead than their replacements: theirs again, under the generation given
+   * here. Since protocol 2.
+   */
+  readopted: Renumbered | undefined;
 }
 
 export interface Heartbeat {
@@ -139,6 +153,8 @@ export interface HeartbeatReply {
   pingUs: number;
   epoch: number;
   draining: boolean;
+  /** Every coordinator of the mesh, as host:port, when the list has changed since it was last told. */
+  coordinators: string[];
 }
 
 /** Everything the tasks of a job share. Sent once per session and job, then referred to by the job's number. */
@@ -151,6 +167,8 @@ export interface JobBody {
   taskCount: number;
   array: ArraySpec | undefined;
   logBytesMax: number;
+  /** What the agent does with its attempts when it loses the coordinator. Since protocol 2; before, KEEP. */
+  onDisconnect: OnDisconnect;
 }
 
 export interface AssignGroup {
@@ -219,6 +237,8 @@ export interface Goodbye {
   reason: string;
   /** A person must act; do not reconnect at once. */
   permanent: boolean;
+  /** Where to go instead, as host:port; the leader first. */
+  coordinators: string[];
 }
 
 export interface StreamLogsRequest {
@@ -740,6 +760,7 @@ function createBaseAgentHello(): AgentHello {
     running: undefined,
     unacknowledged: undefined,
     epoch: 0,
+    runningAgeMs: [],
   };
 }
 
@@ -768,6 +789,13 @@ export const AgentHello: MessageFns<AgentHello> = {
     }
     if (message.epoch !== 0) {
       writer.uint32(64).uint64(message.epoch);
+    }
+    if (message.runningAgeMs.length !== 0) {
+      writer.uint32(74).fork();
+      for (const v of message.runningAgeMs) {
+        writer.uint64(v);
+      }
+      writer.join();
     }
     return writer;
   },
@@ -849,6 +877,24 @@ export const AgentHello: MessageFns<AgentHello> = {
             message.epoch = longToNumber(reader.uint64());
             continue;
           }
+          case 9: {
+            if (tag === 72) {
+              message.runningAgeMs.push(longToNumber(reader.uint64()));
+
+              continue;
+            }
+
+            if (tag === 74) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.runningAgeMs.push(longToNumber(reader.uint64()));
+              }
+
+              continue;
+            }
+
+            break;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -884,6 +930,90 @@ export const AgentHello: MessageFns<AgentHello> = {
       ? TaskRefs.fromPartial(object.unacknowledged)
       : undefined;
     message.epoch = object.epoch ?? 0;
+    message.runningAgeMs = object.runningAgeMs?.map((e) => e) || [];
+    return message;
+  },
+};
+
+function createBaseRenumbered(): Renumbered {
+  return { attempts: undefined, generations: [] };
+}
+
+export const Renumbered: MessageFns<Renumbered> = {
+  encode(message: Renumbered, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.attempts !== undefined) {
+      TaskRefs.encode(message.attempts, writer.uint32(10).fork()).join();
+    }
+    if (message.generations.length !== 0) {
+      writer.uint32(18).fork();
+      for (const v of message.generations) {
+        writer.uint32(v);
+      }
+      writer.join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Renumbered {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRenumbered();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.attempts = TaskRefs.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag === 16) {
+              message.generations.push(reader.uint32());
+
+              continue;
+            }
+
+            if (tag === 18) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.generations.push(reader.uint32());
+              }
+
+              continue;
+            }
+
+            break;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<Renumbered>, I>>(base?: I): Renumbered {
+    return Renumbered.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<Renumbered>, I>>(object: I): Renumbered {
+    const message = createBaseRenumbered();
+    message.attempts = (object.attempts !== undefined && object.attempts !== null)
+      ? TaskRefs.fromPartial(object.attempts)
+      : undefined;
+    message.generations = object.generations?.map((e) => e) || [];
     return message;
   },
 };
@@ -899,6 +1029,7 @@ function createBaseWelcome(): Welcome {
     superseded: undefined,
     coordinators: [],
     draining: false,
+    readopted: undefined,
   };
 }
 
@@ -930,6 +1061,9 @@ export const Welcome: MessageFns<Welcome> = {
     }
     if (message.draining !== false) {
       writer.uint32(72).bool(message.draining);
+    }
+    if (message.readopted !== undefined) {
+      Renumbered.encode(message.readopted, writer.uint32(82).fork()).join();
     }
     return writer;
   },
@@ -1019,6 +1153,14 @@ export const Welcome: MessageFns<Welcome> = {
             message.draining = reader.bool();
             continue;
           }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.readopted = Renumbered.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1047,6 +1189,9 @@ export const Welcome: MessageFns<Welcome> = {
       : undefined;
     message.coordinators = object.coordinators?.map((e) => e) || [];
     message.draining = object.draining ?? false;
+    message.readopted = (object.readopted !== undefined && object.readopted !== null)
+      ? Renumbered.fromPartial(object.readopted)
+      : undefined;
     return message;
   },
 };
@@ -1191,7 +1336,7 @@ export const Heartbeat: MessageFns<Heartbeat> = {
 };
 
 function createBaseHeartbeatReply(): HeartbeatReply {
-  return { sequence: 0, pingUs: 0, epoch: 0, draining: false };
+  return { sequence: 0, pingUs: 0, epoch: 0, draining: false, coordinators: [] };
 }
 
 export const HeartbeatReply: MessageFns<HeartbeatReply> = {
@@ -1207,6 +1352,9 @@ export const HeartbeatReply: MessageFns<HeartbeatReply> = {
     }
     if (message.draining !== false) {
       writer.uint32(32).bool(message.draining);
+    }
+    for (const v of message.coordinators) {
+      writer.uint32(42).string(v!);
     }
     return writer;
   },
@@ -1256,6 +1404,14 @@ export const HeartbeatReply: MessageFns<HeartbeatReply> = {
             message.draining = reader.bool();
             continue;
           }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.coordinators.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1277,6 +1433,7 @@ export const HeartbeatReply: MessageFns<HeartbeatReply> = {
     message.pingUs = object.pingUs ?? 0;
     message.epoch = object.epoch ?? 0;
     message.draining = object.draining ?? false;
+    message.coordinators = object.coordinators?.map((e) => e) || [];
     return message;
   },
 };
@@ -1291,6 +1448,7 @@ function createBaseJobBody(): JobBody {
     taskCount: 0,
     array: undefined,
     logBytesMax: 0,
+    onDisconnect: 0,
   };
 }
 
@@ -1324,6 +1482,9 @@ export const JobBody: MessageFns<JobBody> = {
     }
     if (message.logBytesMax !== 0) {
       writer.uint32(72).uint64(message.logBytesMax);
+    }
+    if (message.onDisconnect !== 0) {
+      writer.uint32(80).int32(message.onDisconnect);
     }
     return writer;
   },
@@ -1413,6 +1574,14 @@ export const JobBody: MessageFns<JobBody> = {
             message.logBytesMax = longToNumber(reader.uint64());
             continue;
           }
+          case 10: {
+            if (tag !== 80) {
+              break;
+            }
+
+            message.onDisconnect = reader.int32() as any;
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1455,6 +1624,7 @@ export const JobBody: MessageFns<JobBody> = {
       ? ArraySpec.fromPartial(object.array)
       : undefined;
     message.logBytesMax = object.logBytesMax ?? 0;
+    message.onDisconnect = object.onDisconnect ?? 0;
     return message;
   },
 };
@@ -2156,7 +2326,7 @@ export const RetractedBatch: MessageFns<RetractedBatch> = {
 };
 
 function createBaseGoodbye(): Goodbye {
-  return { reason: "", permanent: false };
+  return { reason: "", permanent: false, coordinators: [] };
 }
 
 export const Goodbye: MessageFns<Goodbye> = {
@@ -2166,6 +2336,9 @@ export const Goodbye: MessageFns<Goodbye> = {
     }
     if (message.permanent !== false) {
       writer.uint32(16).bool(message.permanent);
+    }
+    for (const v of message.coordinators) {
+      writer.uint32(26).string(v!);
     }
     return writer;
   },
@@ -2199,6 +2372,14 @@ export const Goodbye: MessageFns<Goodbye> = {
             message.permanent = reader.bool();
             continue;
           }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.coordinators.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2218,6 +2399,7 @@ export const Goodbye: MessageFns<Goodbye> = {
     const message = createBaseGoodbye();
     message.reason = object.reason ?? "";
     message.permanent = object.permanent ?? false;
+    message.coordinators = object.coordinators?.map((e) => e) || [];
     return message;
   },
 };

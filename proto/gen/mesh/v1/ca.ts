@@ -72,6 +72,16 @@ export interface Certificate {
   revokedAtMs?: number | undefined;
 }
 
+export interface RenewIssuerRequest {
+  csr: Buffer;
+}
+
+export interface RenewIssuerResponse {
+  /** PEM. */
+  issuer: string;
+  root: string;
+}
+
 function createBaseIssueRequest(): IssueRequest {
   return { name: "", role: "", csr: Buffer.alloc(0), days: 0 };
 }
@@ -687,6 +697,128 @@ export const Certificate: MessageFns<Certificate> = {
   },
 };
 
+function createBaseRenewIssuerRequest(): RenewIssuerRequest {
+  return { csr: Buffer.alloc(0) };
+}
+
+export const RenewIssuerRequest: MessageFns<RenewIssuerRequest> = {
+  encode(message: RenewIssuerRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.csr.length !== 0) {
+      writer.uint32(10).bytes(message.csr);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RenewIssuerRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRenewIssuerRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.csr = Buffer.from(reader.bytes());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<RenewIssuerRequest>, I>>(base?: I): RenewIssuerRequest {
+    return RenewIssuerRequest.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<RenewIssuerRequest>, I>>(object: I): RenewIssuerRequest {
+    const message = createBaseRenewIssuerRequest();
+    message.csr = object.csr ?? Buffer.alloc(0);
+    return message;
+  },
+};
+
+function createBaseRenewIssuerResponse(): RenewIssuerResponse {
+  return { issuer: "", root: "" };
+}
+
+export const RenewIssuerResponse: MessageFns<RenewIssuerResponse> = {
+  encode(message: RenewIssuerResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.issuer !== "") {
+      writer.uint32(10).string(message.issuer);
+    }
+    if (message.root !== "") {
+      writer.uint32(18).string(message.root);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RenewIssuerResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRenewIssuerResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.issuer = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.root = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<RenewIssuerResponse>, I>>(base?: I): RenewIssuerResponse {
+    return RenewIssuerResponse.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<RenewIssuerResponse>, I>>(object: I): RenewIssuerResponse {
+    const message = createBaseRenewIssuerResponse();
+    message.issuer = object.issuer ?? "";
+    message.root = object.root ?? "";
+    return message;
+  },
+};
+
 export type CaServiceService = typeof CaServiceService;
 export const CaServiceService = {
   issue: {
@@ -707,6 +839,16 @@ export const CaServiceService = {
     requestDeserialize: (value: Buffer): RenewRequest => RenewRequest.decode(value),
     responseSerialize: (value: RenewResponse): Buffer => Buffer.from(RenewResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): RenewResponse => RenewResponse.decode(value),
+  },
+  /** A new intermediate for a coordinator's own issuing key; answered where the root key is. */
+  renewIssuer: {
+    path: "/mesh.v1.CaService/RenewIssuer" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: RenewIssuerRequest): Buffer => Buffer.from(RenewIssuerRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): RenewIssuerRequest => RenewIssuerRequest.decode(value),
+    responseSerialize: (value: RenewIssuerResponse): Buffer => Buffer.from(RenewIssuerResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): RenewIssuerResponse => RenewIssuerResponse.decode(value),
   },
   revoke: {
     path: "/mesh.v1.CaService/Revoke" as const,
@@ -734,6 +876,8 @@ export interface CaServiceServer extends UntypedServiceImplementation {
   issue: handleUnaryCall<IssueRequest, IssueResponse>;
   /** A new certificate for the caller's own identity and a new key. */
   renew: handleUnaryCall<RenewRequest, RenewResponse>;
+  /** A new intermediate for a coordinator's own issuing key; answered where the root key is. */
+  renewIssuer: handleUnaryCall<RenewIssuerRequest, RenewIssuerResponse>;
   revoke: handleUnaryCall<RevokeRequest, RevokeResponse>;
   listCertificates: handleUnaryCall<ListCertificatesRequest, ListCertificatesResponse>;
 }
@@ -769,6 +913,22 @@ export interface CaServiceClient extends Client {
     metadata: Metadata,
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: RenewResponse) => void,
+  ): ClientUnaryCall;
+  /** A new intermediate for a coordinator's own issuing key; answered where the root key is. */
+  renewIssuer(
+    request: RenewIssuerRequest,
+    callback: (error: ServiceError | null, response: RenewIssuerResponse) => void,
+  ): ClientUnaryCall;
+  renewIssuer(
+    request: RenewIssuerRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: RenewIssuerResponse) => void,
+  ): ClientUnaryCall;
+  renewIssuer(
+    request: RenewIssuerRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: RenewIssuerResponse) => void,
   ): ClientUnaryCall;
   revoke(
     request: RevokeRequest,

@@ -19,6 +19,15 @@ export enum Stream {
   SYSTEM = 3,
 }
 
+/** What happens to a running attempt whose agent has lost the coordinator. */
+export enum OnDisconnect {
+  UNSPECIFIED = 0,
+  /** KEEP - It works on and is reconciled on return. */
+  KEEP = 1,
+  /** STOP - The agent kills it on its own clock before the coordinator may give the task away. */
+  STOP = 2,
+}
+
 /** What a task asks of a node. Zero means "nothing asked". */
 export interface Resources {
   /** Thousandths of a CPU: 1500 is one and a half. */

@@ -29,6 +29,8 @@ export interface JoinRequest {
   csr: Buffer;
   /** A wish; the token may bind another name. */
   name: string;
+  /** For the role coordinator: PKCS#10, DER, of the key it will issue certificates with. */
+  issuerCsr: Buffer;
 }
 
 export interface JoinResponse {
@@ -39,10 +41,12 @@ export interface JoinResponse {
   role: string;
   meshId: string;
   coordinators: string[];
+  /** For the role coordinator: the intermediate for its issuing key; PEM. */
+  issuer: string;
 }
 
 function createBaseJoinRequest(): JoinRequest {
-  return { token: "", csr: Buffer.alloc(0), name: "" };
+  return { token: "", csr: Buffer.alloc(0), name: "", issuerCsr: Buffer.alloc(0) };
 }
 
 export const JoinRequest: MessageFns<JoinRequest> = {
@@ -55,6 +59,9 @@ export const JoinRequest: MessageFns<JoinRequest> = {
     }
     if (message.name !== "") {
       writer.uint32(26).string(message.name);
+    }
+    if (message.issuerCsr.length !== 0) {
+      writer.uint32(34).bytes(message.issuerCsr);
     }
     return writer;
   },
@@ -96,6 +103,14 @@ export const JoinRequest: MessageFns<JoinRequest> = {
             message.name = reader.string();
             continue;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.issuerCsr = Buffer.from(reader.bytes());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -116,12 +131,13 @@ export const JoinRequest: MessageFns<JoinRequest> = {
     message.token = object.token ?? "";
     message.csr = object.csr ?? Buffer.alloc(0);
     message.name = object.name ?? "";
+    message.issuerCsr = object.issuerCsr ?? Buffer.alloc(0);
     return message;
   },
 };
 
 function createBaseJoinResponse(): JoinResponse {
-  return { certificateChain: "", root: "", name: "", role: "", meshId: "", coordinators: [] };
+  return { certificateChain: "", root: "", name: "", role: "", meshId: "", coordinators: [], issuer: "" };
 }
 
 export const JoinResponse: MessageFns<JoinResponse> = {
@@ -143,6 +159,9 @@ export const JoinResponse: MessageFns<JoinResponse> = {
     }
     for (const v of message.coordinators) {
       writer.uint32(50).string(v!);
+    }
+    if (message.issuer !== "") {
+      writer.uint32(58).string(message.issuer);
     }
     return writer;
   },
@@ -208,6 +227,14 @@ export const JoinResponse: MessageFns<JoinResponse> = {
             message.coordinators.push(reader.string());
             continue;
           }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.issuer = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -231,6 +258,7 @@ export const JoinResponse: MessageFns<JoinResponse> = {
     message.role = object.role ?? "";
     message.meshId = object.meshId ?? "";
     message.coordinators = object.coordinators?.map((e) => e) || [];
+    message.issuer = object.issuer ?? "";
     return message;
   },
 };

@@ -22,7 +22,16 @@ import {
   type ServiceError,
   type UntypedServiceImplementation,
 } from "@grpc/grpc-js";
-import { ArraySpec, Capabilities, FunctionWork, ProcessWork, Resources, Stream, TaskInput } from "./common.js";
+import {
+  ArraySpec,
+  Capabilities,
+  FunctionWork,
+  OnDisconnect,
+  ProcessWork,
+  Resources,
+  Stream,
+  TaskInput,
+} from "./common.js";
 
 export const protobufPackage = "mesh.v1";
 
@@ -60,6 +69,9 @@ export interface JobSpec {
   /** Zero means none. */
   timeoutMs: number;
   onFailure: OnFailure;
+  onDisconnect: OnDisconnect;
+  /** Near the end of the job, run a second attempt of a task that takes much longer than its like; the first result wins. */
+  speculate: boolean;
 }
 
 export interface SubmitJobRequest {
@@ -292,6 +304,16 @@ export interface ListNodesRequest {
 
 export interface ListNodesResponse {
   items: Node[];
+  coordinators: Coordinator[];
+}
+
+export interface Coordinator {
+  name: string;
+  /** As host:port. */
+  addresses: string[];
+  leader: boolean;
+  version: string;
+  lastSeenAtMs?: number | undefined;
 }
 
 export interface GetNodeRequest {
@@ -363,6 +385,8 @@ function createBaseJobSpec(): JobSpec {
     backoffMs: 0,
     timeoutMs: 0,
     onFailure: 0,
+    onDisconnect: 0,
+    speculate: false,
   };
 }
 
@@ -405,6 +429,12 @@ export const JobSpec: MessageFns<JobSpec> = {
     }
     if (message.onFailure !== 0) {
       writer.uint32(96).int32(message.onFailure);
+    }
+    if (message.onDisconnect !== 0) {
+      writer.uint32(104).int32(message.onDisconnect);
+    }
+    if (message.speculate !== false) {
+      writer.uint32(112).bool(message.speculate);
     }
     return writer;
   },
@@ -518,6 +548,22 @@ export const JobSpec: MessageFns<JobSpec> = {
             message.onFailure = reader.int32() as any;
             continue;
           }
+          case 13: {
+            if (tag !== 104) {
+              break;
+            }
+
+            message.onDisconnect = reader.int32() as any;
+            continue;
+          }
+          case 14: {
+            if (tag !== 112) {
+              break;
+            }
+
+            message.speculate = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -563,6 +609,8 @@ export const JobSpec: MessageFns<JobSpec> = {
     message.backoffMs = object.backoffMs ?? 0;
     message.timeoutMs = object.timeoutMs ?? 0;
     message.onFailure = object.onFailure ?? 0;
+    message.onDisconnect = object.onDisconnect ?? 0;
+    message.speculate = object.speculate ?? false;
     return message;
   },
 };
@@ -3542,13 +3590,16 @@ export const ListNodesRequest: MessageFns<ListNodesRequest> = {
 };
 
 function createBaseListNodesResponse(): ListNodesResponse {
-  return { items: [] };
+  return { items: [], coordinators: [] };
 }
 
 export const ListNodesResponse: MessageFns<ListNodesResponse> = {
   encode(message: ListNodesResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     for (const v of message.items) {
       Node.encode(v!, writer.uint32(10).fork()).join();
+    }
+    for (const v of message.coordinators) {
+      Coordinator.encode(v!, writer.uint32(18).fork()).join();
     }
     return writer;
   },
@@ -3574,6 +3625,14 @@ export const ListNodesResponse: MessageFns<ListNodesResponse> = {
             message.items.push(Node.decode(reader, reader.uint32()));
             continue;
           }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.coordinators.push(Coordinator.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3592,6 +3651,110 @@ export const ListNodesResponse: MessageFns<ListNodesResponse> = {
   fromPartial<I extends Exact<DeepPartial<ListNodesResponse>, I>>(object: I): ListNodesResponse {
     const message = createBaseListNodesResponse();
     message.items = object.items?.map((e) => Node.fromPartial(e)) || [];
+    message.coordinators = object.coordinators?.map((e) => Coordinator.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseCoordinator(): Coordinator {
+  return { name: "", addresses: [], leader: false, version: "", lastSeenAtMs: undefined };
+}
+
+export const Coordinator: MessageFns<Coordinator> = {
+  encode(message: Coordinator, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    for (const v of message.addresses) {
+      writer.uint32(18).string(v!);
+    }
+    if (message.leader !== false) {
+      writer.uint32(24).bool(message.leader);
+    }
+    if (message.version !== "") {
+      writer.uint32(34).string(message.version);
+    }
+    if (message.lastSeenAtMs !== undefined) {
+      writer.uint32(40).int64(message.lastSeenAtMs);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Coordinator {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCoordinator();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.addresses.push(reader.string());
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.leader = reader.bool();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.version = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.lastSeenAtMs = longToNumber(reader.int64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<Coordinator>, I>>(base?: I): Coordinator {
+    return Coordinator.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<Coordinator>, I>>(object: I): Coordinator {
+    const message = createBaseCoordinator();
+    message.name = object.name ?? "";
+    message.addresses = object.addresses?.map((e) => e) || [];
+    message.leader = object.leader ?? false;
+    message.version = object.version ?? "";
+    message.lastSeenAtMs = object.lastSeenAtMs ?? undefined;
     return message;
   },
 };
