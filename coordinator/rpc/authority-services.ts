@@ -8,6 +8,8 @@ import {
   type IssueResponse,
   type ListCertificatesRequest,
   type ListCertificatesResponse,
+  type RenewIssuerRequest,
+  type RenewIssuerResponse,
   type RenewRequest,
   type RenewResponse,
   type RevokeRequest,
@@ -50,6 +52,9 @@ export function makeCaService(gate: Gate, issuance: Issuance): CaServiceServer {
       certificateChain: (await issuance.renew(callerOf(context), csr)).pem,
       root,
     })),
+    renewIssuer: gate.unary<RenewIssuerRequest, RenewIssuerResponse>(Ca.renewIssuer.path, async () => {
+      throw new MeshError('CONFLICT', 'the root key is not on this coordinator');
+    }),
     revoke: gate.unary<RevokeRequest, RevokeResponse>(Ca.revoke.path, async ({ nameOrSerial }, context) => ({
       revoked: (await issuance.revoke(callerOf(context).name, nameOrSerial)).map(toCertificate),
     })),

@@ -20,6 +20,7 @@ export const METHOD_ROLES: Readonly<Record<string, readonly Caller[]>> = {
 
   '/mesh.v1.CaService/Issue': OPERATOR,
   '/mesh.v1.CaService/Renew': EVERY_ROLE,
+  '/mesh.v1.CaService/RenewIssuer': ['coordinator'],
   '/mesh.v1.CaService/Revoke': OPERATOR,
   '/mesh.v1.CaService/ListCertificates': OPERATOR,
 
