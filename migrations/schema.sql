@@ -22,6 +22,17 @@ create table blob (
 );
 CREATE INDEX blob_last_used ON blob USING btree (last_used_at);
 
+create table blob_content (
+  digest text not null,
+  part integer not null,
+  bytes bytea not null,
+  created_at timestamp with time zone not null default now(),
+  constraint blob_content_digest CHECK (digest ~ '^[0-9a-f]{64}$'::text),
+  constraint blob_content_pkey PRIMARY KEY (digest, part),
+  constraint blob_content_ranges CHECK (part >= 0 AND octet_length(bytes) <= 1048576)
+);
+CREATE INDEX blob_content_created ON blob_content USING btree (created_at);
+
 create table certificate (
   serial text not null,
   role text not null,
@@ -42,6 +53,16 @@ CREATE INDEX certificate_holder ON certificate USING btree (role, name, not_afte
 CREATE INDEX certificate_name ON certificate USING btree (name);
 CREATE INDEX certificate_revoked ON certificate USING btree (not_after) WHERE (revoked_at IS NOT NULL);
 CREATE INDEX certificate_token ON certificate USING btree (token_id, public_key_digest) WHERE (token_id IS NOT NULL);
+
+create table coordinator (
+  id text not null,
+  name text not null,
+  addresses text[] not null,
+  version text not null,
+  seen_at timestamp with time zone not null default now(),
+  constraint coordinator_id CHECK (id <> ''::text),
+  constraint coordinator_pkey PRIMARY KEY (id)
+) with (fillfactor=50);
 
 create table job (
   seq bigint not null generated always as identity,
@@ -114,6 +135,7 @@ create table join_token (
   expires_at timestamp with time zone not null,
   created_by text not null,
   created_at timestamp with time zone not null default now(),
+  spent_by text[] not null default '{}'::text[],
   constraint join_token_pkey PRIMARY KEY (id),
   constraint join_token_role CHECK (role = ANY (ARRAY['agent'::text, 'coordinator'::text, 'operator'::text, 'submitter'::text, 'viewer'::text, 'metrics'::text])),
   constraint join_token_uses CHECK (uses_left >= 0)
@@ -124,6 +146,7 @@ create table leader (
   epoch bigint not null,
   holder text not null,
   renewals bigint not null default 0,
+  constraint leader_epoch_key UNIQUE (epoch),
   constraint leader_pkey PRIMARY KEY (id),
   constraint leader_ranges CHECK (epoch >= 1 AND renewals >= 0),
   constraint leader_single CHECK (id = 1)
@@ -211,6 +234,20 @@ create table task_attempt (
   constraint task_attempt_outcome CHECK (outcome = ANY (ARRAY['failed'::text, 'timed-out'::text, 'cancelled'::text, 'shutdown'::text, 'node-fault'::text, 'node-lost'::text, 'retracted'::text])),
   constraint task_attempt_pkey PRIMARY KEY (job, index, generation, attempt),
   constraint task_attempt_ranges CHECK (index >= 0 AND generation >= 1 AND attempt >= 1)
+);
+
+create table task_original (
+  job bigint not null,
+  index integer not null,
+  generation integer not null,
+  node integer not null,
+  copy_generation integer not null,
+  attempt integer not null,
+  alone boolean not null default false,
+  running_at timestamp with time zone not null,
+  started_at timestamp with time zone not null,
+  constraint task_original_pkey PRIMARY KEY (job, index),
+  constraint task_original_ranges CHECK (index >= 0 AND generation >= 1 AND copy_generation > generation AND attempt >= 1)
 );
 
 CREATE OR REPLACE FUNCTION job_outcome(started boolean, live integer, missing integer, cancelling boolean, error text, on_failure text, completed integer, failed integer)

@@ -1,7 +1,8 @@
 /**
  * Files by content, below the data directory's `blobs/`. A blob is written to a temporary name, hashed on the way, and
  * renamed when its digest is what was announced; so a name that exists is complete. The table `blob` knows sizes and
- * last uses, for retention.
+ * last uses, for retention. Where coordinators share a database, the bytes are kept there too before a blob counts as
+ * stored, and the directory is a cache (adr/0013-blob-content.md).
  */
 import { createHash, randomBytes } from 'node:crypto';
 import { createReadStream, existsSync, readdirSync, rmSync } from 'node:fs';
@@ -10,20 +11,25 @@ import { join } from 'node:path';
 import { MeshError, systemCode } from '../../common/errors.js';
 import { makePrivateDir } from '../../common/files.js';
 import type { BlobStore } from '../ports.js';
+import type { BlobContent } from './blob-content.js';
 
 const DIGEST = /^[0-9a-f]{64}$/;
 /** Blobs of one stream that are being made durable at a time. */
 const SETTLING_MAX = 32;
+const READ_BYTES = 256 * 1024;
 
 export class BlobDepot {
   readonly #directory: string;
   readonly #store: BlobStore;
   readonly #sizeBytesMax: number;
+  readonly #content: BlobContent | undefined;
 
-  constructor(directory: string, store: BlobStore, sizeBytesMax: number) {
+  /** @param content where the bytes are for other coordinators too; undefined when there are none */
+  constructor(directory: string, store: BlobStore, sizeBytesMax: number, content?: BlobContent) {
     this.#directory = directory;
     this.#store = store;
     this.#sizeBytesMax = sizeBytesMax;
+    this.#content = content;
     makePrivateDir(directory);
     for (const name of readdirSync(directory)) {
       if (name.endsWith('.part')) rmSync(join(directory, name), { force: true });
@@ -37,19 +43,46 @@ export class BlobDepot {
     const unknown = new Set(await this.#store.missing(wanted));
     const present = wanted.filter((digest) => !unknown.has(digest));
     await this.#store.touch(present);
-    return wanted.filter((digest) => unknown.has(digest) || !existsSync(this.#path(digest)));
+    const absent = this.#content && new Set(await this.#content.absent(present));
+    const isHere = (digest: string) => (absent ? !absent.has(digest) : existsSync(this.#path(digest)));
+    return wanted.filter((digest) => unknown.has(digest) || !isHere(digest));
   }
 
   /** Takes any number of blobs, one after the other; nothing of one is visible until its digest was found right. */
   upload(): BlobUpload {
-    return new BlobUpload((digest) => this.#path(digest), this.#directory, this.#store, this.#sizeBytesMax);
+    return new BlobUpload({
+      pathOf: (digest) => this.#path(digest),
+      directory: this.#directory,
+      store: this.#store,
+      sizeBytesMax: this.#sizeBytesMax,
+      content: this.#content,
+    });
   }
 
   /** The blob's bytes. @throws MeshError NOT_FOUND */
-  read(digest: string): AsyncIterable<Buffer> {
+  async *read(digest: string): AsyncGenerator<Buffer> {
     const path = this.#path(digest);
-    if (!existsSync(path)) throw new MeshError('NOT_FOUND', `no file with the digest ${digest} is stored`);
-    return createReadStream(path, { highWaterMark: 256 * 1024 });
+    if (existsSync(path) || (await this.#cached(digest, path))) {
+      yield* createReadStream(path, { highWaterMark: READ_BYTES }) as AsyncIterable<Buffer>;
+      return;
+    }
+    let found = false;
+    for await (const part of this.#content?.parts(digest) ?? []) {
+      found = true;
+      for (let from = 0; from < part.length; from += READ_BYTES) yield part.subarray(from, from + READ_BYTES);
+    }
+    if (!found) throw new MeshError('NOT_FOUND', `no file with the digest ${digest} is stored`);
+  }
+
+  /** Whether the file is on the local disk now; false, too, when there is no room for it. */
+  async #cached(digest: string, path: string): Promise<boolean> {
+    if (!this.#content) return false;
+    try {
+      return await this.#content.fetch(digest, path);
+    } catch (error) {
+      if (isFull(error)) return false;
+      throw error;
+    }
   }
 
   async remove(digests: string[]): Promise<void> {
@@ -61,6 +94,14 @@ export class BlobDepot {
     if (!DIGEST.test(digest)) throw new MeshError('BAD_SPEC', `"${digest.slice(0, 80)}" is not a SHA-256 digest`);
     return join(this.#directory, digest);
   }
+}
+
+interface UploadOptions {
+  pathOf: (digest: string) => string;
+  directory: string;
+  store: BlobStore;
+  sizeBytesMax: number;
+  content: BlobContent | undefined;
 }
 
 interface StoredBlob {
@@ -78,20 +119,15 @@ export class BlobUpload {
   #writer: BlobWriter | undefined;
   #failure: unknown;
 
-  constructor(
-    private readonly pathOf: (digest: string) => string,
-    private readonly directory: string,
-    private readonly store: BlobStore,
-    private readonly sizeBytesMax: number,
-  ) {}
+  constructor(private readonly options: UploadOptions) {}
 
   /** The next blob begins; the one before it is complete. @throws MeshError BAD_SPEC, DISK_FULL, also of earlier ones */
   async begin(digest: string): Promise<void> {
     await this.#complete();
-    const path = this.pathOf(digest);
+    const path = this.options.pathOf(digest);
     const temporary = `${path}.${randomBytes(4).toString('hex')}.part`;
     const file = await onDisk(() => open(temporary, 'wx', 0o600));
-    this.#writer = new BlobWriter(file, temporary, path, digest, this.sizeBytesMax);
+    this.#writer = new BlobWriter(file, temporary, path, digest, this.options.sizeBytesMax);
   }
 
   async append(data: Uint8Array): Promise<void> {
@@ -104,8 +140,8 @@ export class BlobUpload {
     await this.#complete();
     await Promise.all(this.#settling);
     if (this.#failure !== undefined) throw this.#failure;
-    await syncDirectory(this.directory);
-    await this.store.record(this.#stored);
+    await syncDirectory(this.options.directory);
+    await this.options.store.record(this.#stored);
     return this.#stored.length;
   }
 
@@ -113,7 +149,7 @@ export class BlobUpload {
   async abandon(): Promise<void> {
     await this.#writer?.abandon();
     await Promise.all(this.#settling);
-    if (this.#stored.length > 0) await this.store.record(this.#stored).catch(() => undefined);
+    if (this.#stored.length > 0) await this.options.store.record(this.#stored).catch(() => undefined);
   }
 
   async #complete(): Promise<void> {
@@ -121,15 +157,19 @@ export class BlobUpload {
     const writer = this.#writer;
     if (!writer) return;
     this.#writer = undefined;
-    const settled = writer
-      .commit()
-      .then((blob) => void this.#stored.push(blob))
+    const settled = this.#settle(writer)
       .catch((error: unknown) => {
         this.#failure ??= error;
       })
       .finally(() => this.#settling.delete(settled));
     this.#settling.add(settled);
     if (this.#settling.size >= SETTLING_MAX) await Promise.race(this.#settling);
+  }
+
+  async #settle(writer: BlobWriter): Promise<void> {
+    const blob = await writer.commit();
+    await this.options.content?.save(blob.digest, writer.path, blob.sizeBytes);
+    this.#stored.push(blob);
   }
 }
 
@@ -180,11 +220,13 @@ class BlobWriter {
   }
 }
 
+const isFull = (error: unknown): boolean => ['ENOSPC', 'EDQUOT'].includes(systemCode(error) ?? '');
+
 async function onDisk<T>(act: () => Promise<T>): Promise<T> {
   try {
     return await act();
   } catch (error) {
-    if (systemCode(error) === 'ENOSPC' || systemCode(error) === 'EDQUOT')
+    if (isFull(error))
       throw new MeshError('DISK_FULL', 'the coordinator has no room for this file', { cause: error });
     throw error;
   }

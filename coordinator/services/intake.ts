@@ -5,19 +5,24 @@
  */
 import { createHash, type Hash } from 'node:crypto';
 import type { Clock } from '../../common/clock.js';
-import { MeshError } from '../../common/errors.js';
+import { MeshError, toMeshError } from '../../common/errors.js';
 import { makeId } from '../../common/ids.js';
 import type { Service } from '../../common/lifecycle.js';
 import type { Logger } from '../../common/log.js';
 import { Loop } from '../../common/loop.js';
 import type { TaskInput } from '../../proto/gen/mesh/v1/common.js';
 import type { JobSpec } from '../../proto/gen/mesh/v1/mesh.js';
+import { isTerminal } from '../core/job.js';
 import { canonicalSpec, validateInput, validateSpec } from '../core/spec.js';
 import type { JobRow, Store } from '../ports.js';
 import type { BlobDepot } from './blob-depot.js';
 import type { Jobs } from './jobs.js';
 
 const ROWS_PER_TURN = 10_000;
+/** A statement that nobody heard of any more may still be under way on the server for so long. */
+const UNSURE_MS = 5 * 60_000;
+/** Ids of submissions whose outcome is unknown; the oldest are left to the next start. */
+const UNSURE_MAX = 10_000;
 
 export interface IntakeOptions {
   store: Store;
@@ -47,6 +52,8 @@ export class Intake implements Service {
   readonly name = 'intake';
   readonly #options: IntakeOptions;
   readonly #materialiser: Loop;
+  /** Ids of jobs whose commit was not answered, and until when they are looked for; monotonic. */
+  readonly #unsure = new Map<string, number>();
 
   constructor(options: IntakeOptions) {
     this.#options = options;
@@ -69,7 +76,7 @@ export class Intake implements Service {
 
   /** Commits a job. @throws MeshError BAD_SPEC, OVERLOADED, DISK_FULL, IDEMPOTENCY_CONFLICT */
   async submit(submission: Submission): Promise<JobRow> {
-    const { store, jobs, clock, log, liveJobsMax, accepts } = this.#options;
+    const { store, jobs, clock, log, epoch, liveJobsMax, accepts } = this.#options;
     const { spec, executor } = validateSpec(submission.spec);
     if (!accepts()) throw new MeshError('DISK_FULL', 'the coordinator is short of disk space and takes no new jobs');
     if (jobs.size >= liveJobsMax)
@@ -79,25 +86,53 @@ export class Intake implements Service {
     const hash = createHash('sha256').update(JSON.stringify(canonicalSpec(spec)));
     // The store may ask twice: when it inserts, and again when another call with the same key was quicker.
     let digest: string | undefined;
-    const { job, created } = await store.jobs.create(
-      {
-        id: makeId(clock.wallMs()),
-        submitter: submission.submitter,
-        idempotencyKey: submission.idempotencyKey,
-        specDigest: () => (digest ??= hash.digest('hex')),
-        spec,
-        total: spec.taskCount,
-        retryOf: submission.retryOf,
-        hasInputs: submission.hasItems,
-      },
-      this.#readItems(submission, executor, hash),
-    );
+    const id = makeId(clock.wallMs());
+    const { job, created } = await store.jobs
+      .create(
+        {
+          id,
+          submitter: submission.submitter,
+          idempotencyKey: submission.idempotencyKey,
+          specDigest: () => (digest ??= hash.digest('hex')),
+          spec,
+          total: spec.taskCount,
+          retryOf: submission.retryOf,
+          hasInputs: submission.hasItems,
+          epoch: epoch(),
+        },
+        this.#readItems(submission, executor, hash),
+      )
+      .catch((error: unknown) => {
+        if (toMeshError(error).code === 'DATABASE_DOWN') this.#remember(id);
+        throw error;
+      });
     if (created) {
       log.info({ event: 'job.accepted', job: job.id, tasks: job.counts.total, submitter: job.submitter });
       jobs.add(job);
       this.#materialiser.wake();
-    }
+    } else if (this.#unsure.has(job.id)) this.#materialiser.wake();
     return job;
+  }
+
+  #remember(id: string): void {
+    this.#unsure.set(id, this.#options.clock.monotonicMs() + UNSURE_MS);
+    for (const oldest of this.#unsure.keys()) {
+      if (this.#unsure.size <= UNSURE_MAX) break;
+      this.#unsure.delete(oldest);
+    }
+  }
+
+  /** A commit whose answer was lost may have made a job that nobody here knows: it is looked for by its id. */
+  async #findOut(): Promise<void> {
+    const { store, jobs, clock, log } = this.#options;
+    for (const [id, untilMs] of [...this.#unsure]) {
+      const row = await store.jobs.get(id);
+      if (!row && clock.monotonicMs() < untilMs) continue;
+      this.#unsure.delete(id);
+      if (!row || isTerminal(row.status)) continue;
+      log.warn({ event: 'job.recovered', job: id }, 'a job was committed, but its answer was lost');
+      jobs.add(row);
+    }
   }
 
   /** Checks, hashes and passes on the items, a chunk at a time. */
@@ -131,6 +166,7 @@ export class Intake implements Service {
   async #materialise(): Promise<void> {
     const { store, jobs, epoch, onWork } = this.#options;
     if (epoch() === 0) return;
+    await this.#findOut();
     let more = false;
     for (const job of [...jobs.all()]) {
       const { cancelling, seq } = job.row;

@@ -41,6 +41,34 @@ function strings<T>(items: readonly T[], pick: Pick<T, string>): string {
   return some ? `{${literal.join(',')}}` : NONE;
 }
 
+/** As the driver wants it: literals, such as all of ours, pass. */
+export const textArrayLiteral = (values: readonly string[] | string): string =>
+  typeof values === 'string' ? values : strings(values, (value) => value);
+
+export const numberArrayLiteral = (values: readonly number[] | string): string =>
+  typeof values === 'string' ? values : numbers(values, (value) => value);
+
+/** `{1,NULL,3}` as PostgreSQL writes it, one dimension. */
+export const parseNumberArray = (literal: string): (number | null)[] =>
+  literal === NONE
+    ? []
+    : literal
+        .slice(1, -1)
+        .split(',')
+        .map((word) => (word === 'NULL' ? null : Number(word)));
+
+/** `{a,"b, \\"c\\"",NULL}` as PostgreSQL writes it, one dimension. */
+export function parseTextArray(literal: string): (string | null)[] {
+  const element = /"((?:[^"\\]|\\.)*)"|([^,{}"]+)/gsy;
+  const values: (string | null)[] = [];
+  for (element.lastIndex = 1; ; element.lastIndex++) {
+    const match = element.exec(literal);
+    if (!match) return values;
+    const [, inQuotes, plain] = match;
+    values.push(inQuotes !== undefined ? inQuotes.replace(/\\(.)/gs, '$1') : plain === 'NULL' ? null : (plain as string));
+  }
+}
+
 export const ints = <T>(items: readonly T[], pick: Pick<T, number>): RawBuilder<number[]> =>
   sql`${numbers(items, pick)}::integer[]`;
 

@@ -3,7 +3,7 @@ import type { BlobStore } from '../ports.js';
 import { bigints, texts } from './arrays.js';
 import type { Database } from './database.js';
 
-/** What the database knows about stored files; their bytes are on disk. */
+/** What the database knows about stored files; their bytes are on disk, or in `blob_content`. */
 export const blobStore = (database: Database): BlobStore => ({
   missing: async (digests) => {
     if (digests.length === 0) return [];
@@ -52,7 +52,9 @@ export const blobStore = (database: Database): BlobStore => ({
   forget: async (digests) => {
     if (digests.length === 0) return;
     await database.run((db) =>
-      sql`delete from blob where digest = any(${texts(digests, (digest) => digest)})`.execute(db),
+      sql`
+        with content as (delete from blob_content where digest = any(${texts(digests, (digest) => digest)}))
+        delete from blob where digest = any(${texts(digests, (digest) => digest)})`.execute(db),
     );
   },
 });

@@ -61,11 +61,20 @@ export const SESSION_PARAMETERS: Readonly<Record<string, string>> = {
   DateStyle: 'ISO, YMD',
 };
 
+/** Those of them that every pooler keeps for its clients; the others it would refuse or forget. */
+export const POOLED_PARAMETERS: Readonly<Record<string, string>> = {
+  application_name: 'planetary-mesh',
+  TimeZone: 'UTC',
+  DateStyle: 'ISO, YMD',
+};
+
 /** Parameters of libpq that are translated here, or mean nothing to us. */
 const CLIENT_PARAMETERS = [
   ...['sslmode', 'sslrootcert', 'sslcert', 'sslkey', 'sslsni', 'channel_binding', 'gssencmode'],
-  ...['host', 'port', 'connect_timeout'],
+  ...['host', 'port', 'connect_timeout', 'target_session_attrs'],
 ];
+/** Values of target_session_attrs that mean what is done anyway: only a server that takes writes serves. */
+const WRITABLE = ['any', 'read-write', 'primary'];
 
 const DEFAULT_PORT = 5432;
 const SOCKET_NAME = '.s.PGSQL.';
@@ -85,7 +94,8 @@ export function fromConnection(connection: Connection): Target {
 }
 
 /**
- * Translates a `postgres://` URL; several `host:port` separated by commas are tried in turn. TLS follows libpq:
+ * Translates a `postgres://` URL; several `host:port` separated by commas are tried in turn, and a standby among them is
+ * passed by (socket.ts), so after a fail-over the new primary is found. TLS follows libpq:
  * `sslmode=disable`, `prefer` (default), `require` (encrypted, nobody verified; with `sslrootcert` as `verify-ca`),
  * `verify-ca`, `verify-full`. The driver's own `require` turns verification off and it knows no `verify-ca`, hence this.
  * `sslrootcert` names a PEM file; without one, the roots Node.js ships count.
@@ -96,9 +106,10 @@ export function fromUrl(text: string): Target {
   const urls = parseUrls(text);
   const url = urls[0] as URL;
   const value = (name: string) => url.searchParams.get(name) ?? undefined;
-  if (value('target_session_attrs'))
-    throw new MeshError('BAD_CONFIG', '--database-url: target_session_attrs is not supported', {
-      hint: 'name the primary, or a proxy that follows it',
+  const wanted = value('target_session_attrs');
+  if (wanted !== undefined && !WRITABLE.includes(wanted))
+    throw new MeshError('BAD_CONFIG', `--database-url: target_session_attrs=${wanted} cannot be used`, {
+      hint: 'leave it out; of several hosts the one that takes writes is found',
     });
   const addresses = value('host')
     ? [addressOf(value('host') as string, Number(value('port') ?? DEFAULT_PORT))]

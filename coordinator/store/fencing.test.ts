@@ -42,10 +42,15 @@ test('every statement of the leader refuses another epoch and changes nothing', 
   const waiting = await store.jobs.create(newJob(3), pages());
   const [task] = tasks;
   if (!task) throw new Error('three tasks were assigned');
+  const given = newJob(2, { epoch });
+  const taken = await store.jobs.create(given, pages());
+  t.match(taken, { created: true, job: { id: given.id, spec: given.spec, counts: { total: 2 } } });
+  t.match(await store.jobs.create({ ...given, id: 'another' }, pages()), { created: false, job: { id: given.id } });
   const before = await countsOf(store, job.id);
   await lead(store);
   const refused = { code: 'LEADERSHIP_LOST' };
   for (const wrong of [epoch, epoch + 2]) {
+    await t.rejects(store.jobs.create(newJob(1, { epoch: wrong }), pages()), refused);
     await t.rejects(store.jobs.materialise(wrong, waiting.job.seq, 10), refused);
     await t.rejects(store.jobs.requestCancel(wrong, job.seq, undefined), refused);
     await t.rejects(store.tasks.assign(wrong, [{ job: job.seq, node: 1, from: 0, to: 3 }]), refused);
@@ -95,4 +100,38 @@ test('a takeover waits for the statement it meets, which counts then', async (t)
   await t.rejects(leader.tasks.settle(epoch, [settlement({ job: job.seq, index: 0, generation: 1, node: 1 })]), {
     code: 'LEADERSHIP_LOST',
   });
+});
+
+test('a renewal waits for no statement of the leader, however slowly it commits', async (t) => {
+  const connection = await withDatabase(t, { migrated: true });
+  const store = await openTestStore(t, connection);
+  const epoch = await lead(store);
+  // What every statement of the leader does first; it is not committed until the end of the test.
+  const slow = await openTransaction(t, store, `select 1 from leader where epoch = ${epoch} for key share`);
+  t.equal(await store.leader.renew(epoch), true);
+  t.equal(await store.leader.renew(epoch), true);
+  const seen = await store.leader.read();
+  let taken = false;
+  const takeover = store.leader.take(seen, 'successor').finally(() => (taken = true));
+  await untilBlocked(store);
+  t.equal(taken, false, 'a takeover waits');
+  await slow.commit();
+  t.equal(await takeover, epoch + 1);
+});
+
+test('a renewal has its own connection: slow statements, however many, do not hold it up', async (t) => {
+  const connection = await withDatabase(t, { migrated: true });
+  const store = await openTestStore(t, connection, { poolMax: 2 });
+  const observer = await openTestStore(t, connection);
+  const epoch = await lead(store);
+  const blocker = await openTransaction(t, observer, 'lock table node in access exclusive mode');
+  const held = Array.from({ length: 10 }, () => store.nodes.all());
+  let answered = 0;
+  for (const statement of held) void statement.then(() => answered++);
+  await untilBlocked(observer, 2);
+  t.equal(await store.leader.renew(epoch), true);
+  await store.ping();
+  t.equal(answered, 0, 'all others wait');
+  await blocker.commit();
+  await Promise.all(held);
 });

@@ -39,18 +39,23 @@ test('of fifty callers that spend one token at once, one succeeds', async (t) =>
   const triple = token({ usesLeft: 3, name: 'attic', replace: true });
   await store.tokens.create(single);
   await store.tokens.create(triple);
-  t.same(await store.tokens.list(), [single, triple]);
+  t.match(await store.tokens.list(), [single, triple]);
   const spent = async (id: string): Promise<number> => {
-    const tries = await Promise.all(Array.from({ length: 50 }, () => store.tokens.spend(id, NOW_MS)));
+    const tries = await Promise.all(Array.from({ length: 50 }, (_, key) => store.tokens.spend(id, digestOf(`key ${key}`), NOW_MS)));
     return tries.filter(Boolean).length;
   };
   t.equal(await spent(single.id), 1);
   t.equal(await spent(triple.id), 3);
   t.match(await store.tokens.get(single.id), { usesLeft: 0 });
-  t.equal(await store.tokens.spend('unknown', NOW_MS), false);
+  t.equal(await store.tokens.spend('unknown', digestOf('key'), NOW_MS), false);
+  const shared = token({ usesLeft: 2 });
+  await store.tokens.create(shared);
+  const key = digestOf('one key');
+  t.same(await Promise.all([1, 2, 3].map(() => store.tokens.spend(shared.id, key, NOW_MS))), [true, true, true]);
+  t.match(await store.tokens.get(shared.id), { usesLeft: 1, spentBy: [key] }, 'the same key spends it once');
   const fresh = token();
   await store.tokens.create(fresh);
-  t.equal(await store.tokens.spend(fresh.id, fresh.expiresAtMs), false, 'expired');
+  t.equal(await store.tokens.spend(fresh.id, digestOf('key'), fresh.expiresAtMs), false, 'expired');
   t.match(await store.tokens.get(fresh.id), { usesLeft: 1 });
   t.equal(await store.tokens.revoke(fresh.id), true);
   t.equal(await store.tokens.revoke(fresh.id), false);

@@ -1,4 +1,4 @@
-import { type RawBuilder, type Selectable, sql } from 'kysely';
+import { type Insertable, type InsertQueryBuilder, type RawBuilder, type Selectable, sql } from 'kysely';
 import { MeshError } from '../../common/errors.js';
 import { JobSpec, OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
 import type { JobCounts } from '../core/job.js';
@@ -149,29 +149,45 @@ function sameOrThrow(row: Selectable<JobTable>, job: NewJob): JobRow {
   return toJobRow(row);
 }
 
-function insertJob(database: Database, job: NewJob): Promise<Selectable<JobTable> | undefined> {
-  const { spec } = job;
-  return database.run((db) =>
-    db
-      .insertInto('job')
-      .values({
-        id: job.id,
-        submitter: job.submitter,
-        idempotency_key: job.idempotencyKey,
-        spec_digest: job.specDigest(),
-        name: spec.name,
-        type: spec.work?.$case === 'function' ? 'function' : 'process',
-        priority: spec.priority,
-        on_failure: ON_FAILURE[spec.onFailure],
-        spec,
-        retry_of: job.retryOf ?? null,
-        has_inputs: job.hasInputs,
-        total: job.total,
-      })
-      .onConflict((conflict) => conflict.columns(['submitter', 'idempotency_key']).doNothing())
-      .returningAll()
-      .executeTakeFirst(),
+const onConflictNothing = <DB extends { job: JobTable }>(insert: InsertQueryBuilder<DB, 'job', object>) =>
+  insert
+    .onConflict((conflict) => conflict.columns(['submitter', 'idempotency_key'] as never).doNothing())
+    .returningAll();
+
+/** Undefined when the key is another job's. @throws MeshError LEADERSHIP_LOST */
+async function insertJob(database: Database, job: NewJob): Promise<Selectable<JobTable> | undefined> {
+  const { spec, epoch } = job;
+  const row: Insertable<JobTable> = {
+    id: job.id,
+    submitter: job.submitter,
+    idempotency_key: job.idempotencyKey,
+    spec_digest: job.specDigest(),
+    name: spec.name,
+    type: spec.work?.$case === 'function' ? 'function' : 'process',
+    priority: spec.priority,
+    on_failure: ON_FAILURE[spec.onFailure],
+    spec,
+    retry_of: job.retryOf ?? null,
+    has_inputs: job.hasInputs,
+    total: job.total,
+  };
+  if (epoch === undefined)
+    return database.run((db) => onConflictNothing(db.insertInto('job').values(row)).executeTakeFirst());
+  const columns = Object.keys(row) as (keyof typeof row)[];
+  const inserted = await database.run((db) =>
+    onConflictNothing(
+      db
+        .with(
+          'lease',
+          () => sql<{ one: number }>`(select 1 as one from leader where epoch = ${epoch}::bigint for key share)`,
+        )
+        .insertInto('job')
+        .columns(columns)
+        .expression((select) => select.selectFrom('lease').select(columns.map((name) => sql`${row[name]}`.as(name)))),
+    ).executeTakeFirst(),
   );
+  if (inserted || (await bySubmission(database, job))) return inserted;
+  throw new MeshError('LEADERSHIP_LOST', `epoch ${epoch} does not lead any more; the job was not taken`);
 }
 
 async function list(database: Database, query: Parameters<JobStore['list']>[0]): Promise<JobRow[]> {
@@ -260,7 +276,7 @@ async function remove(database: Database, seq: number): Promise<void> {
       .executeTakeFirst(),
   );
   if (!job) return;
-  for (const table of ['task', 'task_attempt'] as const) {
+  for (const table of ['task', 'task_original', 'task_attempt'] as const) {
     for (let first = 0; first < job.materialised; first += REMOVE_ROWS_MAX) {
       await database.run((db) =>
         db

@@ -36,4 +36,7 @@ export const leaderStore = (database: Database): LeaderStore => ({
     );
     return row !== undefined;
   },
+  release: async (epoch) => {
+    await database.run((db) => db.updateTable('leader').set({ holder: '' }).where('epoch', '=', epoch).execute());
+  },
 });

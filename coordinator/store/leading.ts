@@ -8,8 +8,9 @@ import type { Database } from './database.js';
 /**
  * The parts every statement that moves tasks is made of. Such a statement
  *
- * 1. reads the leader's row `for share` (`lease`). A takeover waits for it or is seen by it; a plain `exists` would let a
- *    paused ex-leader's statement commit after a takeover, because a snapshot is older than what commits meanwhile.
+ * 1. reads the leader's row `for key share` (`lease`). A takeover, which changes the epoch and so a key, waits for it or is
+ *    seen by it; a plain `exists` would let a paused ex-leader's statement commit after a takeover, because a snapshot is
+ *    older than what commits meanwhile. A renewal changes no key and waits for nobody, however slowly others commit.
  * 2. locks the rows of the jobs it touches in order of their number (`locked`), so that no two statements deadlock. The
  *    two hot ones, assign and settle, take only a key share there: they touch different tasks, so both may work on one
  *    job at a time, and each holds the job's row alone just while it moves the counters (adr/0010-hot-statements.md).
@@ -20,7 +21,7 @@ import type { Database } from './database.js';
  * of each row (EvalPlanQual), and the counters are moved relative to that version.
  */
 export const lease = (epoch: number): RawBuilder<unknown> =>
-  sql`lease as materialized (select 1 from leader where epoch = ${epoch}::bigint for share)`;
+  sql`lease as materialized (select 1 from leader where epoch = ${epoch}::bigint for key share)`;
 
 /**
  * Locks jobs that are not at their end; with `assignable` not those being cancelled either. With `shared`, others that

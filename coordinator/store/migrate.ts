@@ -8,6 +8,7 @@ import { packageRoot } from '../../common/package.js';
 import { openPool } from './database.js';
 import type { Target } from './connection.js';
 import { asStoreError } from './failures.js';
+import { Dialer } from './socket.js';
 
 /**
  * Forward-only migrations: `migrations/NNNN_name.sql`, each run once, in order, in one transaction together with its
@@ -32,16 +33,31 @@ export const fromFolder = (folder: string): MigrationProvider => ({
   },
 });
 
-/** @throws MeshError DATABASE_NEWER when the database holds a migration this program does not know, before any change */
-export async function migrate(target: Target, log: Logger, folder: string = MIGRATIONS_DIR): Promise<void> {
+/**
+ * @param dialer knows which of several addresses serves
+ * @throws MeshError DATABASE_NEWER when the database holds a migration this program does not know, before any change
+ */
+export async function migrate(
+  target: Target,
+  log: Logger,
+  folder: string = MIGRATIONS_DIR,
+  dialer: Dialer = new Dialer(target),
+): Promise<void> {
   const pool = openPool({
     target,
     max: 1,
+    prepare: false,
+    dialer,
+    reserves: false,
     parameters: { application_name: 'planetary-mesh-migrate', TimeZone: 'UTC' },
   });
   // Here Kysely needs a connection that it holds; this pool has only one, and ends with the migration.
   const db = new Kysely<unknown>({ dialect: new PostgresJSDialect({ postgres: pool }) });
   try {
+    // The driver never hands out a connection that is reserved before it is open (postgres 3.4.9, `ReadyForQuery`).
+    await pool.unsafe('select 1');
+    // Opens the connection; only one that is open can be reserved then.
+    await pool.unsafe('select 1');
     const provider = fromFolder(folder);
     await refuseNewer(db, provider);
     const migrator = new Migrator({ db, provider, migrationTableName: MARKS, migrationLockTableName: LOCK });

@@ -90,6 +90,18 @@ export interface TaskAttemptTable {
   output: Uint8Array | null;
 }
 
+export interface TaskOriginalTable {
+  job: number;
+  index: number;
+  generation: number;
+  node: number;
+  copy_generation: number;
+  attempt: number;
+  alone: Generated<boolean>;
+  running_at: Time;
+  started_at: Time;
+}
+
 export interface NodeTable {
   seq: Generated<number>;
   id: string;
@@ -129,6 +141,7 @@ export interface JoinTokenTable {
   name: string | null;
   replace: boolean;
   uses_left: number;
+  spent_by: ColumnType<string[], string[] | undefined, string[]>;
   expires_at: Time;
   created_by: string;
   created_at: DefaultTime;
@@ -139,6 +152,13 @@ export interface BlobTable {
   size_bytes: number;
   created_at: DefaultTime;
   last_used_at: DefaultTime;
+}
+
+export interface BlobContentTable {
+  digest: string;
+  part: number;
+  bytes: Buffer;
+  created_at: DefaultTime;
 }
 
 export interface AuditTable {
@@ -157,6 +177,14 @@ export interface LeaderTable {
   renewals: Generated<number>;
 }
 
+export interface CoordinatorTable {
+  id: string;
+  name: string;
+  addresses: string[];
+  version: string;
+  seen_at: DefaultTime;
+}
+
 export interface SettingTable {
   key: string;
   value: string;
@@ -165,7 +193,9 @@ export interface SettingTable {
 export interface Schema {
   audit: AuditTable;
   blob: BlobTable;
+  blob_content: BlobContentTable;
   certificate: CertificateTable;
+  coordinator: CoordinatorTable;
   job: JobTable;
   job_input: JobInputTable;
   join_token: JoinTokenTable;
@@ -174,4 +204,5 @@ export interface Schema {
   setting: SettingTable;
   task: TaskTable;
   task_attempt: TaskAttemptTable;
+  task_original: TaskOriginalTable;
 }

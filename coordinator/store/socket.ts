@@ -4,34 +4,60 @@ import { connect as connectTls } from 'node:tls';
 import type { Address, Target, TlsTerms } from './connection.js';
 
 /**
- * Opens the socket the driver speaks over: dials, asks for TLS, checks the certificate. The driver could do the first two,
- * but not check a certificate as libpq's modes say; and when a server closes a connection before it is ready (a proxy
- * without a backend does), it reconnects at once and for ever. A close that we did not ask for is an error here, so the
- * statement that waits is refused and its caller decides.
+ * Opens the sockets the driver speaks over: dials, asks for TLS, checks the certificate, and turns away from a server
+ * that only reads. The driver could do the first two, but not check a certificate as libpq's modes say; and when a server
+ * closes a connection before it is ready (a proxy without a backend does), it reconnects at once and for ever. A close
+ * that we did not ask for is an error here, so the statement that waits is refused and its caller decides.
  *
- * See "SSL Session Encryption" in PostgreSQL's protocol documentation.
+ * See "SSL Session Encryption" and "ParameterStatus" in PostgreSQL's protocol documentation.
  */
 const SSL_REQUEST = Buffer.from([0, 0, 0, 8, 4, 210, 22, 47]);
 const OPEN_MS_MAX = 10_000;
+const HEADER_BYTES = 5;
+/** Of what a server says at the start of a session; much more than any says. */
+const GREETING_BYTES_MAX = 64 * 1024;
+
+/** The server is a standby, or its database is set to read only. */
+export const READ_ONLY_SERVER = 'READ_ONLY_SERVER';
 
 const failure = (code: string, message: string): Error => Object.assign(new Error(message), { code });
 
-/** @returns a function that opens a connected socket, starting at the next address each time one fails */
-export function socketOpener(target: Target): () => Promise<Socket> {
-  let first = 0;
-  return async () => {
+/** Remembers which address of a target serves; pools that replace one another share it. */
+export class Dialer {
+  readonly #target: Target;
+  #first = 0;
+
+  constructor(target: Target) {
+    this.#target = target;
+  }
+
+  /** A connected socket, starting at the next address each time one fails. */
+  async open(): Promise<Socket> {
+    const { addresses, tls } = this.#target;
     let error: unknown;
-    for (let tried = 0; tried < target.addresses.length; tried++) {
-      const address = target.addresses[first % target.addresses.length] as Address;
+    for (let tried = 0; tried < addresses.length; tried++) {
+      const used = this.#first;
       try {
-        return await open(address, target.tls);
+        const socket = await open(addresses[used % addresses.length] as Address, tls);
+        refuseReadOnly(socket, () => this.turn(used));
+        return socket;
       } catch (cause) {
         error = cause;
-        first++;
+        this.turn(used);
       }
     }
     throw error;
-  };
+  }
+
+  /** The number of the address that is tried next. */
+  get address(): number {
+    return this.#first;
+  }
+
+  /** That address does not serve, whatever it answers; of many connections that find out the same the first counts. */
+  turn(used: number): void {
+    if (this.#first === used) this.#first++;
+  }
 }
 
 async function open(address: Address, tls: TlsTerms): Promise<Socket> {
@@ -62,4 +88,30 @@ async function encrypt(raw: Socket, host: string, tls: TlsTerms, signal: AbortSi
   const secure = connectTls({ socket: raw, host, ...(isIP(host) ? {} : { servername: host }), ...tls.options });
   await Promise.race([once(secure, 'secureConnect', { signal }), closed]);
   return secure;
+}
+
+/**
+ * Reads along until the server is ready for the first statement. From version 14 on PostgreSQL says by then whether it
+ * takes writes. What a standby answers may be older than what was committed, so nothing may be asked of it: neither
+ * whether a lost commit took effect, nor who leads.
+ */
+function refuseReadOnly(socket: Socket, onReadOnly: () => void): void {
+  let rest: Buffer = Buffer.alloc(0);
+  const read = (bytes: Buffer): void => {
+    rest = Buffer.concat([rest, bytes]);
+    while (rest.length >= HEADER_BYTES) {
+      const length = rest.readUInt32BE(1) + 1;
+      if (rest.length < length) break;
+      const type = String.fromCharCode(rest[0] as number);
+      const [name, value] = rest.toString('utf8', HEADER_BYTES, length).split('\0');
+      rest = rest.subarray(length);
+      if (type === 'S' && (name === 'in_hot_standby' || name === 'default_transaction_read_only') && value === 'on') {
+        onReadOnly();
+        socket.destroy(failure(READ_ONLY_SERVER, 'the server takes no writes'));
+      }
+      if (type === 'Z') return void socket.off('data', read);
+    }
+    if (rest.length > GREETING_BYTES_MAX) socket.off('data', read);
+  };
+  socket.on('data', read);
 }

@@ -64,7 +64,8 @@ async function nextDueInMs(database: Database): Promise<number | undefined> {
 async function live(database: Database): Promise<LiveTask[]> {
   const { rows } = await database.run((db) =>
     sql<LiveTask>`
-      select t.job, t.index, t.generation, t.node, t.status, t.failures, t.losses
+      select t.job, t.index, t.generation, t.node, t.status, t.failures, t.losses,
+        greatest(0, extract(epoch from now() - coalesce(t.started_at, t.assigned_at)) * 1000)::double precision as "ageMs"
       from job j cross join lateral (
         select * from task t
         where t.job = j.seq and t.index < j.cursor and t.status in ('ASSIGNED', 'RUNNING')

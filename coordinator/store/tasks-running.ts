@@ -26,6 +26,10 @@ interface AdoptRow extends Verdict {
   changed: LiveTask[];
 }
 
+const ageMs = sql.raw(
+  'greatest(0, extract(epoch from now() - coalesce(t.started_at, t.assigned_at)) * 1000)::double precision',
+);
+
 /** ASSIGNED → RUNNING, for attempts that have run for a while. */
 export function markRunningStatement(epoch: number, items: readonly StartedItem[]): RawBuilder<MarkRow> {
   return sql<MarkRow>`
@@ -56,7 +60,9 @@ export function markRunningStatement(epoch: number, items: readonly StartedItem[
 /**
  * RETRYING or QUEUED → RUNNING, on the node and in the generation the task had before it was given up. What was counted
  * as a loss was none: the count and its row in task_attempt are taken back, so that a flapping network uses up nobody's
- * losses and attempt numbers stay those the agent knows.
+ * losses and attempt numbers stay those the agent knows. Who did not hear the answer asks again: what is RUNNING there
+ * already is named too, and nothing is counted twice. An attempt whose end is known, such as a failure that was committed
+ * and not acknowledged, is not adopted: its result would count again.
  */
 export function adoptStatement(epoch: number, items: readonly AdoptItem[]): RawBuilder<AdoptRow> {
   const from = (status: 'QUEUED' | 'RETRYING') => sql`
@@ -72,7 +78,11 @@ export function adoptStatement(epoch: number, items: readonly AdoptItem[]): RawB
     ) as u(job, index, generation, node)
     where ${keyOf(sql`u.job`, sql`u.index`)} and t.generation = u.generation and t.node = u.node
       and t.status = ${sql.lit(status)} and ${isLocked(sql`u.job`)}
-    returning t.job, t.index, t.generation, t.node, t.status, t.failures, t.losses`;
+      and 0 = (
+        select count(*) from task_attempt a
+        where a.job = t.job and a.index = t.index and a.generation = t.generation and a.outcome <> 'node-lost'
+      )
+    returning t.job, t.index, t.generation, t.node, t.status, t.failures, t.losses, ${ageMs} as age_ms`;
   return sql<AdoptRow>`
     with ${lease(epoch)},
     ${lockedJobs(
@@ -82,6 +92,15 @@ export function adoptStatement(epoch: number, items: readonly AdoptItem[]): RawB
     requeued as (${from('QUEUED')}),
     retrying as (${from('RETRYING')}),
     changed as (select 0 as waited, * from requeued union all select 1, * from retrying),
+    known as (
+      select t.job, t.index, t.generation, t.node, t.status, t.failures, t.losses, ${ageMs} as age_ms
+      from unnest(
+        ${bigints(items, (u) => u.job)}, ${ints(items, (u) => u.index)}, ${ints(items, (u) => u.generation)},
+        ${ints(items, (u) => u.node)}
+      ) as u(job, index, generation, node)
+      join task t on ${keyOf(sql`u.job`, sql`u.index`)} and t.generation = u.generation and t.node = u.node
+        and t.status = 'RUNNING' and ${isLocked(sql`u.job`)}
+    ),
     undone as (
       delete from task_attempt a using changed c
       where a.job = any (array[c.job]) and a.index = c.index and a.generation = c.generation and a.outcome = 'node-lost'
@@ -95,8 +114,10 @@ export function adoptStatement(epoch: number, items: readonly AdoptItem[]): RawB
     select ${verdict}, (
       select coalesce(json_agg(json_build_object(
         'job', job, 'index', index, 'generation', generation, 'node', node, 'status', status, 'failures', failures,
-        'losses', losses
-      )), '[]') from changed
+        'losses', losses, 'ageMs', age_ms
+      )), '[]') from (
+        select job, index, generation, node, status, failures, losses, age_ms from changed union all select * from known
+      ) adopted
     ) as changed`;
 }
 

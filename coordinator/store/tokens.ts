@@ -11,6 +11,7 @@ const toTokenRow = (row: Selectable<JoinTokenTable>): TokenRow => ({
   name: row.name ?? undefined,
   replace: row.replace,
   usesLeft: row.uses_left,
+  spentBy: row.spent_by,
   expiresAtMs: row.expires_at,
   createdBy: row.created_by,
 });
@@ -50,14 +51,18 @@ export const tokenStore = (database: Database): TokenStore => ({
     return row && toTokenRow(row);
   },
   // The guard is checked again on the newest version of the row after waiting for a rival, so uses are never overdrawn.
-  spend: async (id, nowMs) => {
+  spend: async (id, purchase, nowMs) => {
+    const isRepeat = sql<boolean>`${purchase}::text = any(spent_by)`;
     const row = await database.run((db) =>
       db
         .updateTable('join_token')
-        .set({ uses_left: sql`uses_left - 1` })
+        .set({
+          uses_left: sql`case when ${isRepeat} then uses_left else uses_left - 1 end`,
+          spent_by: sql`case when ${isRepeat} then spent_by else array_append(spent_by, ${purchase}::text) end`,
+        })
         .where('id', '=', id)
-        .where('uses_left', '>', 0)
         .where('expires_at', '>', nowMs)
+        .where(({ or, eb }) => or([eb('uses_left', '>', 0), isRepeat]))
         .returning('id')
         .executeTakeFirst(),
     );
