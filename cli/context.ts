@@ -38,13 +38,18 @@ export function exitOnInterrupt(json: boolean, hint?: string): void {
   }
 }
 
-/** Connects with the profile of the options, runs, and closes whatever happens. gRPC is loaded here and not before. */
+/** Connects with the profile of the options. gRPC is loaded here and not before. */
+export async function openConnection(options: GlobalOptions): Promise<MeshConnection> {
+  const { connect } = await import('../sdk/connect.js');
+  return connect({ profile: options.profile, environment: process.env });
+}
+
+/** Connects, runs, and closes whatever happens. */
 export async function withConnection<T>(
   options: GlobalOptions,
   run: (connection: MeshConnection) => Promise<T>,
 ): Promise<T> {
-  const { connect } = await import('../sdk/connect.js');
-  const connection = await connect({ profile: options.profile, environment: process.env });
+  const connection = await openConnection(options);
   try {
     return await run(connection);
   } finally {

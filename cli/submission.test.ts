@@ -4,7 +4,7 @@ import { test } from 'tap';
 import { OnFailure } from '../proto/gen/mesh/v1/mesh.js';
 import { functionArgument, parseFunction, prepare, type SubmitOptions } from './submission.js';
 
-const defaults: SubmitOptions = { priority: 0, retries: 2, backoff: 1000, onFailure: 'finish' };
+const defaults: SubmitOptions = { priority: 0, retries: 2, backoff: 1000, onFailure: 'finish', submitTimeout: 0 };
 const around = (cwd: string) => ({ cwd, environment: { HERE: 'x' }, stdin: () => Readable.from(['1\n2\n']) });
 
 test('flags become a specification', async (t) => {

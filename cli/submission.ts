@@ -4,9 +4,11 @@ import { statSync } from 'node:fs';
 import { basename, resolve } from 'node:path';
 import type { Readable } from 'node:stream';
 import { MeshError } from '../common/errors.js';
-import type { StagedFile, TaskInput } from '../proto/gen/mesh/v1/common.js';
+import { OnDisconnect, type StagedFile, type TaskInput } from '../proto/gen/mesh/v1/common.js';
 import { type Job, type JobSpec, type MeshServiceService, OnFailure } from '../proto/gen/mesh/v1/mesh.js';
 import type { Api } from '../sdk/api.js';
+import type { MeshConnection } from '../sdk/connect.js';
+import { persist, type PersistOptions } from '../sdk/persist.js';
 import { type StoredFile, uploadFiles } from '../sdk/blobs.js';
 import { makeSpec, submitJob, type Work } from '../sdk/submit.js';
 import type { ArrayRange } from './arguments/array.js';
@@ -29,7 +31,10 @@ export interface SubmitOptions {
   backoff: number;
   timeout?: number;
   onFailure: 'finish' | 'fail-fast' | 'partial';
+  onDisconnect?: 'keep' | 'stop';
+  speculate?: boolean;
   idempotencyKey?: string;
+  submitTimeout: number;
   wait?: boolean;
   results?: boolean;
 }
@@ -54,6 +59,8 @@ const ON_FAILURE = {
   'fail-fast': OnFailure.FAIL_FAST,
   partial: OnFailure.PARTIAL,
 } as const;
+
+const ON_DISCONNECT = { keep: OnDisconnect.KEEP, stop: OnDisconnect.STOP } as const;
 
 /** @throws MeshError USAGE or BAD_SPEC */
 export async function prepare(
@@ -82,6 +89,8 @@ export async function prepare(
       backoffMs: options.backoff,
       timeoutMs: options.timeout ?? 0,
       onFailure: ON_FAILURE[options.onFailure],
+      onDisconnect: ON_DISCONNECT[options.onDisconnect ?? 'keep'],
+      speculate: options.speculate === true,
     });
     const idempotencyKey = options.idempotencyKey ?? randomUUID();
     return { spec, idempotencyKey, each, module, close: () => each?.close() };
@@ -128,7 +137,39 @@ export function parseFunction(text: string, cwd: string): { module: string; expo
 const defaultName = (work: Work, module: string | undefined): string =>
   work.$case === 'process' ? basename(work.value.argv[0] ?? '') : `${basename(module ?? '')}#${work.value.exportName}`;
 
-/** Ships what must be there first, then submits. */
+export interface SendOptions {
+  /** How long errors that pass by themselves are waited out; 0: not at all. */
+  patienceMs: number;
+  onWait: PersistOptions['onWait'];
+}
+
+/**
+ * Ships what must be there first, then submits, all of it again under the same key while the mesh cannot take it. Each
+ * try asks for a connection of its own: the coordinator may be another by then.
+ */
+export async function sendPatiently(
+  connect: () => Promise<MeshConnection>,
+  prepared: Prepared,
+  options: SendOptions,
+): Promise<{ job: Job; connection: MeshConnection }> {
+  // An address where nobody is must be said at once; one where somebody was is worth waiting for.
+  let first: MeshConnection | undefined = await connect();
+  return persist(
+    async () => {
+      const connection = first ?? (await connect());
+      first = undefined;
+      try {
+        return { job: await send(connection.mesh, prepared), connection };
+      } catch (error) {
+        await connection.close();
+        throw error;
+      }
+    },
+    { patienceMs: options.patienceMs, ...(options.onWait ? { onWait: options.onWait } : {}) },
+  );
+}
+
+/** One try. */
 export async function send(mesh: Api<typeof MeshServiceService>, prepared: Prepared): Promise<Job> {
   const { each, module, idempotencyKey } = prepared;
   const stored = await ship(mesh, prepared);
@@ -139,7 +180,7 @@ export async function send(mesh: Api<typeof MeshServiceService>, prepared: Prepa
       : prepared.spec;
   const asJson = work?.$case === 'function';
   const items = each && (each.kind === 'lines' ? lineItems(each, asJson) : fileItems(each, stored, asJson));
-  return submitJob(mesh, { spec, idempotencyKey, ...(items ? { items } : {}) });
+  return submitJob(mesh, { spec, idempotencyKey, ...(items ? { items } : {}) }, { patienceMs: 0 });
 }
 
 async function ship(

@@ -5,7 +5,7 @@
  */
 import { Client, type ClientReadableStream, Metadata, type ServiceError } from '@grpc/grpc-js';
 import { systemClock } from '../common/clock.js';
-import { fromServiceError } from '../common/grpc-errors.js';
+import { fromServiceError, namedCoordinators } from '../common/grpc-errors.js';
 
 export interface CallOptions {
   /** Ends the call; it then fails with INTERRUPTED. */
@@ -46,15 +46,22 @@ type Call<M> = M extends {
 /** The callable face of a generated service definition such as `MeshServiceService`. */
 export type Api<Service> = { readonly [Name in keyof Service]: Call<Service[Name]> };
 
-/** Every method of `service`, called over `client`'s channel. Failures are MeshErrors. */
-export function makeApi<Service extends object>(client: Client, service: Service): Api<Service> {
+/**
+ * Every method of `service`, called over `client`'s channel. Failures are MeshErrors.
+ * @param onCoordinators hears where else the mesh may be reached, as answers say it
+ */
+export function makeApi<Service extends object>(
+  client: Client,
+  service: Service,
+  onCoordinators: (addresses: string[]) => void = () => undefined,
+): Api<Service> {
   const calls: Record<string, unknown> = {};
   for (const [name, method] of Object.entries(service) as [string, Method<unknown, unknown>][]) {
     calls[name] = method.requestStream
       ? clientStream(client, method)
       : method.responseStream
         ? serverStream(client, method)
-        : unary(client, method);
+        : unary(client, method, onCoordinators);
   }
   return calls as Api<Service>;
 }
@@ -68,7 +75,11 @@ function whenAborted(signal: AbortSignal | undefined, call: { cancel(): void }):
   return () => signal?.removeEventListener('abort', cancel);
 }
 
-function unary<Request, Response>(client: Client, method: Method<Request, Response>): Unary<Request, Response> {
+function unary<Request, Response>(
+  client: Client,
+  method: Method<Request, Response>,
+  onCoordinators: (addresses: string[]) => void,
+): Unary<Request, Response> {
   return (request, options = {}) =>
     new Promise((resolve, reject) => {
       const call = client.makeUnaryRequest(
@@ -85,6 +96,10 @@ function unary<Request, Response>(client: Client, method: Method<Request, Respon
         },
       );
       const release = whenAborted(options.signal, call);
+      call.on('metadata', (metadata: Metadata) => {
+        const addresses = namedCoordinators(metadata);
+        if (addresses.length > 0) onCoordinators(addresses);
+      });
     });
 }
 

@@ -12,8 +12,9 @@ import { type Credential, channelCredentials, channelOptions } from '../link/cre
 import { type Endpoint, formatEndpoint, grpcTarget, parseEndpoint } from '../link/endpoints.js';
 import { CaServiceService } from '../proto/gen/mesh/v1/ca.js';
 import { MeshServiceService } from '../proto/gen/mesh/v1/mesh.js';
-import { type Api, makeApi } from './api.js';
+import type { Api } from './api.js';
 import { readyClient } from './channel.js';
+import { Lead, makeFollowingApi } from './follow.js';
 import { findProfileDir, type Profile, readProfile, withAddress, writeProfile } from './profile.js';
 import { keepRenewed } from './renewal.js';
 
@@ -51,22 +52,27 @@ export async function connect(options: ConnectOptions = {}): Promise<MeshConnect
     (await readyClient(addresses, open, KNOWN_MS)) ??
     (await search(profile, credential, addresses, options.coordinator === undefined, open));
   const address = formatEndpoint(reached.endpoint);
-  remember(profile, address);
-  return makeConnection(reached.client, profile, address);
+  remember(profile, withAddress(profile.coordinators, address));
+  const lead = new Lead({
+    ...{ client: reached.client, address, open, addresses: profile.coordinators },
+    onMoved: (leader) => remember(profile, withAddress(profile.coordinators, leader)),
+    onLearned: (others) => remember(profile, [...profile.coordinators, ...others]),
+  });
+  return makeConnection(lead, profile, address);
 }
 
 /** Calls over a client that is there already; `connect` does everything that comes before. */
-export function makeConnection(client: Client, profile: Profile, address: string): MeshConnection {
-  const ca = makeApi(client, CaServiceService);
+export function makeConnection(lead: Lead, profile: Profile, address: string): MeshConnection {
+  const ca = makeFollowingApi(lead, CaServiceService);
   const renewal = keepRenewed(profile.directory, async (csr) => ca.renew({ csr: Buffer.from(csr) }));
   return {
-    mesh: makeApi(client, MeshServiceService),
+    mesh: makeFollowingApi(lead, MeshServiceService),
     ca,
     profile,
     address,
     close: async () => {
       await renewal.stop();
-      client.close();
+      lead.close();
     },
   };
 }
@@ -112,12 +118,12 @@ async function search(
   });
 }
 
-/** Best effort: somebody else's profile may be read-only to us. */
-function remember(profile: Profile, address: string): void {
-  const coordinators = withAddress(profile.coordinators, address);
+/** Writes them down, if they changed. Best effort: somebody else's profile may be read-only to us. */
+function remember(profile: Profile, coordinators: string[] | undefined): void {
   if (!coordinators) return;
+  profile.coordinators = coordinators;
   try {
-    writeProfile(profile.directory, { ...profile, coordinators });
+    writeProfile(profile.directory, profile);
   } catch {
     // The next command searches again.
   }

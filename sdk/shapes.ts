@@ -1,6 +1,7 @@
 /** What programs read: proto messages in the JSON shapes of the contract. Times are ISO 8601 UTC; absent is null. */
 import type {
   CancelJobResponse,
+  Coordinator,
   ExplainResponse,
   Job,
   LogEntry,
@@ -30,6 +31,7 @@ const NO_COUNTS: TaskCounts = {
 export type JobShape = ReturnType<typeof jobShape>;
 export type TaskShape = ReturnType<typeof taskShape>;
 export type NodeShape = ReturnType<typeof nodeShape>;
+export type CoordinatorShape = ReturnType<typeof coordinatorShape>;
 
 export function jobShape(job: Job) {
   const { total, queued, assigned, running, retrying, completed, failed, cancelled } = job.tasks ?? NO_COUNTS;
@@ -164,4 +166,9 @@ export const logShape = (job: string, entry: LogEntry, text: string) => ({
 });
 
 /** A page of a list. */
+export const coordinatorShape = ({ name, addresses, leader, version, lastSeenAtMs }: Coordinator) => ({
+  ...{ name, addresses, leader, version },
+  lastSeenAt: isoTime(lastSeenAtMs),
+});
+
 export const pageShape = <T>(items: T[], next: string) => ({ items, next: textOrNull(next) });

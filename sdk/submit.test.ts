@@ -222,3 +222,51 @@ test('a file that changes while it is sent, or cannot be read, is named', async 
   await t.rejects(uploadFiles(fake.mesh, [`${path}.gone`]), { code: 'BAD_SPEC', message: /cannot read .*ENOENT/ });
   await t.rejects(uploadFiles(fake.mesh, [t.testdirName]), { code: 'BAD_SPEC', message: /is not a regular file/ });
 });
+
+/** Turns the first tries away, each after a few items, and takes the next whole. */
+async function turningAway(times: number, received: Received) {
+  let tries = 0;
+  return startFakeMesh({
+    submitJob: (call: ServerReadableStream<SubmitJobRequest, { job: Job }>, callback) => {
+      const refused = ++tries <= times;
+      let count = 0;
+      call.on('data', ({ body }: SubmitJobRequest) => {
+        if (body?.$case === 'start') received.starts.push(body.value);
+        if (refused) return callback(toStatus(new MeshError('OVERLOADED', 'too many jobs')));
+        if (body?.$case === 'items') count += body.value.items.length;
+      });
+      call.on('error', () => undefined);
+      call.on('end', () => !refused && callback(null, { job: Job.fromPartial({ id: 'j', tasks: { total: count } }) }));
+    },
+  });
+}
+
+const items = (count: number) => Array.from({ length: count }, (_, i) => ({ value: String(i), files: [] }));
+
+test('what was turned away is sent again, whole, under the same key', async (t) => {
+  for (const list of [items(2500), () => items(2500).values()]) {
+    const received: Received = { starts: [], batches: [] };
+    const fake = await turningAway(2, received);
+    t.teardown(() => fake.stop());
+    const waits: string[] = [];
+    const job = await submitJob(
+      fake.mesh,
+      { spec: spec(2500), idempotencyKey: key, items: list },
+      { random: () => 0, onWait: ({ code }) => waits.push(code) },
+    );
+    t.equal(job.tasks?.total, 2500);
+    t.same(waits, ['OVERLOADED', 'OVERLOADED']);
+    t.same(
+      received.starts.map((start) => start.idempotencyKey),
+      [key, key, key],
+    );
+  }
+});
+
+test('what can be read only once is sent only once', async (t) => {
+  const fake = await turningAway(1, { starts: [], batches: [] });
+  t.teardown(() => fake.stop());
+  await t.rejects(submitJob(fake.mesh, { spec: spec(5), idempotencyKey: key, items: items(5).values() }), {
+    code: 'OVERLOADED',
+  });
+});

@@ -1,6 +1,7 @@
 /**
  * Submission: the specification first, then the items in bounded batches, so that a job of a million items needs no more
- * memory here than one of a thousand. The number of items is part of the specification; who streams them knows it.
+ * memory here than one of a thousand. The number of items is part of the specification; who streams them knows it. When
+ * the coordinator cannot take it now, or its answer is lost, all of it is sent again with the same key.
  */
 import { MeshError } from '../common/errors.js';
 import {
@@ -18,6 +19,7 @@ import {
   type SubmitJobRequest,
 } from '../proto/gen/mesh/v1/mesh.js';
 import type { Api } from './api.js';
+import { persist, type PersistOptions, SUBMIT_PATIENCE_MS } from './persist.js';
 import { DEFAULT_BACKOFF_MS, DEFAULT_RETRIES, TASKS_MAX } from './limits.js';
 
 /** The most items, and the most bytes of items, in one message. */
@@ -26,6 +28,13 @@ export const BATCH_BYTES = 1024 * 1024;
 
 export type Work = { $case: 'process'; value: ProcessWork } | { $case: 'function'; value: FunctionWork };
 export type Items = Iterable<TaskInput> | AsyncIterable<TaskInput>;
+
+export interface Submission {
+  spec: JobSpec;
+  idempotencyKey: string;
+  /** Given as a function, it is called for each try; otherwise what can be read only once is sent only once. */
+  items?: Items | (() => Items);
+}
 
 export interface SpecOptions {
   name: string;
@@ -68,24 +77,36 @@ export function makeSpec(options: SpecOptions): JobSpec {
 }
 
 /**
- * Submits and returns the job. The same key with the same specification and items returns the same job.
+ * Submits and returns the job. The same key with the same specification and items returns the same job. An error that
+ * passes by itself (persist.ts) is waited out, for a minute unless `patienceMs` says otherwise.
  * @throws MeshError BAD_SPEC when the items are not as many as the specification says, or one is too large
  */
 export async function submitJob(
   mesh: Pick<Api<typeof MeshServiceService>, 'submitJob'>,
-  submission: { spec: JobSpec; idempotencyKey: string; items?: Items },
+  submission: Submission,
+  options: Partial<PersistOptions> = {},
 ): Promise<Job> {
-  const { job } = await mesh.submitJob(submitMessages(submission));
+  const { items } = submission;
+  const open = typeof items === 'function' ? items : () => items;
+  const patienceMs = isReadableAgain(items) ? (options.patienceMs ?? SUBMIT_PATIENCE_MS) : 0;
+  const { signal } = options;
+  const { job } = await persist(() => mesh.submitJob(submitMessages(submission, open()), signal ? { signal } : {}), {
+    ...options,
+    patienceMs,
+  });
   if (!job) throw new MeshError('INTERNAL', 'the coordinator answered a submission without a job');
   return job;
 }
 
-async function* submitMessages(submission: {
-  spec: JobSpec;
-  idempotencyKey: string;
-  items?: Items;
-}): AsyncGenerator<SubmitJobRequest> {
-  const { spec, idempotencyKey, items } = submission;
+/** A generator is its own iterator: what it gave is gone. */
+function isReadableAgain(items: Submission['items']): boolean {
+  return items === undefined || typeof items === 'function' || !('next' in items);
+}
+
+async function* submitMessages(
+  { spec, idempotencyKey }: Submission,
+  items: Items | undefined,
+): AsyncGenerator<SubmitJobRequest> {
   yield { body: { $case: 'start', value: { spec, idempotencyKey } } };
   if (!items) return;
   let batch: TaskInput[] = [];

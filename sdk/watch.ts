@@ -55,7 +55,7 @@ export async function waitForJob(
 }
 
 const isAway = (error: unknown): boolean =>
-  error instanceof MeshError && (error.code === 'UNREACHABLE' || error.code === 'NOT_READY');
+  error instanceof MeshError && ['UNREACHABLE', 'NOT_READY', 'NOT_LEADER', 'LEADERSHIP_LOST'].includes(error.code);
 
 /** @throws MeshError JOB_FAILED unless it is COMPLETED */
 export function requireCompleted(job: Job): void {

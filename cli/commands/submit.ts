@@ -1,17 +1,32 @@
 import { type Command, Option } from 'commander';
+import type { MeshError } from '../../common/errors.js';
 import { asInteger, asNumber } from '../../common/numbers.js';
 import { parseSelector } from '../../common/selector.js';
 import { parseDuration, parseSize } from '../../common/units.js';
+import type { Job } from '../../proto/gen/mesh/v1/mesh.js';
+import type { MeshConnection } from '../../sdk/connect.js';
 import { DEFAULT_BACKOFF_MS, DEFAULT_RETRIES } from '../../sdk/limits.js';
+import { SUBMIT_PATIENCE_MS } from '../../sdk/persist.js';
 import { jobShape } from '../../sdk/shapes.js';
 import { hasEnded, requireCompleted } from '../../sdk/watch.js';
 import { parseArray } from '../arguments/array.js';
 import { awaitJob } from '../await-job.js';
-import { collect, exitOnInterrupt, makeCommand, optionsOf, parsedOption, print, withConnection } from '../context.js';
+import {
+  collect,
+  exitOnInterrupt,
+  type GlobalOptions,
+  makeCommand,
+  openConnection,
+  optionsOf,
+  parsedOption,
+  print,
+} from '../context.js';
 import { printResults } from '../print-results.js';
-import { prepare, send, type SubmitOptions } from '../submission.js';
+import { safe } from '../render/terminal.js';
+import { prepare, sendPatiently, type SubmitOptions } from '../submission.js';
 
 const ON_FAILURE = ['finish', 'fail-fast', 'partial'] as const;
+const ON_DISCONNECT = ['keep', 'stop'] as const;
 
 /** Checked here, sent as it was written. */
 function asSelector(text: string): string {
@@ -48,20 +63,41 @@ export function build(): Command {
       stdin: () => process.stdin,
     });
     try {
-      await withConnection(options, async ({ mesh }) => {
-        const job = await send(mesh, prepared);
-        const shape = jobShape(job);
-        if (!options.wait && !options.results) return print(options, shape, () => `${shape.id}\n`);
-        if (!options.json) (options.results ? process.stderr : process.stdout).write(`${shape.id}\n`);
-        const ended = hasEnded(job) ? job : await awaitJob(mesh, job.id, { title: prepared.spec.name });
-        if (options.results) await printResults(mesh, job.id, { json: options.json === true, follow: false });
-        else if (options.json) print(options, jobShape(ended), () => '');
-        requireCompleted(ended);
+      const { job, connection } = await sendPatiently(() => openConnection(options), prepared, {
+        patienceMs: options.submitTimeout,
+        onWait: sayWhy,
       });
+      try {
+        await answer(connection.mesh, job, options, prepared.spec.name);
+      } finally {
+        await connection.close();
+      }
     } finally {
       prepared.close();
     }
   });
+}
+
+/** Prints the id, or waits for the job's end and prints what was asked for. */
+async function answer(
+  mesh: MeshConnection['mesh'],
+  job: Job,
+  options: SubmitOptions & GlobalOptions,
+  title: string,
+): Promise<void> {
+  const shape = jobShape(job);
+  if (!options.wait && !options.results) return print(options, shape, () => `${shape.id}\n`);
+  if (!options.json) (options.results ? process.stderr : process.stdout).write(`${shape.id}\n`);
+  const ended = hasEnded(job) ? job : await awaitJob(mesh, job.id, { title });
+  if (options.results) await printResults(mesh, job.id, { json: options.json === true, follow: false });
+  else if (options.json) print(options, jobShape(ended), () => '');
+  requireCompleted(ended);
+}
+
+/** On a terminal: what is waited for, and for how long at most. */
+function sayWhy(error: MeshError, leftMs: number): void {
+  if (!process.stderr.isTTY) return;
+  process.stderr.write(`mesh: ${safe(error.message)}; trying again for up to ${Math.ceil(leftMs / 1000)} s\n`);
 }
 
 function addWork(command: Command): void {
@@ -95,7 +131,26 @@ function addConditions(command: Command): void {
       .choices(ON_FAILURE)
       .default('finish'),
   );
+  addOption(
+    new Option(
+      '--on-disconnect <policy>',
+      'when a node loses the coordinator: keep its attempts running and reconcile on return, or stop them, so that two never run at a time',
+    )
+      .choices(ON_DISCONNECT)
+      .default('keep'),
+  );
+  addOption(
+    new Option('--speculate', 'near the end, run a second attempt of a task that takes much longer than its like'),
+  );
   addOption(new Option('--idempotency-key <key>', 'the same key gives the same job; otherwise a new one each time'));
+  addOption(
+    parsedOption(
+      '--submit-timeout <duration>',
+      'while the mesh cannot take the job (busy, disk full, database or leader away), try again for so long; 0s: do not',
+      parseDuration,
+      { value: SUBMIT_PATIENCE_MS, shown: '1m' },
+    ),
+  );
   addOption(new Option('--wait', 'wait until the job ends; exit code 1 unless it completed'));
   addOption(new Option('--results', 'wait, then print the results in index order'));
 }
