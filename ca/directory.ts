@@ -11,17 +11,18 @@
  * Every file is replaced at once or not at all. A renewal replaces two: the new key is written as `issuer.key.next`, then
  * `issuer.crt`, then the key gets its name; a directory found between the last two steps is finished when it is opened.
  */
-import { existsSync, readdirSync, rmdirSync, rmSync } from 'node:fs';
+import { X509Certificate } from 'node:crypto';
+import { existsSync, readdirSync, renameSync, rmdirSync, rmSync } from 'node:fs';
 import { type Clock, systemClock } from '../common/clock.js';
 import { MeshError } from '../common/errors.js';
-import { makePrivateDir, writeFileAtomic } from '../common/files.js';
+import { makePrivateDir, readIfExists, writeFileAtomic } from '../common/files.js';
 import { fieldsOf, fingerprintOf } from '../common/identity/check.js';
 import type { Role } from '../common/identity/identity.js';
 import { renewalAtMs } from '../common/identity/profile.js';
 import { randomCharacters } from '../common/ids.js';
-import { type Authority, type Issued, issuerRenewalDue, makeIssuer, makeRoot } from './authority.js';
+import { Authority, type Issued, issuerRenewalDue, makeIssuer, makeRoot, signIssuer } from './authority.js';
 import { type Index, type IndexEntry, isHolder, loadIndex, readIndex, saveIndex } from './index-file.js';
-import { readPrivateKeyFile } from './keys.js';
+import { makeKeyPair, readPrivateKeyFile } from './keys.js';
 import { filesOf, loadAuthority } from './layout.js';
 import { withLock } from './lock.js';
 import type { LeafRequest } from './policy.js';
@@ -77,6 +78,39 @@ export async function initDirectory(directory: string, options: InitOptions): Pr
 }
 
 /**
+ * The key that another authority is about to certify as this directory's issuer, PEM; the same one after a crash, until
+ * `adoptIssuer` has put its certificate beside it.
+ */
+export function keyForIssuer(directory: string): string {
+  makePrivateDir(directory);
+  const path = filesOf(directory).issuerKeyNext;
+  const waiting = readIfExists(path);
+  if (waiting !== undefined) return waiting;
+  const { privateKeyPem } = makeKeyPair();
+  writeFileAtomic(path, privateKeyPem, 0o600);
+  return privateKeyPem;
+}
+
+/**
+ * Makes the directory of a coordinator whose issuer was signed elsewhere, for the key of `keyForIssuer`: it has no root
+ * key. @throws MeshError BAD_CERTIFICATE when the three do not belong together
+ */
+export async function initAdopted(directory: string, parts: { rootPem: string; issuerPem: string; nowMs: number }) {
+  const root = new X509Certificate(parts.rootPem);
+  const issuer = new X509Certificate(parts.issuerPem);
+  const issuerKey = readPrivateKeyFile(filesOf(directory).issuerKeyNext);
+  const { meshId } = new Authority({ root, issuer, issuerKey });
+  const paths = filesOf(directory);
+  await withLock(paths.lock, systemClock, () => {
+    saveIndex(directory, { version: 1, meshId, certificates: [] }, parts.nowMs);
+    writeFileAtomic(paths.issuer, toPem(issuer.raw));
+    renameSync(paths.issuerKeyNext, paths.issuerKey);
+    // Last: where it is, the directory is whole.
+    writeFileAtomic(paths.root, toPem(root.raw));
+  });
+}
+
+/**
  * @throws MeshError DATA_DIR when there is none or a file cannot be read, BAD_CERTIFICATE when its files do not belong
  * together
  */
@@ -128,6 +162,30 @@ export class CaDirectory {
       this.#authority = loadAuthority(this.directory);
     });
     return !this.#authority.issuer.raw.equals(before.raw);
+  }
+
+  /**
+   * Puts an issuer that was signed elsewhere for the key of `keyForIssuer` in place of the present one.
+   * @throws MeshError BAD_CERTIFICATE when the root did not sign it or it is for another key
+   */
+  adoptIssuer(issuerPem: string): Promise<void> {
+    return this.#locked(() => {
+      const paths = filesOf(this.directory);
+      const issuer = new X509Certificate(issuerPem);
+      const { root } = this.#authority;
+      new Authority({ root, issuer, issuerKey: readPrivateKeyFile(paths.issuerKeyNext) });
+      writeFileAtomic(paths.issuer, toPem(issuer.raw));
+      this.#authority = loadAuthority(this.directory);
+    });
+  }
+
+  /**
+   * An intermediate for an issuing key that another machine holds, PEM.
+   * @throws MeshError DATA_DIR when the root's key is not here, BAD_CERTIFICATE when the root is out of its dates
+   */
+  signIssuer(publicKeyDer: Buffer, nowMs: number): string {
+    const rootKey = readPrivateKeyFile(filesOf(this.directory).rootKey);
+    return toPem(signIssuer(this.#authority.root, rootKey, publicKeyDer, nowMs).raw);
   }
 
   /**

@@ -29,6 +29,7 @@ export const ERRORS = {
   NO_PROFILE: entry(2, 16, 'there is no profile to connect with', 'run: mesh login TOKEN, or name one with --profile'),
   UNREACHABLE: entry(3, 14, 'the coordinator cannot be reached', 'is it running? try --coordinator HOST'),
   NOT_READY: entry(3, 14, 'the coordinator is not ready', 'try again in a few seconds'),
+  NOT_LEADER: entry(3, 14, 'this coordinator stands by; another one leads', 'ask the coordinator that leads'),
   OVERLOADED: entry(
     3,
     8,
@@ -64,7 +65,12 @@ export const ERRORS = {
     'something else holds what is needed',
     'stop the other process, or name another directory or port',
   ),
-  PROTOCOL: entry(1, 9, 'the two sides speak no common protocol version', 'upgrade the older side'),
+  PROTOCOL: entry(
+    1,
+    9,
+    'the two sides speak no common protocol version, or one of them broke its rules',
+    'upgrade the older side',
+  ),
   LEADERSHIP_LOST: entry(1, 10, 'another coordinator leads now', 'the agents follow it by themselves'),
   DISK_FULL: entry(1, 8, 'there is no room left on the disk', 'free some space'),
   PROCESS_FAILED: entry(1, 13, 'a process of the local mesh failed', 'its log says more'),
@@ -78,18 +84,22 @@ export interface MeshErrorOptions {
   /** What to do next, as an imperative; replaces the registry's. */
   hint?: string;
   cause?: unknown;
+  /** With NOT_LEADER: where the mesh may be reached instead, as `host:port`, the leader first. */
+  coordinators?: readonly string[];
 }
 
 /** An error that a person may see: one line that says what and why, and a hint that says what to do. */
 export class MeshError extends Error {
   readonly code: ErrorCode;
   readonly hint: string;
+  readonly coordinators: readonly string[];
 
   constructor(code: ErrorCode, message: string, options: MeshErrorOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.name = 'MeshError';
     this.code = code;
     this.hint = options.hint ?? ERRORS[code].hint;
+    this.coordinators = options.coordinators ?? [];
   }
 
   get exitCode(): number {

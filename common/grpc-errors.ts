@@ -1,15 +1,28 @@
 import { Metadata, type ServiceError, status, type StatusObject } from '@grpc/grpc-js';
 import { isErrorCode, MeshError, toMeshError } from './errors.js';
 
-/** How a MeshError crosses gRPC: the status says the class, two trailers say the code and the hint. */
+/** How a MeshError crosses gRPC: the status says the class, trailers say the code, the hint and where to go. */
 const CODE = 'mesh-code';
 const HINT = 'mesh-hint-bin';
+const COORDINATORS = 'mesh-coordinators';
+/** What an answer may name; anything beyond is not looked at. */
+const COORDINATORS_MAX = 16;
+
+/** Where the mesh may be reached, with the metadata of an answer. */
+export function nameCoordinators(metadata: Metadata, coordinators: readonly string[]): Metadata {
+  if (coordinators.length > 0) metadata.set(COORDINATORS, coordinators.join(' '));
+  return metadata;
+}
+
+export const namedCoordinators = (metadata: Metadata | undefined): string[] =>
+  metadata?.get(COORDINATORS)[0]?.toString().split(' ').slice(0, COORDINATORS_MAX) ?? [];
 
 export function toStatus(error: unknown): Partial<StatusObject> {
   const known = toMeshError(error);
   const metadata = new Metadata();
   metadata.set(CODE, known.code);
   metadata.set(HINT, Buffer.from(known.hint));
+  nameCoordinators(metadata, known.coordinators);
   const details = known.code === 'INTERNAL' ? 'internal error; the coordinator log says more' : known.message;
   return { code: known.grpcStatus, details, metadata };
 }
@@ -20,7 +33,10 @@ export function fromServiceError(error: unknown): MeshError {
   const code = failure.metadata?.get(CODE)[0];
   const hint = failure.metadata?.get(HINT)[0];
   if (isErrorCode(code)) {
-    return new MeshError(code, failure.details ?? code, { cause: error, ...(hint ? { hint: hint.toString() } : {}) });
+    return new MeshError(code, failure.details ?? code, {
+      ...{ cause: error, coordinators: namedCoordinators(failure.metadata) },
+      ...(hint ? { hint: hint.toString() } : {}),
+    });
   }
   switch (failure.code) {
     case status.UNAVAILABLE:

@@ -21,6 +21,7 @@ import { Loop } from '../common/loop.js';
 import type { Credential } from '../link/credentials.js';
 import { CredentialStore } from '../link/credential-store.js';
 import { Renewal } from '../link/renewal.js';
+import { renewIssuer } from './issuer-renewal.js';
 import type { CertificateStore } from './ports.js';
 import type { Issued, Signer } from './services/issuance.js';
 
@@ -69,6 +70,14 @@ export class EmbeddedAuthority implements Signer {
     return publicKeyDigest(readCsr(csr).publicKeyDer);
   }
 
+  get hasRootKey(): boolean {
+    return this.directory.hasRootKey;
+  }
+
+  signIssuer(csr: Uint8Array, nowMs: number): string {
+    return this.directory.signIssuer(readCsr(csr).publicKeyDer, nowMs);
+  }
+
   sign(request: Parameters<Signer['sign']>[0]): Issued {
     const { csr, role, name, lifetimeMs, nowMs } = request;
     const { pem, ...issued } = this.directory.authority.issue({
@@ -102,16 +111,23 @@ export class EmbeddedAuthority implements Signer {
     credential: Credential;
     onRenewed: (credential: Credential) => void;
     adminDir: string;
+    /** All coordinators, as `host:port`: where an intermediate is renewed when the root's key is not here. */
+    coordinators: () => readonly string[];
   }): Service {
-    const { certificates, credential, onRenewed, adminDir } = options;
-    const { clock, log } = this;
+    const { certificates, credential, adminDir, coordinators } = options;
+    const { clock, log, directory } = this;
+    let present = credential;
+    const onRenewed = (renewed: Credential) => {
+      present = renewed;
+      options.onRenewed(renewed);
+    };
     const group = new ServiceGroup('authority');
     group.add(
       new Loop({
         name: 'authority.issuer',
         clock,
         everyMs: ISSUER_CHECK_MS,
-        turn: async () => void (await this.directory.renewIssuerIfDue(clock.wallMs())),
+        turn: () => renewIssuer({ directory, credential: () => present, coordinators, clock, log }),
         onError: (error) => log.error({ event: 'issuer.renewal-failed', err: error }),
       }),
     );

@@ -6,7 +6,6 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Clock } from '../common/clock.js';
 import { DataLock } from '../common/data-lock.js';
-import { MeshError } from '../common/errors.js';
 import { makePrivateDir, readIfExists, removeIfEmpty, writeFileAtomic } from '../common/files.js';
 import { randomCharacters } from '../common/ids.js';
 import { lanAddresses } from '../common/interfaces.js';
@@ -15,6 +14,7 @@ import type { Logger } from '../common/log.js';
 import type { Values } from '../common/settings.js';
 import { EmbeddedAuthority } from './authority.js';
 import { Door } from './door/door.js';
+import { assertListenable } from './door/listen.js';
 import { makeHttp } from './http/server.js';
 import type { PostgresStore } from './store/index.js';
 import { openStore } from './store/index.js';
@@ -23,6 +23,7 @@ import { registerServices } from './rpc/register.js';
 import { Advertiser } from './services/advertise.js';
 import type { coordinatorSettings } from './services/settings.js';
 import { ControlPlane } from './control-plane.js';
+import { foreignDatabase, joinedName, joinIfAsked } from './joining.js';
 
 export type CoordinatorConfig = Values<typeof coordinatorSettings> & { dataDir: string };
 
@@ -38,8 +39,8 @@ export interface Surroundings {
   clock: Clock;
   log: Logger;
   random: () => number;
-  /** The process must end: another coordinator leads. */
-  onFatal: (error: MeshError) => void;
+  /** Aborts when the process is to end while it starts. */
+  signal: AbortSignal;
 }
 
 /** @throws MeshError; nothing runs any more when it does, and nothing new is there unless it is whole */
@@ -53,10 +54,12 @@ export async function startCoordinator(config: CoordinatorConfig, surroundings: 
   group.add({ name: 'data-lock', start: async () => undefined, stop: async () => lock.release() });
   try {
     await group.start();
+    await assertListenable(hostOf(config), config.port);
     const store = await startStore(config, surroundings, group);
-    const owner = await store.settings.get('mesh-id');
-    if (owner !== undefined && !EmbeddedAuthority.isIn(config.dataDir)) throw foreign(owner, 'is new');
-    const authority = await EmbeddedAuthority.open(config.dataDir, { name: config.name, clock, log });
+    await joinIfAsked(config, await store.owner(), surroundings);
+    await store.migrate();
+    const name = config.name ?? joinedName(config.dataDir);
+    const authority = await EmbeddedAuthority.open(config.dataDir, { name, clock, log });
     await claimDatabase(store, authority.meshId);
     await authority.importIndex(store.certificates);
     return await serve(config, surroundings, { authority, store, group });
@@ -85,18 +88,16 @@ async function startStore(
     clock,
   });
   await group.run({ name: 'store', start: async () => undefined, stop: () => store.close() });
-  await store.migrate();
   return store;
 }
 
 /** A database serves one mesh for ever. */
 async function claimDatabase(store: PostgresStore, meshId: string): Promise<void> {
   const owner = await store.settings.claim('mesh-id', meshId);
-  if (owner !== meshId) throw foreign(owner, `is of ${meshId}`);
+  if (owner !== meshId) throw foreignDatabase(owner, `is of ${meshId}`);
 }
 
-const foreign = (owner: string, ours: string): MeshError =>
-  new MeshError('DATABASE_FOREIGN', `the database belongs to ${owner}; this data directory ${ours}`);
+const hostOf = (config: CoordinatorConfig): string | undefined => (config.listen === '::' ? undefined : config.listen);
 
 async function serve(
   config: CoordinatorConfig,
@@ -112,9 +113,12 @@ async function serve(
     ...surroundings,
     config,
     store,
+    // An embedded database is on the same disk as the files and serves nobody else.
+    blobContent: config.databaseUrl === undefined ? undefined : store.blobContent,
     signer: authority,
     rootDigest,
     holder: coordinatorId(config.dataDir),
+    name: authority.name,
     coordinators: addresses,
     onRevoked: (isRevoked) => void door.destroyWhere(isRevoked),
   });
@@ -132,12 +136,11 @@ async function serve(
     clock,
     log,
     port: config.port,
-    host: config.listen === '::' ? undefined : config.listen,
+    host: hostOf(config),
     http: http.server,
     register: (server) =>
       registerServices(server, plane, {
         meshId,
-        coordinators: addresses,
         peerOf: (call) => door.peerOf(call),
         log,
       }),
@@ -150,10 +153,13 @@ async function serve(
     config.listen === '::' || config.listen === '0.0.0.0' ? `127.0.0.1:${door.port}` : (addresses()[0] as string);
   const adminDir = join(config.dataDir, 'admin');
   await authority.writeAdminProfile(adminDir, [...new Set([local, ...addresses()])], store.certificates);
+  const coordinators = () => plane.roster.addresses();
   const onRenewed = (renewed: typeof credential) => door.swapCertificate(renewed);
-  await group.run(authority.keeper({ certificates: store.certificates, credential, onRenewed, adminDir }));
+  await group.run(
+    authority.keeper({ certificates: store.certificates, credential, onRenewed, adminDir, coordinators }),
+  );
   if (config.mdns) {
-    const host = config.listen === '::' ? undefined : config.listen;
+    const host = hostOf(config);
     await group.run(new Advertiser({ clock, log, name: authority.name, port: door.port, rootDigest, host }));
   }
   log.info({ event: 'coordinator.ready', meshId, address: local });

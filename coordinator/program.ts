@@ -1,9 +1,8 @@
 import type { Command } from 'commander';
 import { systemClock } from '../common/clock.js';
-import { type MeshError, toMeshError } from '../common/errors.js';
 import { defaultDataDir, writeReadyFile } from '../common/files.js';
 import { createLogger } from '../common/log.js';
-import { makeProgram, reportError } from '../common/program.js';
+import { makeProgram } from '../common/program.js';
 import { addSettings, printConfig, resolveSettings } from '../common/settings.js';
 import { untilSignal } from '../common/signals.js';
 import { coordinatorSettings } from './services/settings.js';
@@ -16,6 +15,7 @@ export function buildProgram(): Command {
     [
       'mesh-coordinator --data /var/lib/mesh',
       'mesh-coordinator --data ./mesh --port 0 --ready-file ./mesh/ready.json',
+      'mesh-coordinator --data ./second --database-url postgres://mesh@db.example/mesh --join TOKEN',
       'mesh-coordinator --database-url postgres://mesh@db.example/mesh?sslmode=verify-full',
     ],
   );
@@ -32,16 +32,14 @@ async function run(program: Command): Promise<void> {
   const config = { ...resolved.values, dataDir: resolved.values.data ?? defaultDataDir('coordinator', process.env) };
   const log = createLogger({ component: 'coordinator', level: config.logLevel });
   const signal = untilSignal();
-  let fatal: MeshError | undefined;
+  const stopping = new AbortController();
+  void signal.promise.then(() => stopping.abort());
   const { startCoordinator } = await import('./coordinator.js');
   const running = await startCoordinator(config, {
     clock: systemClock,
     log,
     random: Math.random,
-    onFatal: (error) => {
-      fatal = error;
-      signal.raise('fatal');
-    },
+    signal: stopping.signal,
   });
   if (config.readyFile) {
     const { meshId, caFingerprint, address, adminProfile } = running;
@@ -51,5 +49,4 @@ async function run(program: Command): Promise<void> {
   log.info({ event: 'coordinator.stopping', cause });
   await running.stop();
   log.info({ event: 'coordinator.stopped' });
-  if (fatal) process.exitCode = reportError(program.name(), toMeshError(fatal), false);
 }

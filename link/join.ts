@@ -36,6 +36,8 @@ export interface JoinOptions {
   timeoutMs?: number;
   /** PEM. Joining again with the same key and token brings the same certificate; a new key when absent. */
   privateKey?: string;
+  /** PEM. Of a coordinator: the key it will issue with. */
+  issuerKey?: string;
 }
 
 export interface Joined {
@@ -47,6 +49,8 @@ export interface Joined {
   coordinators: string[];
   /** The one that answered. */
   endpoint: Endpoint;
+  /** For a coordinator: the intermediate for `issuerKey`, PEM; empty otherwise. */
+  issuer: string;
 }
 
 const JOIN_MS_MAX = 30_000;
@@ -66,7 +70,9 @@ export async function join(options: JoinOptions): Promise<Joined> {
   const { rootDigest } = decodeToken(options.token);
   const privateKeyPem = options.privateKey ?? makeKeyPair().privateKeyPem;
   const csr = makeCsr(createPrivateKey(privateKeyPem), options.name);
-  const request: JoinRequest = { token: options.token.trim(), csr, name: options.name, issuerCsr: Buffer.alloc(0) };
+  const { issuerKey } = options;
+  const issuerCsr = issuerKey === undefined ? Buffer.alloc(0) : makeCsr(createPrivateKey(issuerKey), options.name);
+  const request: JoinRequest = { token: options.token.trim(), csr, name: options.name, issuerCsr };
   return withDiscovery(options.discover, rootDigest, clock, log, (discovery) =>
     race({
       what: 'the mesh this token is for',
@@ -124,5 +130,8 @@ function accept(response: JoinResponse, proven: Proven, privateKey: string, endp
   if (!leaf.checkPrivateKey(createPrivateKey(privateKey)))
     throw new MeshError('BAD_CERTIFICATE', 'the coordinator answered with a certificate for another key');
   const credential = { certificateChain: response.certificateChain, privateKey, root: proven.root.toString() };
-  return { credential, meshId: proven.meshId, role, name, coordinators: response.coordinators, endpoint };
+  return {
+    ...{ credential, meshId: proven.meshId, role, name, endpoint },
+    ...{ coordinators: response.coordinators, issuer: response.issuer },
+  };
 }

@@ -7,7 +7,7 @@
 import type { Clock, Timer } from '../common/clock.js';
 import { type ErrorCode, MeshError } from '../common/errors.js';
 import type { Discovery } from './discovery.js';
-import { type Endpoint, formatEndpoint } from './endpoints.js';
+import { type Endpoint, formatEndpoint, parseEndpoint } from './endpoints.js';
 import { reasonOf } from './probe.js';
 
 export interface RaceOptions<P, T> {
@@ -36,6 +36,7 @@ const REASONS_MAX = 256;
 const PASSING: ReadonlySet<ErrorCode> = new Set([
   'UNREACHABLE',
   'NOT_READY',
+  'NOT_LEADER',
   'TIMED_OUT',
   'OVERLOADED',
   'LEADERSHIP_LOST',
@@ -59,6 +60,8 @@ class Race<P, T> {
   readonly #reasons = new Map<string, string>();
   readonly #timers = new Set<Timer>();
   #probing = 0;
+  /** Addresses that will be offered again: a coordinator that stands by may lead in a moment. */
+  #returning = 0;
   #committing = false;
   #discovered = 0;
   #resolve!: (value: T) => void;
@@ -110,7 +113,7 @@ class Race<P, T> {
   #pump(): void {
     while (this.#probing < PROBES_MAX && this.#waiting.length > 0) void this.#probe(this.#waiting.shift() as Endpoint);
     if (this.#proven.length > 0 && !this.#committing) void this.#commit();
-    const idle = this.#active.size === 0 && !this.#committing;
+    const idle = this.#active.size === 0 && !this.#committing && this.#returning === 0;
     if (idle && !this.#options.discovery) this.#reject(this.#lost(false));
   }
 
@@ -148,8 +151,28 @@ class Race<P, T> {
     this.#failedAtMs.set(key, this.#options.clock.monotonicMs());
     if (this.#reasons.has(key) || this.#reasons.size < REASONS_MAX) this.#reasons.set(key, reasonOf(error));
     this.#options.discovery?.forget(endpoint);
-    if (this.#options.discovery && this.#options.addresses.includes(endpoint))
-      this.#after(AGAIN_MS, () => this.#offer(endpoint));
+    const standsBy = error instanceof MeshError && error.code === 'NOT_LEADER';
+    if (standsBy) this.#follow(error.coordinators);
+    if (standsBy || (this.#options.discovery && this.#options.addresses.includes(endpoint))) {
+      this.#returning++;
+      this.#after(AGAIN_MS, () => {
+        this.#returning--;
+        this.#failedAtMs.delete(key);
+        this.#offer(endpoint);
+        this.#pump();
+      });
+    }
+  }
+
+  /** What a proven coordinator names are candidates like any other: each must prove itself. */
+  #follow(addresses: readonly string[]): void {
+    for (const address of addresses) {
+      try {
+        this.#offer(parseEndpoint(address));
+      } catch {
+        // A coordinator of another version may write addresses that this one cannot read.
+      }
+    }
   }
 
   /** Runs `act` with a signal that aborts at the deadline or when the race ends; rejects at the deadline at the latest. */

@@ -8,7 +8,7 @@ import { exitOnInterrupt, makeCommand, optionsOf, parsedOption, present, print, 
 import { renderTable } from '../render/table.js';
 import { safe } from '../render/terminal.js';
 
-const ROLES = ['agent', 'operator', 'submitter', 'viewer', 'metrics'] as const;
+const ROLES = ['agent', 'coordinator', 'operator', 'submitter', 'viewer', 'metrics'] as const;
 
 const TTL = { value: 15 * 60_000, shown: '15m' };
 
@@ -26,8 +26,12 @@ export function build(): Command {
 }
 
 /** What to type on the other machine. */
-export const joinCommand = (role: string, secret: string): string =>
-  role === 'agent' ? `mesh-agent --join ${secret}` : `mesh login ${secret}`;
+export function joinCommand(role: string, secret: string): string {
+  if (role === 'agent') return `mesh-agent --join ${secret}`;
+  // Which URL is only the operator's to know: it holds a password.
+  if (role === 'coordinator') return `mesh-coordinator --database-url URL --join ${secret}`;
+  return `mesh login ${secret}`;
+}
 
 function asName(text: string): string {
   if (!isName(text)) throw new MeshError('BAD_NAME', `"${text}" cannot be a name`);
@@ -39,6 +43,7 @@ function create(): Command {
     'mesh token create',
     'mesh token create --uses 10 --ttl 1h',
     'mesh token create --role submitter --name anna',
+    'mesh token create --role coordinator',
   ])
     .addOption(new Option('--role <role>', 'what the holder becomes').choices(ROLES).default('agent'))
     .addOption(parsedOption('--name <name>', 'the name the holder gets; otherwise the holder may wish', asName))

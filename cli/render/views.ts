@@ -1,6 +1,6 @@
 /** Jobs, tasks and nodes as people read them. */
 import { formatDuration, formatSize } from '../../common/units.js';
-import type { JobShape, NodeShape, TaskShape } from '../../sdk/shapes.js';
+import type { CoordinatorShape, JobShape, NodeShape, TaskShape } from '../../sdk/shapes.js';
 import { type Column, renderFields, renderTable } from './table.js';
 import { ago, paintStatus, safe } from './terminal.js';
 
@@ -131,4 +131,16 @@ export function nodeView(node: NodeShape): string {
     ['certificate', `${safe(node.certFingerprint)}, until ${node.certExpiresAt ?? '-'}`],
     ['version', safe(node.version)],
   ]);
+}
+
+export function coordinatorsTable(coordinators: readonly CoordinatorShape[], nowMs: number): string {
+  const columns = [left('COORDINATOR'), left('ROLE'), left('ADDRESS'), left('SEEN'), left('VERSION')];
+  const rows = coordinators.map(({ name, leader, addresses, lastSeenAt, version }) => [
+    safe(name),
+    leader ? 'leader' : 'standby',
+    safe(addresses[0] ?? '-'),
+    ago(lastSeenAt, nowMs),
+    safe(version),
+  ]);
+  return renderTable(columns, rows);
 }

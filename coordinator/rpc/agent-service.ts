@@ -19,15 +19,21 @@ import type { Results } from '../services/results.js';
 import { type AgentSession, fromRefs } from '../services/session.js';
 import type { Vitals } from '../services/vitals.js';
 import type { CallContext, Gate } from './authorize.js';
+import { checkHello, checkMessage } from './session-rules.js';
+
+/** What serves agents while this coordinator leads; asked for anew by each call, and refused with NOT_LEADER otherwise. */
+export interface AgentPlane {
+  readonly admission: Admission;
+  readonly fleet: Fleet;
+  readonly vitals: Vitals;
+  readonly results: Results;
+  readonly logIntake: LogIntake;
+  readonly blobs: BlobDepot;
+}
 
 export interface AgentServiceOptions {
+  plane: AgentPlane;
   gate: Gate;
-  admission: Admission;
-  fleet: Fleet;
-  vitals: Vitals;
-  results: Results;
-  logIntake: LogIntake;
-  blobs: BlobDepot;
   log: Logger;
 }
 
@@ -42,19 +48,24 @@ export function makeAgentService(options: AgentServiceOptions): AgentServiceServ
     fetchBlob: gate.serverStream<FetchBlobRequest, FetchBlobResponse>(
       Definition.fetchBlob.path,
       async function* ({ digest }) {
-        for await (const data of options.blobs.read(digest)) yield { data };
+        for await (const data of options.plane.blobs.read(digest)) yield { data };
       },
     ),
   };
 }
 
-/** The first message is the hello; everything after it belongs to the session the hello opened. */
+/**
+ * The first message is the hello; everything after it belongs to the session the hello opened. Who breaks the rules
+ * (session-rules.ts) is not heard any further; what it holds is its until the lease ends, as if it had fallen silent.
+ */
 function runSession(
   options: AgentServiceOptions,
   call: ServerDuplexStream<SessionRequest, SessionResponse>,
   context: CallContext,
 ): Promise<void> {
-  const { admission, fleet, results, log } = options;
+  const { log } = options;
+  // The parts of this term: whoever leads next has sessions of its own.
+  const { admission, fleet, results, vitals } = options.plane;
   const { identity } = context;
   if (!identity) throw new MeshError('UNAUTHENTICATED', 'a session needs a certificate');
   let session: AgentSession | undefined;
@@ -76,13 +87,21 @@ function runSession(
         results.gone(node);
       }
     };
+    /** Nothing more is heard from it; the rejection tells it why. */
+    const refuse = (error: unknown) => {
+      if (error instanceof MeshError && error.code === 'PROTOCOL')
+        log.warn({ event: 'node.refused', node: identity.name, reason: error.message }, 'its session is closed');
+      reject(error);
+      over(false);
+    };
+    let greeted = false;
     const greet = async (message: SessionRequest) => {
-      if (message.body?.$case !== 'hello')
-        throw new MeshError('PROTOCOL', 'the first message of a session must be a hello');
+      const hello = checkHello(message);
+      greeted = true;
       call.pause();
       session = await admission.admit(
         identity,
-        message.body.value,
+        hello,
         (body) => call.write({ body }),
         () => call.end(),
       );
@@ -90,12 +109,17 @@ function runSession(
       // The agent may be gone by now, and nobody would say so again.
       if (isOver) over(false);
     };
+    const hear = (message: SessionRequest) => {
+      if (session) return handle({ fleet, results, vitals }, session, checkMessage(message));
+      if (greeted) throw new MeshError('PROTOCOL', 'the agent spoke again before it was welcomed');
+      greet(message).catch(refuse);
+    };
     call.on('data', (message: SessionRequest) => {
+      if (isOver) return;
       try {
-        if (session) handle(options, session, message);
-        else greet(message).catch(reject);
+        hear(message);
       } catch (error) {
-        reject(error);
+        refuse(error);
       }
     });
     call.on('end', () => {
@@ -107,27 +131,28 @@ function runSession(
   });
 }
 
-function handle(options: AgentServiceOptions, session: AgentSession, message: SessionRequest): void {
-  const { fleet, vitals, results } = options;
+function handle(
+  { fleet, vitals, results }: Pick<AgentPlane, 'fleet' | 'vitals' | 'results'>,
+  session: AgentSession,
+  body: NonNullable<SessionRequest['body']>,
+): void {
   if (!session.open) return;
   const node = fleet.get(session.node);
   if (!node) return;
-  switch (message.body?.$case) {
+  switch (body.$case) {
     case 'heartbeat':
-      return session.send({ $case: 'heartbeatReply', value: vitals.heartbeat(node, message.body.value) });
+      return session.send({ $case: 'heartbeatReply', value: vitals.heartbeat(node, body.value) });
     case 'started':
-      return results.started(session, message.body.value.items);
+      return results.started(session, body.value.items);
     case 'finished':
-      return results.report(session, message.body.value.items);
+      return results.report(session, body.value.items);
     case 'retracted':
-      return results.retracted(session, fromRefs(message.body.value.dropped), fromRefs(message.body.value.kept));
-    default:
-      throw new MeshError('PROTOCOL', `a session cannot take "${message.body?.$case ?? 'nothing'}" here`);
+      return results.retracted(session, fromRefs(body.value.dropped), fromRefs(body.value.kept));
   }
 }
 
 function takeLogs(
-  { fleet, logIntake }: AgentServiceOptions,
+  { plane: { fleet, logIntake } }: AgentServiceOptions,
   call: ServerDuplexStream<StreamLogsRequest, StreamLogsResponse>,
   context: CallContext,
 ): Promise<void> {

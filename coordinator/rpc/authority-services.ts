@@ -24,6 +24,7 @@ import {
 import type { CertificateRow } from '../ports.js';
 import type { Enrollment } from '../services/enrollment.js';
 import type { Issuance } from '../services/issuance.js';
+import type { Roster } from '../services/roster.js';
 import type { CallContext, Gate } from './authorize.js';
 
 export const callerOf = (context: CallContext): Identity => {
@@ -41,45 +42,57 @@ const toCertificate = (row: CertificateRow): Certificate => ({
   revokedAtMs: row.revokedAtMs,
 });
 
-export function makeCaService(gate: Gate, issuance: Issuance): CaServiceServer {
-  const root = issuance.rootPem;
+/** What certifies. Every call but the renewal of an intermediate is for the leader. */
+export interface AuthorityPlane {
+  /** @throws MeshError NOT_LEADER */
+  lead(): unknown;
+  readonly issuance: Issuance;
+  readonly enrollment: Enrollment;
+  readonly roster: Roster;
+}
+
+export function makeCaService(gate: Gate, plane: AuthorityPlane): CaServiceServer {
+  const root = plane.issuance.rootPem;
+  const issuance = () => {
+    plane.lead();
+    return plane.issuance;
+  };
   return {
     issue: gate.unary<IssueRequest, IssueResponse>(Ca.issue.path, async (request, context) => ({
-      certificateChain: (await issuance.issue(callerOf(context), request)).pem,
+      certificateChain: (await issuance().issue(callerOf(context), request)).pem,
       root,
     })),
     renew: gate.unary<RenewRequest, RenewResponse>(Ca.renew.path, async ({ csr }, context) => ({
-      certificateChain: (await issuance.renew(callerOf(context), csr)).pem,
+      certificateChain: (await issuance().renew(callerOf(context), csr)).pem,
       root,
     })),
-    renewIssuer: gate.unary<RenewIssuerRequest, RenewIssuerResponse>(Ca.renewIssuer.path, async () => {
-      throw new MeshError('CONFLICT', 'the root key is not on this coordinator');
-    }),
+    renewIssuer: gate.unary<RenewIssuerRequest, RenewIssuerResponse>(Ca.renewIssuer.path, async ({ csr }, context) => ({
+      issuer: await plane.issuance.signIssuer(callerOf(context).name, csr),
+      root,
+    })),
     revoke: gate.unary<RevokeRequest, RevokeResponse>(Ca.revoke.path, async ({ nameOrSerial }, context) => ({
-      revoked: (await issuance.revoke(callerOf(context).name, nameOrSerial)).map(toCertificate),
+      revoked: (await issuance().revoke(callerOf(context).name, nameOrSerial)).map(toCertificate),
     })),
     listCertificates: gate.unary<ListCertificatesRequest, ListCertificatesResponse>(
       Ca.listCertificates.path,
-      async () => ({ items: (await issuance.list()).map(toCertificate) }),
+      async () => ({ items: (await issuance().list()).map(toCertificate) }),
     ),
   };
 }
 
-export function makeEnrollService(
-  gate: Gate,
-  options: { enrollment: Enrollment; meshId: string; rootPem: string; coordinators: () => string[] },
-): EnrollServiceServer {
+export function makeEnrollService(gate: Gate, plane: AuthorityPlane, meshId: string): EnrollServiceServer {
   return {
     join: gate.unary<JoinRequest, JoinResponse>(Enroll.join.path, async (request, context) => {
-      const row = await options.enrollment.join({ ...request, address: context.address });
+      plane.lead();
+      const row = await plane.enrollment.join({ ...request, address: context.address });
       return {
         certificateChain: row.pem,
-        root: options.rootPem,
+        root: plane.issuance.rootPem,
         name: row.name,
         role: row.role,
-        meshId: options.meshId,
-        coordinators: options.coordinators(),
-        issuer: '',
+        meshId,
+        coordinators: plane.roster.addresses(),
+        issuer: row.role === 'coordinator' ? await plane.issuance.signIssuer(row.name, request.issuerCsr) : '',
       };
     }),
   };

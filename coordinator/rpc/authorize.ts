@@ -3,6 +3,7 @@
  * whether the identity still holds, looks the method up in the table of roles, and only then lets the handler run.
  * Whatever a handler throws becomes one status with a code and a hint.
  */
+import { Metadata } from '@grpc/grpc-js';
 import type {
   handleBidiStreamingCall,
   handleClientStreamingCall,
@@ -15,7 +16,7 @@ import type {
   UntypedServiceImplementation,
 } from '@grpc/grpc-js';
 import { MeshError, toMeshError } from '../../common/errors.js';
-import { toStatus } from '../../common/grpc-errors.js';
+import { nameCoordinators, toStatus } from '../../common/grpc-errors.js';
 import type { Identity } from '../../common/identity/identity.js';
 import type { Logger } from '../../common/log.js';
 import type { CallLike } from '../door/door.js';
@@ -35,6 +36,8 @@ export interface GateOptions {
   peerOf: (call: CallLike) => Peer;
   denylist: Denylist;
   log: Logger;
+  /** Where the mesh may be reached, for people who would otherwise know one coordinator of several; empty for one. */
+  coordinators?: () => readonly string[];
 }
 
 export class Gate {
@@ -67,7 +70,11 @@ export class Gate {
     handle: (request: Request, context: CallContext) => Promise<Response>,
   ): handleUnaryCall<Request, Response> {
     return (call: ServerUnaryCall<Request, Response>, callback) => {
-      this.#run(async () => handle(call.request, this.admit(path, call))).then(
+      this.#run(async () => {
+        const context = this.admit(path, call);
+        this.#tellWhere(call, context);
+        return handle(call.request, context);
+      }).then(
         (response) => callback(null, response),
         (error: unknown) => callback(this.report(path, error)),
       );
@@ -116,6 +123,13 @@ export class Gate {
         call.emit('error', this.report(path, error));
       });
     };
+  }
+
+  /** With the headers, which are sent anyway. */
+  #tellWhere(call: ServerUnaryCall<unknown, unknown>, { role }: CallContext): void {
+    const coordinators = this.options.coordinators?.() ?? [];
+    if (coordinators.length > 0 && role !== 'nobody' && role !== 'agent')
+      call.sendMetadata(nameCoordinators(new Metadata(), coordinators));
   }
 
   /** Turns a synchronous throw into a rejection. */

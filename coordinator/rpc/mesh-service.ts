@@ -9,8 +9,10 @@ import type { Fleet, LiveNode } from '../services/fleet.js';
 import type { LogReader } from '../services/log-reader.js';
 import type { Queries } from '../services/queries.js';
 import type { Resubmission } from '../services/resubmission.js';
+import type { Roster } from '../services/roster.js';
 import type { Vitals } from '../services/vitals.js';
 import { MeshError } from '../../common/errors.js';
+import type { Identity } from '../../common/identity/identity.js';
 import type { Ledger } from '../core/ledger.js';
 import type { Gate } from './authorize.js';
 import { callerOf } from './authority-services.js';
@@ -18,19 +20,36 @@ import { receiveBlobs, receiveJob } from './receive.js';
 import { presentJob, presentNode, presentTask, presentToken, resultOf } from './present.js';
 import type { Intake } from '../services/intake.js';
 
+/** What serves people. Everything of the term is asked for anew by each call. */
+export interface MeshPlane {
+  /** What it does while it leads; undefined while it stands by. */
+  readonly term: LeadingPlane | undefined;
+  /** @throws MeshError NOT_LEADER that says where to go */
+  lead(): LeadingPlane;
+  readonly roster: Roster;
+  /** Answered by every coordinator; from the store where it does not lead. */
+  readonly queries: Queries;
+  readonly enrollment: Enrollment;
+  readonly blobs: BlobDepot;
+  storedNodes(): Promise<LiveNode[]>;
+}
+
+export interface LeadingPlane {
+  readonly ended: AbortSignal;
+  readonly intake: Intake;
+  readonly queries: Queries;
+  readonly logReader: LogReader;
+  readonly cancellation: Cancellation;
+  readonly resubmission: Resubmission;
+  readonly explain: Explain;
+  readonly fleet: Fleet;
+  readonly ledger: Ledger;
+  readonly vitals: Vitals;
+}
+
 export interface MeshServiceOptions {
   gate: Gate;
-  intake: Intake;
-  queries: Queries;
-  logReader: LogReader;
-  cancellation: Cancellation;
-  resubmission: Resubmission;
-  explain: Explain;
-  enrollment: Enrollment;
-  blobs: BlobDepot;
-  fleet: Fleet;
-  ledger: Ledger;
-  vitals: Vitals;
+  plane: MeshPlane;
 }
 
 /** Results or log bytes that are gathered into one message. */
@@ -44,31 +63,35 @@ type Methods<K extends keyof MeshServiceServer> = Pick<MeshServiceServer & Untyp
 
 function jobMethods({
   gate,
-  intake,
-  queries,
-  cancellation,
-  resubmission,
-  blobs,
+  plane,
 }: MeshServiceOptions): Methods<'submitJob' | 'missingBlobs' | 'putBlob' | 'cancelJob' | 'retryJob'> {
   return {
     submitJob: gate.clientStream<api.SubmitJobRequest, api.SubmitJobResponse>(
       Mesh.submitJob.path,
-      async (requests, context) => ({ job: presentJob(await receiveJob(intake, callerOf(context), requests)) }),
+      async (requests, context) => ({
+        job: presentJob(await receiveJob(plane.lead().intake, callerOf(context), requests)),
+      }),
     ),
     missingBlobs: gate.unary<api.MissingBlobsRequest, api.MissingBlobsResponse>(
       Mesh.missingBlobs.path,
-      async ({ digests }) => ({ digests: await blobs.missing(digests) }),
+      async ({ digests }) => {
+        plane.lead();
+        return { digests: await plane.blobs.missing(digests) };
+      },
     ),
-    putBlob: gate.clientStream<api.PutBlobRequest, api.PutBlobResponse>(Mesh.putBlob.path, async (requests) => ({
-      stored: await receiveBlobs(blobs, requests),
-    })),
+    putBlob: gate.clientStream<api.PutBlobRequest, api.PutBlobResponse>(Mesh.putBlob.path, async (requests) => {
+      plane.lead();
+      return { stored: await receiveBlobs(plane.blobs, requests) };
+    }),
     cancelJob: gate.unary<api.CancelJobRequest, api.CancelJobResponse>(Mesh.cancelJob.path, async ({ id }, context) => {
       const caller = callerOf(context);
+      const { cancellation, queries } = plane.lead();
       const cancelled = await cancellation.cancel(await queries.job(id, caller), undefined);
       return { job: presentJob(await queries.job(id, caller)), cancelled };
     }),
     retryJob: gate.unary<api.RetryJobRequest, api.RetryJobResponse>(Mesh.retryJob.path, async ({ id }, context) => {
       const caller = callerOf(context);
+      const { resubmission, queries } = plane.lead();
       return { job: presentJob(await resubmission.retry(await queries.job(id, caller), caller)) };
     }),
   };
@@ -76,22 +99,21 @@ function jobMethods({
 
 function readMethods({
   gate,
-  queries,
-  logReader,
-  explain,
+  plane,
 }: MeshServiceOptions): Methods<
   'getJob' | 'listJobs' | 'listTasks' | 'watchJob' | 'readLogs' | 'readResults' | 'explain'
 > {
   return {
     getJob: gate.unary<api.GetJobRequest, api.GetJobResponse>(Mesh.getJob.path, async ({ id }, context) => ({
-      job: presentJob(await queries.job(id, callerOf(context))),
+      job: presentJob(await plane.queries.job(id, callerOf(context))),
     })),
     listJobs: gate.unary<api.ListJobsRequest, api.ListJobsResponse>(Mesh.listJobs.path, async (query, context) => {
-      const { rows, next } = await queries.list(query, callerOf(context));
+      const { rows, next } = await plane.queries.list(query, callerOf(context));
       return { items: rows.map(presentJob), next };
     }),
     listTasks: gate.unary<api.ListTasksRequest, api.ListTasksResponse>(Mesh.listTasks.path, async (query, context) => {
       const caller = callerOf(context);
+      const { queries } = plane;
       const job = await queries.job(query.job, caller);
       const { rows, next } = await queries.tasks(job, query);
       const items = rows.map((row) => presentTask(job, row));
@@ -99,81 +121,124 @@ function readMethods({
     }),
     watchJob: gate.serverStream<api.WatchJobRequest, api.WatchJobResponse>(
       Mesh.watchJob.path,
-      async function* ({ id }, context, gone) {
-        for await (const row of queries.watch(id, callerOf(context), gone)) yield { job: presentJob(row) };
-      },
+      ({ id }, context, gone) =>
+        whileLeading(plane, gone, async function* ({ queries }, over) {
+          for await (const row of queries.watch(id, callerOf(context), over)) yield { job: presentJob(row) };
+        }),
     ),
     readLogs: gate.serverStream<api.ReadLogsRequest, api.ReadLogsResponse>(
       Mesh.readLogs.path,
-      async function* ({ job: id, index, attempt, follow }, context, gone) {
-        const job = await queries.job(id, callerOf(context));
-        const entries = logReader.read(job, { index, attempt, follow }, gone);
-        for await (const items of gathered(entries, (entry) => entry.data.length)) yield { items };
-      },
+      ({ job: id, index, attempt, follow }, context, gone) =>
+        whileLeading(plane, gone, async function* ({ queries, logReader }, over) {
+          const job = await queries.job(id, callerOf(context));
+          const entries = logReader.read(job, { index, attempt, follow }, over);
+          for await (const items of gathered(entries, (entry) => entry.data.length)) yield { items };
+        }),
     ),
     readResults: gate.serverStream<api.ReadResultsRequest, api.ReadResultsResponse>(
       Mesh.readResults.path,
-      async function* ({ job: id, follow }, context, gone) {
+      ({ job, follow }, context, gone) => {
         const caller = callerOf(context);
-        const pages = queries.results(await queries.job(id, caller), caller, follow, gone);
-        for await (const rows of gathered(pages, (row) => (row.resultJson?.length ?? 0) + (row.output?.length ?? 0)))
-          yield {
-            items: rows.map((row) => ({ index: row.index, status: row.status, resultJson: resultOf(row) })),
-          };
+        if (!follow) return results(plane.queries, job, caller, false, gone);
+        return whileLeading(plane, gone, ({ queries }, over) => results(queries, job, caller, true, over));
       },
     ),
     explain: gate.unary<api.ExplainRequest, api.ExplainResponse>(Mesh.explain.path, async (request, context) => {
+      const { queries, explain } = plane.lead();
       const job = await queries.job(request.job, callerOf(context));
       return explain.answer(job, request.index === undefined ? undefined : await queries.task(job, request.index));
     }),
   };
 }
 
-function nodeMethods({
-  gate,
-  fleet,
-  ledger,
-  vitals,
-}: MeshServiceOptions): Methods<'listNodes' | 'getNode' | 'drainNode'> {
-  const present = (node: LiveNode) => {
-    const attempts = ledger.ofNode(node.row.seq);
+async function* results(
+  queries: Queries,
+  id: string,
+  caller: Identity,
+  follow: boolean,
+  gone: AbortSignal,
+): AsyncGenerator<api.ReadResultsResponse> {
+  const pages = queries.results(await queries.job(id, caller), caller, follow, gone);
+  for await (const rows of gathered(pages, (row) => (row.resultJson?.length ?? 0) + (row.output?.length ?? 0)))
+    yield { items: rows.map((row) => ({ index: row.index, status: row.status, resultJson: resultOf(row) })) };
+}
+
+/**
+ * A stream that waits for changes, of which only the leader hears: when its term ends before the stream does, the client
+ * is told where to go on. @throws MeshError NOT_LEADER
+ */
+async function* whileLeading<T>(
+  plane: MeshPlane,
+  gone: AbortSignal,
+  read: (term: LeadingPlane, over: AbortSignal) => AsyncIterable<T>,
+): AsyncGenerator<T> {
+  const term = plane.lead();
+  const over = new AbortController();
+  const end = () => over.abort();
+  for (const signal of [gone, term.ended]) {
+    if (signal.aborted) end();
+    signal.addEventListener('abort', end, { once: true });
+  }
+  try {
+    yield* read(term, over.signal);
+  } finally {
+    for (const signal of [gone, term.ended]) signal.removeEventListener('abort', end);
+  }
+  if (term.ended.aborted && !gone.aborted) throw plane.roster.notLeader();
+}
+
+function nodeMethods({ gate, plane }: MeshServiceOptions): Methods<'listNodes' | 'getNode' | 'drainNode'> {
+  const present = (node: LiveNode, ledger?: Ledger) => {
+    const attempts = ledger?.ofNode(node.row.seq) ?? [];
     const running = attempts.filter((attempt) => attempt.holding).length;
     return presentNode(node, { running, queued: attempts.length - running });
   };
   return {
-    listNodes: gate.unary<api.ListNodesRequest, api.ListNodesResponse>(Mesh.listNodes.path, async () => ({
-      items: [...fleet.all()].sort((a, b) => (a.row.name < b.row.name ? -1 : 1)).map(present),
-      coordinators: [],
-    })),
+    listNodes: gate.unary<api.ListNodesRequest, api.ListNodesResponse>(Mesh.listNodes.path, async () => {
+      const { term, roster } = plane;
+      const nodes = term ? [...term.fleet.all()] : await plane.storedNodes();
+      return {
+        items: nodes.sort((a, b) => (a.row.name < b.row.name ? -1 : 1)).map((node) => present(node, term?.ledger)),
+        coordinators: roster.list(),
+      };
+    }),
     getNode: gate.unary<api.GetNodeRequest, api.GetNodeResponse>(Mesh.getNode.path, async ({ name }) => {
+      const { fleet, ledger } = plane.lead();
       const node = fleet.byName(name);
       if (!node)
         throw new MeshError('NOT_FOUND', `there is no node "${name.slice(0, 80)}"`, { hint: 'see: mesh nodes' });
-      return { node: present(node) };
+      return { node: present(node, ledger) };
     }),
     drainNode: gate.unary<api.DrainNodeRequest, api.DrainNodeResponse>(
       Mesh.drainNode.path,
-      async ({ name, draining }) => ({ node: present(await vitals.setDraining(name, draining)) }),
+      async ({ name, draining }) => {
+        const { vitals, ledger } = plane.lead();
+        return { node: present(await vitals.setDraining(name, draining), ledger) };
+      },
     ),
   };
 }
 
-function tokenMethods({ gate, enrollment }: MeshServiceOptions): Methods<'createToken' | 'listTokens' | 'revokeToken'> {
+function tokenMethods({ gate, plane }: MeshServiceOptions): Methods<'createToken' | 'listTokens' | 'revokeToken'> {
+  const enrollment = () => {
+    plane.lead();
+    return plane.enrollment;
+  };
   return {
     createToken: gate.unary<api.CreateTokenRequest, api.CreateTokenResponse>(
       Mesh.createToken.path,
       async (request, context) => {
-        const { row, token } = await enrollment.createToken({ ...request, createdBy: callerOf(context).name });
+        const { row, token } = await enrollment().createToken({ ...request, createdBy: callerOf(context).name });
         return { token: presentToken(row), secret: token };
       },
     ),
     listTokens: gate.unary<api.ListTokensRequest, api.ListTokensResponse>(Mesh.listTokens.path, async () => ({
-      items: (await enrollment.listTokens()).map(presentToken),
+      items: (await enrollment().listTokens()).map(presentToken),
     })),
     revokeToken: gate.unary<api.RevokeTokenRequest, api.RevokeTokenResponse>(
       Mesh.revokeToken.path,
       async ({ id }, context) => {
-        await enrollment.revokeToken(callerOf(context).name, id);
+        await enrollment().revokeToken(callerOf(context).name, id);
         return {};
       },
     ),

@@ -4,30 +4,28 @@ import { CaServiceService } from '../../proto/gen/mesh/v1/ca.js';
 import { EnrollServiceService } from '../../proto/gen/mesh/v1/enroll.js';
 import { MeshServiceService } from '../../proto/gen/mesh/v1/mesh.js';
 import type { Logger } from '../../common/log.js';
-import { type AgentServiceOptions, makeAgentService } from './agent-service.js';
-import { makeCaService, makeEnrollService } from './authority-services.js';
+import { type AgentPlane, makeAgentService } from './agent-service.js';
+import { type AuthorityPlane, makeCaService, makeEnrollService } from './authority-services.js';
 import { assertCovered, Gate, type GateOptions } from './authorize.js';
-import { makeMeshService, type MeshServiceOptions } from './mesh-service.js';
-import type { Enrollment } from '../services/enrollment.js';
-import type { Issuance } from '../services/issuance.js';
+import { makeMeshService, type MeshPlane } from './mesh-service.js';
 
-type Parts = Omit<AgentServiceOptions, 'gate' | 'log'> &
-  Omit<MeshServiceOptions, 'gate'> & { enrollment: Enrollment; issuance: Issuance; denylist: GateOptions['denylist'] };
+type Plane = AgentPlane & MeshPlane & AuthorityPlane & Pick<GateOptions, 'denylist'>;
 
 /** Puts every service on a gRPC server, each method behind the gate. */
 export function registerServices(
   server: Server,
-  parts: Parts,
-  options: { meshId: string; coordinators: () => string[]; peerOf: GateOptions['peerOf']; log: Logger },
+  plane: Plane,
+  options: { meshId: string; peerOf: GateOptions['peerOf']; log: Logger },
 ): void {
-  const gate = new Gate({ peerOf: options.peerOf, denylist: parts.denylist, log: options.log });
-  const { issuance, enrollment } = parts;
-  const enroll = { enrollment, rootPem: issuance.rootPem, meshId: options.meshId, coordinators: options.coordinators };
+  const { meshId, peerOf, log } = options;
+  const { roster } = plane;
+  const coordinators = () => (roster.alone ? [] : roster.addresses());
+  const gate = new Gate({ peerOf, denylist: plane.denylist, log, coordinators });
   const services = [
-    [AgentServiceService, makeAgentService({ ...parts, gate, log: options.log })],
-    [MeshServiceService, makeMeshService({ ...parts, gate })],
-    [CaServiceService, makeCaService(gate, issuance)],
-    [EnrollServiceService, makeEnrollService(gate, enroll)],
+    [AgentServiceService, makeAgentService({ plane, gate, log })],
+    [MeshServiceService, makeMeshService({ plane, gate })],
+    [CaServiceService, makeCaService(gate, plane)],
+    [EnrollServiceService, makeEnrollService(gate, plane, meshId)],
   ] as const;
   for (const [definition, implementation] of services) {
     assertCovered(definition, implementation);

@@ -98,7 +98,13 @@ test('a flood of addresses does not switch the throttle off', async (t) => {
   const { plane, store, clock, mesh } = parts;
   const enrollment = new Enrollment({
     ...{ tokens: store.tokens, nodes: store.nodes, audit: store.audit, issuance: plane.issuance, clock },
-    ...{ log: silentLogger, rootDigest: mesh.rootDigest, addressesMax: 10, onOutcome: () => undefined },
+    ...{
+      log: silentLogger,
+      rootDigest: mesh.rootDigest,
+      addressesMax: 10,
+      sharedDatabase: true,
+      onOutcome: () => undefined,
+    },
   });
   const guess = (address: string) =>
     outcome(enrollment.join({ token: 'nonsense', csr: new Uint8Array(), name: 'attic', address }));
@@ -164,7 +170,7 @@ test('a revoked name works again only through a token that names it', async (t) 
 test('tokens: what cannot be made says so', async (t) => {
   const parts = await startPlane(t);
   const { token } = desk(parts);
-  await t.rejects(token({ role: 'coordinator' }), { code: 'USAGE' });
+  await t.rejects(token({ role: 'coordinator' }), { code: 'CONFLICT', message: /embedded PostgreSQL/ });
   await t.rejects(token({ role: 'king' }), { code: 'USAGE' });
   await t.rejects(token({ name: 'No' }), { code: 'BAD_NAME' });
   await t.rejects(token({ ttlMs: 10 }), { code: 'USAGE' });

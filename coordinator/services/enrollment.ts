@@ -29,9 +29,20 @@ export interface EnrollmentOptions {
   log: Logger;
   /** SHA-256 of the root certificate's DER, lower-case hex. */
   rootDigest: string;
+  /** Whether the database is one that other machines can reach: not the embedded one. */
+  sharedDatabase: boolean;
   /** Addresses whose failures are remembered, the oldest forgotten first; 10,000 when absent. */
   addressesMax?: number;
   onOutcome: (outcome: 'joined' | 'replayed' | 'refused') => void;
+}
+
+export interface Joining {
+  token: string;
+  csr: Uint8Array;
+  name: string;
+  address: string;
+  /** Of a coordinator: the request for its issuing key. */
+  issuerCsr?: Uint8Array;
 }
 
 export class Enrollment {
@@ -52,8 +63,8 @@ export class Enrollment {
   }): Promise<{ row: TokenRow; token: string }> {
     const { tokens, audit, clock, rootDigest } = this.#options;
     const role = request.role === '' ? 'agent' : request.role;
-    if (!isRole(role) || role === 'coordinator')
-      throw new MeshError('USAGE', `a token cannot be made for the role "${role}"`);
+    if (!isRole(role)) throw new MeshError('USAGE', `a token cannot be made for the role "${role}"`);
+    if (role === 'coordinator') this.#requireSharedDatabase();
     if (request.name !== '' && !isName(request.name))
       throw new MeshError('BAD_NAME', `"${request.name}" is not a name`);
     if (request.ttlMs < 1000 || request.ttlMs > TTL_MS_MAX)
@@ -80,6 +91,15 @@ export class Enrollment {
     return { row, token: encodeToken({ id, secret, rootDigest }) };
   }
 
+  #requireSharedDatabase(): void {
+    if (this.#options.sharedDatabase) return;
+    throw new MeshError(
+      'CONFLICT',
+      'two coordinators need one database that both reach, and this one runs on its embedded PostgreSQL',
+      { hint: 'run PostgreSQL where both reach it and start both coordinators with --database-url' },
+    );
+  }
+
   listTokens(): Promise<TokenRow[]> {
     return this.#options.tokens.list();
   }
@@ -90,7 +110,7 @@ export class Enrollment {
   }
 
   /** @throws MeshError BAD_TOKEN, TOKEN_REFUSED, OVERLOADED, BAD_NAME, CONFLICT, BAD_CERTIFICATE */
-  async join(request: { token: string; csr: Uint8Array; name: string; address: string }): Promise<CertificateRow> {
+  async join(request: Joining): Promise<CertificateRow> {
     const { log, onOutcome } = this.#options;
     this.#throttle(request.address);
     try {
@@ -103,13 +123,17 @@ export class Enrollment {
     }
   }
 
-  async #join(request: { token: string; csr: Uint8Array; name: string; address: string }): Promise<CertificateRow> {
+  async #join(request: Joining): Promise<CertificateRow> {
     const { tokens, issuance, audit, clock, log, onOutcome, rootDigest } = this.#options;
     const presented = decodeToken(request.token);
     if (presented.rootDigest !== rootDigest) throw new MeshError('TOKEN_REFUSED', 'the token belongs to another mesh');
     const token = await tokens.get(presented.id);
     if (!token || !sameText(token.secretDigest, secretDigest(presented.secret)))
       throw new MeshError('TOKEN_REFUSED', 'the token is not known here');
+    if (token.role === 'coordinator') {
+      this.#requireSharedDatabase();
+      issuance.checkIssuer(request.issuerCsr ?? new Uint8Array());
+    }
     const keyDigest = issuance.publicKeyDigest(request.csr);
     const bought = await tokens.boughtWith(token.id, keyDigest);
     if (bought && bought.revokedAtMs === undefined && bought.notAfterMs > clock.wallMs()) {
@@ -119,9 +143,13 @@ export class Enrollment {
     const expired = clock.wallMs() > token.expiresAtMs;
     if (expired)
       throw new MeshError('TOKEN_REFUSED', `the token expired at ${new Date(token.expiresAtMs).toISOString()}`);
-    if (token.usesLeft < 1) throw new MeshError('TOKEN_REFUSED', 'the token is spent');
+    // Spent for this key and nothing bought: somebody did not hear what came of it. It is spent no second time.
+    const purchase = bought ? `${keyDigest}/${bought.serial}` : keyDigest;
+    const isRepeat = token.spentBy?.includes(purchase) === true;
+    if (token.usesLeft < 1 && !isRepeat) throw new MeshError('TOKEN_REFUSED', 'the token is spent');
     const wished = await this.#chooseName(token, request.name);
-    if (!(await tokens.spend(token.id, clock.wallMs()))) throw new MeshError('TOKEN_REFUSED', 'the token is spent');
+    if (!(await tokens.spend(token.id, purchase, clock.wallMs())))
+      throw new MeshError('TOKEN_REFUSED', 'the token is spent');
     if (token.replace && token.name) await this.#replaceHolder(token.role, token.name);
     const actor = `token ${token.id}`;
     const certificate = await this.#sign(token, { ...request, name: wished, wish: request.name });

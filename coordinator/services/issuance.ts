@@ -15,6 +15,13 @@ export interface Signer {
   sign(request: { csr: Uint8Array; role: Role; name: string; lifetimeMs: number | undefined; nowMs: number }): Issued;
   /** SHA-256 of the CSR's public key, lower-case hex; proves possession too. */
   publicKeyDigest(csr: Uint8Array): string;
+  /** Whether the root's key is here, which signs intermediates. */
+  readonly hasRootKey: boolean;
+  /**
+   * An intermediate for another coordinator's issuing key, PEM; of the CSR only the key is taken.
+   * @throws MeshError BAD_CERTIFICATE when possession is not proven
+   */
+  signIssuer(csr: Uint8Array, nowMs: number): string;
 }
 
 export interface Issued {
@@ -119,6 +126,35 @@ export class Issuance {
     });
     log.info({ event: 'certificate.issued', role: row.role, name: row.name, serial: row.serial });
     return row;
+  }
+
+  /** Throws unless this coordinator could sign an intermediate for this key. @throws MeshError CONFLICT, BAD_CERTIFICATE */
+  checkIssuer(csr: Uint8Array): void {
+    const { signer } = this.#options;
+    if (!signer.hasRootKey)
+      throw new MeshError(
+        'CONFLICT',
+        'the root key ca.key is not on this coordinator, so it cannot admit or renew others',
+        {
+          hint: 'start the coordinator whose data directory holds ca/ca.key, and let it lead',
+        },
+      );
+    if (csr.length === 0)
+      throw new MeshError('USAGE', 'a coordinator joins with a request for its issuing key too', {
+        hint: 'join with: mesh-coordinator --database-url URL --join TOKEN',
+      });
+    signer.publicKeyDigest(csr);
+  }
+
+  /** An intermediate for the coordinator `name`, PEM. @throws MeshError CONFLICT when the root's key is elsewhere */
+  async signIssuer(name: string, csr: Uint8Array): Promise<string> {
+    const { signer, audit, clock, log } = this.#options;
+    this.checkIssuer(csr);
+    const pem = signer.signIssuer(csr, clock.wallMs());
+    const detail = { publicKeyDigest: signer.publicKeyDigest(csr) };
+    await audit.append({ actor: name, action: 'issuer.signed', target: `coordinator/${name}`, detail });
+    log.info({ event: 'issuer.signed', name });
+    return pem;
   }
 
   async list(): Promise<CertificateRow[]> {

@@ -1,0 +1,71 @@
+/**
+ * Renews the intermediate of a coordinator that has no root key: with a new key, at whichever coordinator has the root's.
+ * An intermediate lives for a year and is due after half of it, so it is asked for hourly for months; what the old one
+ * signed stays valid to its end.
+ */
+import { createPrivateKey } from 'node:crypto';
+import { Metadata } from '@grpc/grpc-js';
+import { type CaDirectory, issuerRenewalDue, keyForIssuer } from '../ca/directory.js';
+import type { Clock } from '../common/clock.js';
+import { MeshError } from '../common/errors.js';
+import { fromServiceError } from '../common/grpc-errors.js';
+import { makeCsr } from '../common/identity/csr.js';
+import type { Logger } from '../common/log.js';
+import { type Credential, channelCredentials, channelOptions } from '../link/credentials.js';
+import { grpcTarget, parseEndpoint } from '../link/endpoints.js';
+import { CaServiceClient } from '../proto/gen/mesh/v1/ca.js';
+
+const CALL_MS_MAX = 10_000;
+
+export interface IssuerRenewalOptions {
+  directory: CaDirectory;
+  credential: () => Credential;
+  /** All coordinators, as `host:port`. */
+  coordinators: () => readonly string[];
+  clock: Clock;
+  log: Logger;
+}
+
+/** @throws MeshError with what each coordinator said, when none of them renewed an intermediate that is due */
+export async function renewIssuer(options: IssuerRenewalOptions): Promise<void> {
+  const { directory, coordinators, clock, log } = options;
+  const nowMs = clock.wallMs();
+  if (directory.hasRootKey) return void (await directory.renewIssuerIfDue(nowMs));
+  if (!issuerRenewalDue(directory.authority.issuer, nowMs)) return;
+  const csr = makeCsr(createPrivateKey(keyForIssuer(directory.directory)), 'issuer');
+  const refusals: string[] = [];
+  for (const address of coordinators()) {
+    try {
+      await directory.adoptIssuer(await ask(address, csr, options));
+      return log.info({ event: 'issuer.renewed', coordinator: address });
+    } catch (error) {
+      refusals.push(`${address}: ${(error as Error).message}`);
+    }
+  }
+  throw new MeshError('CONFLICT', `nobody renews the intermediate of this coordinator (${refusals.join('; ')})`, {
+    hint: 'start the coordinator whose data directory holds ca/ca.key',
+  });
+}
+
+async function ask(
+  address: string,
+  csr: Buffer,
+  { credential, directory, clock }: IssuerRenewalOptions,
+): Promise<string> {
+  const { meshId } = directory.authority;
+  const client = new CaServiceClient(
+    grpcTarget(parseEndpoint(address)),
+    channelCredentials(credential(), meshId, clock),
+    channelOptions,
+  );
+  try {
+    return await new Promise((resolve, reject) => {
+      const options = { deadline: clock.wallMs() + CALL_MS_MAX };
+      client.renewIssuer({ csr }, new Metadata(), options, (error, response) =>
+        error ? reject(fromServiceError(error)) : resolve(response.issuer),
+      );
+    });
+  } finally {
+    client.close();
+  }
+}

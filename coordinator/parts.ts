@@ -1,0 +1,49 @@
+import type { Clock } from '../common/clock.js';
+import type { Identity } from '../common/identity/identity.js';
+import type { Logger } from '../common/log.js';
+import type { CoordinatorConfig } from './coordinator.js';
+import type { BlobContentStore, Store } from './ports.js';
+import type { BlobDepot } from './services/blob-depot.js';
+import type { Signer } from './services/issuance.js';
+import type { LogStore } from './services/log-store.js';
+import type { Metrics } from './services/metrics.js';
+
+/** What a control plane is made from; the door and the CA stand outside. */
+export interface ControlPlaneOptions {
+  config: CoordinatorConfig;
+  store: Store;
+  /** Where staged files are kept for other coordinators; undefined where there can be none. */
+  blobContent?: BlobContentStore | undefined;
+  signer: Signer;
+  rootDigest: string;
+  /** This coordinator in the leader's lease: the same after a restart on the same data directory. */
+  holder: string;
+  /** For people; the holder when absent. */
+  name?: string | undefined;
+  /** Where this coordinator may be reached, as `host:port`. */
+  coordinators: () => string[];
+  onRevoked: (isRevoked: (identity: Identity) => boolean) => void;
+  clock: Clock;
+  log: Logger;
+  random: () => number;
+  /** Default: a registry of its own. */
+  metrics?: Metrics;
+  /** Free space on the disk of this directory, in bytes. Default: what the file system says. */
+  freeBytes?: (directory: string) => Promise<number>;
+}
+
+/** What outlives a term: the same for every lead this process takes. */
+export interface StandingParts {
+  config: CoordinatorConfig;
+  /** With its statements timed. */
+  store: Store;
+  clock: Clock;
+  log: Logger;
+  random: () => number;
+  metrics: Metrics;
+  blobs: BlobDepot;
+  logs: LogStore;
+  freeBytes: ControlPlaneOptions['freeBytes'];
+  /** Every live coordinator, as `host:port`, the leader's addresses first. */
+  coordinators: () => string[];
+}
