@@ -1,10 +1,11 @@
 /** The composition root of an agent: enrol, prepare the machine, connect, work until stopped. */
 import { existsSync } from 'node:fs';
+import { uptime } from 'node:os';
 import { join } from 'node:path';
 import type { Clock } from '../common/clock.js';
 import { DataLock } from '../common/data-lock.js';
 import type { MeshError } from '../common/errors.js';
-import { emptyPrivateDir, makePrivateDir, removeIfEmpty } from '../common/files.js';
+import { makePrivateDir, removeIfEmpty } from '../common/files.js';
 import { decodeToken } from '../common/identity/token.js';
 import { randomCharacters } from '../common/ids.js';
 import { ServiceGroup } from '../common/lifecycle.js';
@@ -13,14 +14,12 @@ import type { Values } from '../common/settings.js';
 import { Renewal, renewOver } from '../link/renewal.js';
 import { formatEndpoint, parseEndpoint } from '../link/endpoints.js';
 import { detectCapabilities } from './capabilities.js';
-import { Ledger } from './core/ledger.js';
-import type { Executor } from './core/types.js';
 import { type Enrolled, enrol, rememberCoordinators, rememberedCoordinators } from './enrolment.js';
 import { makeExecutors } from './executors/index.js';
-import { Connection } from './session/connection.js';
-import { LogStreamer } from './session/log-streamer.js';
-import { Outbox } from './session/outbox.js';
-import { Work } from './session/work.js';
+import { FileJournal, prepareOutbox } from './output/file-journal.js';
+import { type AgentParts, assembleAgent } from './session/assemble.js';
+import { LoadMeter } from './session/load.js';
+import { NetworkDialer } from './session/network-dialer.js';
 import type { agentSettings } from './settings.js';
 import { StagingCache } from './staging/cache.js';
 
@@ -77,10 +76,10 @@ export async function startAgent(config: AgentConfig, surroundings: Surroundings
 async function run(
   config: AgentConfig,
   surroundings: Surroundings,
-  parts: { enrolled: Enrolled; coordinator: ReturnType<typeof parseEndpoint> | undefined; group: ServiceGroup },
+  ready: { enrolled: Enrolled; coordinator: ReturnType<typeof parseEndpoint> | undefined; group: ServiceGroup },
 ): Promise<RunningAgent> {
   const { clock, log, random, onRegistered, onFatal } = surroundings;
-  const { enrolled, coordinator, group } = parts;
+  const { enrolled, coordinator, group } = ready;
   const { identity, store } = enrolled;
   let { credential } = enrolled;
   const { dataDir } = config;
@@ -93,33 +92,34 @@ async function run(
     gpus: capabilities.gpus.length,
     custom: capabilities.custom,
   };
-  const ledger = new Ledger(room);
   const cache = new StagingCache({ directory: join(dataDir, 'cache'), limitBytes: config.cacheBytes });
   await cache.start();
-  const logs = new LogStreamer(() => connection.bulk(), clock, log);
-  const executors: Map<string, Executor> = await makeExecutors(group, {
+  let parts: AgentParts | undefined;
+  const executors = await makeExecutors(group, {
     ...{ dataDir, bootId, cache, clock, log, slots: config.slots, userName: config.taskUser },
     graceMs: config.killGrace,
     nodeName: () => identity.name,
-    bulk: () => connection.bulk(),
+    bulk: () => parts?.connection.bulk(),
   });
-  const outbox = new Outbox(clock);
-  const spoolDir = join(dataDir, 'outbox');
-  emptyPrivateDir(spoolDir);
-  const work = new Work({ ledger, executors, outbox, logs, spoolDir, clock, log });
-  const connection = new Connection({
-    ...{ meshId: identity.meshId, capabilities, bootId, coordinator, work, clock, log, random, onFatal },
-    discover: config.mdns,
-    credential: () => credential,
-    remembered: rememberedCoordinators(dataDir),
-    remember: (addresses) => rememberCoordinators(dataDir, addresses),
-    onRegistered: ({ name, nodeId }, endpoint) =>
-      onRegistered({ name, id: nodeId, coordinator: formatEndpoint(endpoint) }),
+  const spoolDir = prepareOutbox(join(dataDir, 'outbox'));
+  const dialer = new NetworkDialer({
+    ...{ meshId: identity.meshId, credential: () => credential, discover: config.mdns && coordinator === undefined },
+    ...{ clock, log },
   });
-  connection.attach(logs);
-  await group.run(connection);
-  await group.run(logs);
-  await group.run(work);
+  const journal = new FileJournal({ directory: spoolDir, fsync: config.outboxFsync, clock, log });
+  const bootMs = bootTime(clock);
+  parts = assembleAgent(
+    { clock, bootMs, random, executors, dialer, journal, load: new LoadMeter(), log },
+    {
+      ...{ bootId, capabilities, room, spoolDir, coordinator, onFatal, keepForMs: config.keepFor },
+      remembered: rememberedCoordinators(dataDir),
+      remember: (addresses) => rememberCoordinators(dataDir, addresses),
+      onRegistered: ({ name, nodeId }, endpoint) =>
+        onRegistered({ name, id: nodeId, coordinator: formatEndpoint(endpoint) }),
+    },
+  );
+  const { work, connection } = parts;
+  for (const service of parts.services) await group.run(service);
   await group.run(
     new Renewal({
       ...{ clock, log, credential, random },
@@ -143,5 +143,21 @@ async function run(
       connection.beatNow();
       await group.stop();
     },
+  };
+}
+
+/** Looking costs more than a message does, and nobody sends between falling asleep and waking up. */
+const BOOT_TIME_EVERY_MS = 5;
+
+/** Milliseconds since the machine was started, sleep included; looked up anew every few milliseconds. */
+function bootTime(clock: Clock): () => number {
+  let readMs = Number.NEGATIVE_INFINITY;
+  let bootMs = 0;
+  return () => {
+    const nowMs = clock.monotonicMs();
+    if (nowMs - readMs < BOOT_TIME_EVERY_MS) return bootMs + nowMs - readMs;
+    readMs = nowMs;
+    bootMs = uptime() * 1000;
+    return bootMs;
   };
 }

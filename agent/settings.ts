@@ -73,6 +73,18 @@ export const agentSettings = {
     parse: parseDuration,
     fallback: 30_000,
   }),
+  keepFor: setting({
+    flag: '--keep-for <duration>',
+    describe: 'how long tasks go on while no coordinator is reachable; jobs with --on-disconnect stop end much earlier',
+    parse: parseDuration,
+    fallback: 3_600_000,
+  }),
+  outboxFsync: setting({
+    flag: '--outbox-fsync',
+    describe: 'results survive a power cut of this machine too; slower, and it wears out flash cards',
+    parse: asFlag,
+    fallback: false,
+  }),
   cacheBytes: setting({
     flag: '--cache-bytes <size>',
     describe: 'staged files kept between tasks',

@@ -17,6 +17,11 @@ export class RecentSet<K, V> {
     return value;
   }
 
+  /** Whether it is remembered; changes nothing. */
+  has(key: K): boolean {
+    return this.#entries.has(key);
+  }
+
   /** Remembers a new key as the most recent and forgets the least recent beyond the bound. */
   put(key: K, value: V): void {
     this.#entries.delete(key);

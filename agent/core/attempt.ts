@@ -24,7 +24,8 @@ export class Attempt implements AttemptSpec {
   constructor(
     readonly job: number,
     readonly index: number,
-    readonly generation: number,
+    /** Changes when the coordinator takes the attempt back under another one. */
+    public generation: number,
     readonly attempt: number,
     readonly body: JobBody,
     readonly input: TaskInput | undefined,

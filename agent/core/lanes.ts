@@ -4,9 +4,12 @@ import type { Demand } from './room.js';
 /** Dropped attempts stay in a lane until they are reached; beyond this many a lane is rewritten without them. */
 const STALE_MAX = 1024;
 
-/** Waiting attempts of one demand, in order of arrival. Everything is amortised O(1). */
+/** Waiting attempts of one demand and one way to take a disconnect, in order of arrival. Everything is amortised O(1). */
 export class Lane {
+  readonly key: string;
   readonly demand: Demand;
+  /** Its attempts are not to run without a coordinator. */
+  readonly stops: boolean;
   /** How often a younger attempt of another lane was let past this lane's head. */
   passes = 0;
   #queue: Attempt[] = [];
@@ -15,8 +18,10 @@ export class Lane {
   #returned: Attempt[] = [];
   #stale = 0;
 
-  constructor(demand: Demand) {
+  constructor(key: string, demand: Demand, stops: boolean) {
+    this.key = key;
     this.demand = demand;
+    this.stops = stops;
   }
 
   push(attempt: Attempt): void {

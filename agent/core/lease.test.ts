@@ -1,5 +1,5 @@
 import { test } from 'tap';
-import { LeaseClock } from './lease.js';
+import { fenceMarginMs, LeaseClock } from './lease.js';
 
 test('the lease counts from when the answered heartbeat was sent', async (t) => {
   const lease = new LeaseClock(15_000);
@@ -27,4 +27,19 @@ test('late, repeated and foreign answers prove nothing', async (t) => {
   lease.disconnected();
   t.equal(lease.answered(3, 9), undefined);
   t.equal(lease.endsAtMs, 15);
+});
+
+test('what must not outlive the lease ends before it, by the margin of the lease that was granted', async (t) => {
+  const lease = new LeaseClock(15_000);
+  t.equal(lease.fenceAtMs, undefined);
+  lease.sent(1, 1000);
+  lease.answered(1, 1001);
+  t.equal(lease.fenceAtMs, 14_000);
+  t.equal(lease.provedAtMs, 1000);
+  lease.setLease(1000);
+  t.equal(lease.fenceAtMs, 14_000, 'what was won stays won');
+  lease.sent(2, 20_000);
+  lease.answered(2, 20_000);
+  t.equal(lease.fenceAtMs, 20_800);
+  t.equal(fenceMarginMs(10_000), 2000);
 });

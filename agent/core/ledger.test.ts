@@ -253,3 +253,38 @@ test('random histories never exceed the room and lose nothing', async (t) => {
   t.ok(reported > 1000 && removed > 10, `${reported} reported, ${removed} retracted`);
   t.equal(reported + removed, assigned);
 });
+
+test('behind the fence only what it allows is launched, and a demand is not held up by those that wait', async (t) => {
+  const ledger = make(3);
+  ledger.addBodies([{ ...body(1), onDisconnect: 2 }, body(2), { ...body(3), onDisconnect: 0 }]);
+  ledger.fence('stop');
+  for (const job of [1, 2, 3]) give(ledger, job, [0]);
+  t.ok(ledger.holdsStopping);
+  const launched = (): number[] => ledger.launch(one).map((launch) => launch.body.job);
+  t.same(launched(), [2, 3]);
+  ledger.fence('open');
+  t.same(launched(), [1]);
+  t.notOk(ledger.holdsStopping);
+  ledger.ended(ledger.get(1, 0)!);
+  give(ledger, 2, [5]);
+  ledger.fence('all');
+  t.same(launched(), []);
+});
+
+test('an attempt goes on under a newer generation, whatever its state', async (t) => {
+  const ledger = make(1);
+  ledger.addBodies([body(1)]);
+  give(ledger, 1, [0, 1]);
+  const [launch] = ledger.launch(one);
+  const ref = { job: 1, index: 0, generation: 1 };
+  t.equal(ledger.renumber(ref, 1), undefined);
+  t.equal(ledger.renumber({ ...ref, generation: 2 }, 5), undefined, 'not held in that one');
+  t.equal(ledger.renumber({ ...ref, index: 9 }, 5), undefined);
+  t.equal(ledger.renumber(ref, 4), launch!.attempts[0]);
+  t.equal(ledger.renumber({ ...ref, index: 1 }, 3)?.generation, 3);
+  t.same(ledger.report().running, refs([1, 0, 4]));
+  t.same(ledger.report().prefilled, refs([1, 1, 3]));
+  t.ok(ledger.ended(launch!.attempts[0]!));
+  t.equal(ledger.acknowledge(refs([1, 0, 1])).length, 0);
+  t.equal(ledger.acknowledge(refs([1, 0, 4])).length, 1);
+});

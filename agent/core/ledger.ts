@@ -9,8 +9,10 @@
  * Pure: no clock, no I/O. A repeated or late command changes nothing. Every operation is O(1) amortised per attempt.
  */
 import type { AssignGroup, JobBody, TaskRefs } from '../../proto/gen/mesh/v1/agent.js';
+import { OnDisconnect } from '../../proto/gen/mesh/v1/common.js';
 import { Attempt, type AttemptState, Launch } from './attempt.js';
 import { Lane } from './lanes.js';
+import type { AttemptRef } from './types.js';
 import { type Demand, demandOf, Room, type RoomTotal } from './room.js';
 
 interface JobEntry {
@@ -49,6 +51,12 @@ export interface LedgerReport {
   unacknowledged: TaskRefs;
 }
 
+/** What may start: everything; all but what is to stop without a coordinator; nothing. */
+export type FenceLevel = 'open' | 'stop' | 'all';
+
+/** Whether nothing of it may run while the coordinator is lost. */
+export const stopsAlone = (body: JobBody): boolean => body.onDisconnect === OnDisconnect.STOP;
+
 export const emptyRefs = (): TaskRefs => ({ jobs: [], indexes: [], generations: [] });
 
 export function addRef(refs: TaskRefs, ref: { job: number; index: number; generation: number }): void {
@@ -70,6 +78,7 @@ export class Ledger {
   readonly #onMove: LedgerOptions['onMove'];
   readonly #jobs = new Map<number, JobEntry>();
   readonly #lanes = new Map<string, Lane>();
+  #fence: FenceLevel = 'open';
   #order = 0;
   #prefilled = 0;
   #launched = 0;
@@ -100,6 +109,17 @@ export class Ledger {
     return this.#prefilled === 0 && this.#room.slotsHeld === 0;
   }
 
+  /** Some attempts wait that may not start without a coordinator. */
+  get holdsStopping(): boolean {
+    for (const lane of this.#lanes.values()) if (lane.stops && lane.peek()) return true;
+    return false;
+  }
+
+  /** From now on only what the level allows is launched. */
+  fence(level: FenceLevel): void {
+    this.#fence = level;
+  }
+
   /** What the tasks of these jobs share. A known job keeps its lane; its body is replaced. */
   addBodies(bodies: readonly JobBody[]): void {
     for (const body of bodies) {
@@ -109,8 +129,10 @@ export class Ledger {
         continue;
       }
       const demand = demandOf(body.resources);
-      let lane = this.#lanes.get(demand.key);
-      if (!lane) this.#lanes.set(demand.key, (lane = new Lane(demand)));
+      const stops = stopsAlone(body);
+      const key = stops ? `stop ${demand.key}` : demand.key;
+      let lane = this.#lanes.get(key);
+      if (!lane) this.#lanes.set(key, (lane = new Lane(key, demand, stops)));
       const impossible = this.#room.impossible(demand);
       this.#jobs.set(body.job, { body, demand: lane.demand, lane, impossible, attempts: new Map() });
     }
@@ -121,7 +143,7 @@ export class Ledger {
     for (const [job, entry] of this.#jobs) {
       if (entry.attempts.size === 0) this.#jobs.delete(job);
     }
-    const used = new Set([...this.#jobs.values()].map((entry) => entry.lane.demand.key));
+    const used = new Set([...this.#jobs.values()].map((entry) => entry.lane.key));
     for (const [key, lane] of this.#lanes) {
       if (!used.has(key) && !lane.peek()) this.#lanes.delete(key);
     }
@@ -186,12 +208,14 @@ export class Ledger {
 
   /** The lane to serve next: the one with the oldest head that fits, unless an older head was passed often enough. */
   #next(): Lane | undefined {
-    if (this.#room.slotsHeld >= this.#room.total.slots || this.#prefilled === 0) return undefined;
+    if (this.#room.slotsHeld >= this.#room.total.slots || this.#prefilled === 0 || this.#fence === 'all')
+      return undefined;
     let oldest: Lane | undefined;
     let oldestOrder = Number.POSITIVE_INFINITY;
     let fitting: Lane | undefined;
     let fittingOrder = Number.POSITIVE_INFINITY;
     for (const lane of this.#lanes.values()) {
+      if (lane.stops && this.#fence !== 'open') continue;
       const order = lane.peek()?.order ?? Number.POSITIVE_INFINITY;
       if (order < oldestOrder) [oldest, oldestOrder] = [lane, order];
       if (order < fittingOrder && this.#room.fits(lane.demand)) [fitting, fittingOrder] = [lane, order];
@@ -270,6 +294,14 @@ export class Ledger {
       result.ended.push(attempt);
     });
     return result;
+  }
+
+  /** It goes on under another generation. Undefined when it is not held in the old one, or the other is no newer. */
+  renumber(ref: AttemptRef, generation: number): Attempt | undefined {
+    const attempt = this.get(ref.job, ref.index);
+    if (attempt?.generation !== ref.generation || generation <= ref.generation) return undefined;
+    attempt.generation = generation;
+    return attempt;
   }
 
   /** The coordinator wants nothing of these any more, results included. Returns what runs and must be killed. */

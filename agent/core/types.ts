@@ -35,10 +35,12 @@ export interface LaunchSpec {
  * timed-out   it ran longer than the job allows.
  * cancelled   somebody asked for it.
  * shutdown    the agent is stopping.
+ * fenced      no coordinator was reachable for longer than it may run without one.
  * node-fault  the node could not run it: no disk space, no processes left, a file that could not be fetched.
  */
-export type AttemptOutcome = 'succeeded' | 'failed' | 'timed-out' | 'cancelled' | 'shutdown' | 'node-fault';
-export type StopReason = 'cancelled' | 'shutdown';
+export type AttemptOutcome = 'succeeded' | 'failed' | 'timed-out' | 'cancelled' | 'shutdown' | 'fenced' | 'node-fault';
+/** `fenced` is killed at once, even when it was asked to end before; the others get their grace. */
+export type StopReason = 'cancelled' | 'shutdown' | 'fenced';
 
 export interface AttemptEnd {
   outcome: AttemptOutcome;

@@ -25,7 +25,7 @@ export interface ExecutorsOptions {
   graceMs: number;
   nodeName: () => string;
   /** Where files are fetched from; undefined while no coordinator is connected. */
-  bulk: () => AgentServiceClient | undefined;
+  bulk: () => Pick<AgentServiceClient, 'fetchBlob'> | undefined;
 }
 
 /** Cleans up after an earlier life of this agent, then makes the executors; what they need to run joins the group. */
@@ -53,7 +53,10 @@ export async function makeExecutors(group: ServiceGroup, options: ExecutorsOptio
 }
 
 /** A blob's bytes from the coordinator. @throws NodeFault while none is connected */
-async function* fetchBlob(client: AgentServiceClient | undefined, digest: string): AsyncGenerator<Uint8Array> {
+async function* fetchBlob(
+  client: Pick<AgentServiceClient, 'fetchBlob'> | undefined,
+  digest: string,
+): AsyncGenerator<Uint8Array> {
   if (!client) throw new NodeFault('no coordinator is connected to fetch a file from');
   for await (const { data } of client.fetchBlob({ digest }) as AsyncIterable<{ data: Uint8Array }>) yield data;
 }

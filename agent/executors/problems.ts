@@ -1,6 +1,7 @@
 /** What people read when an attempt did not succeed. */
 import { systemCode } from '../../common/errors.js';
 import { formatDuration } from '../../common/units.js';
+import type { StopReason } from '../core/types.js';
 
 /** `30 s`, not `30.0 s`: limits are round numbers that somebody gave. */
 export const describeDuration = (ms: number): string => formatDuration(ms).replace('.0 ', ' ');
@@ -9,6 +10,14 @@ export function exitProblem(exitCode: number | undefined, signal: string | undef
   if (signal) return `killed by ${signal}`;
   return exitCode === undefined ? 'ended in an unknown way' : `exited with code ${exitCode}`;
 }
+
+const STOP_PROBLEMS: Record<StopReason, string> = {
+  cancelled: 'cancelled',
+  shutdown: 'the agent was stopped',
+  fenced: 'killed because the coordinator was out of reach',
+};
+
+export const stopProblem = (reason: StopReason): string => STOP_PROBLEMS[reason];
 
 /** As shells number them: not found, and found but not executable. */
 const NOT_FOUND = 127;

@@ -5,7 +5,8 @@
  * Its end: the main process ends by itself, at its timeout or because somebody asked. Then whatever is left of its tree
  * is killed: the group always and at once; those who left the group by parent, by what was seen of the tree earlier and
  * by cookie, when it is stopped, or when somebody still holds its output open, and otherwise by the next sweep (StrayWatch).
- * A stop is SIGTERM to the tree, then SIGKILL when the main process ends or after the grace, whichever is first.
+ * A stop is SIGTERM to the tree, then SIGKILL when the main process ends or after the grace, whichever is first. One that
+ * is fenced gets no grace: what runs here must be gone before it may run elsewhere.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
@@ -32,7 +33,7 @@ import { fillArguments, taskEnvironment } from './environment.js';
 import type { Janitor } from './janitor.js';
 import { sendSignal } from './process-table.js';
 import { Sampler } from './sampler.js';
-import { describeDuration, exitProblem, spawnProblem } from './problems.js';
+import { describeDuration, exitProblem, spawnProblem, stopProblem } from './problems.js';
 import { findTree, killTree, type StrayWatch, type Tracked } from './strays.js';
 import type { WorkRoot } from './workroot.js';
 
@@ -219,7 +220,9 @@ class RunningProcess {
   }
 
   #stop(ending: Ending): void {
-    if (this.#ending || this.#exited) return;
+    if (this.#exited) return;
+    if (ending === 'fenced') return this.#killNow();
+    if (this.#ending) return;
     this.#ending = ending;
     if (this.pid === 0) return;
     this.#sampler.sampleNow(this);
@@ -230,6 +233,13 @@ class RunningProcess {
     sendSignal(-this.pid, 'SIGTERM');
     const kill = () => void killTree(this.pid, this.#cookie, this.tracked);
     this.#timers.push(this.#options.clock.after(this.#options.graceMs ?? 2000, kill));
+  }
+
+  #killNow(): void {
+    this.#ending = this.#ending === 'cancelled' ? 'cancelled' : 'fenced';
+    if (this.pid === 0) return;
+    sendSignal(-this.pid, 'SIGKILL');
+    void killTree(this.pid, this.#cookie, this.tracked);
   }
 
   #end(how: { exitCode?: number | undefined; signal?: string | undefined; error?: string | undefined }): AttemptEnd {
@@ -249,9 +259,9 @@ class RunningProcess {
           error: `timed out after ${describeDuration(this.#attempt.body.timeoutMs)}`,
         };
       case 'cancelled':
-        return { ...base, outcome: 'cancelled', error: 'cancelled' };
       case 'shutdown':
-        return { ...base, outcome: 'shutdown', error: 'the agent was stopped' };
+      case 'fenced':
+        return { ...base, outcome: this.#ending, error: stopProblem(this.#ending) };
       default:
         if (exitCode === 0) return { ...base, outcome: 'succeeded', error: undefined };
         return { ...base, outcome: 'failed', error: how.error ?? exitProblem(exitCode, signal) };

@@ -157,6 +157,11 @@ export class OutputSpool implements OutputRecord {
     return { chunks, nextOffset: offset, ended: this.#ended && offset >= this.#total };
   }
 
+  /** Resolves when everything that was written so far is on the disk or has failed to get there. */
+  settled(): Promise<void> {
+    return this.#disk;
+  }
+
   /** Gives back the memory and the file. */
   async dispose(): Promise<void> {
     this.end();

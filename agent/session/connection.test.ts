@@ -19,6 +19,8 @@ import { makeTestMesh } from '../../test/support/test-mesh.js';
 import type { Door } from '../../coordinator/door/door.js';
 import { emptyRefs } from '../core/ledger.js';
 import { Connection } from './connection.js';
+import { LoadMeter } from './load.js';
+import { NetworkDialer } from './network-dialer.js';
 
 const mesh = makeTestMesh();
 
@@ -108,8 +110,12 @@ async function start(
   let fatal: (error: MeshError) => void = () => undefined;
   const failed = new Promise<MeshError>((resolve) => (fatal = resolve));
   const connection = new Connection({
-    ...{ meshId: mesh.meshId, capabilities: Capabilities.fromPartial({ cpus: 1 }), bootId: 'boot', discover: false },
-    credential: over.credential ?? (() => credential),
+    ...{ capabilities: Capabilities.fromPartial({ cpus: 1 }), bootId: 'boot', load: new LoadMeter() },
+    dialer: new NetworkDialer({
+      ...{ meshId: mesh.meshId, discover: false, clock: systemClock, log: silentLogger },
+      credential: over.credential ?? (() => credential),
+    }),
+    ...{ lease: parts.lease, time: parts.time, fence: parts.fence },
     coordinator: over.remembered ? undefined : (over.coordinator ?? endpoint),
     remembered: over.remembered?.map((address) => address.replace('DOOR', String(endpoint.port))) ?? [],
     remember: (addresses) => remembered.push(addresses),
@@ -131,7 +137,7 @@ test('hello, welcome, heartbeat; the addresses are remembered, the right one fir
   });
   await sessions.until(() => sessions.kinds.includes('heartbeat'));
   t.same(sessions.kinds.slice(0, 2), ['hello', 'heartbeat']);
-  t.match(sessions.hellos, [{ bootId: 'boot', epoch: 0, protocol: { min: 1, max: 1 } }]);
+  t.match(sessions.hellos, [{ bootId: 'boot', epoch: 0, protocol: { min: 1, max: 2 } }]);
   t.same(remembered, [[`127.0.0.1:${endpoint.port}`, '192.0.2.9:7443', `127.0.0.1:${dead.port}`]]);
   t.equal(registered(), 1);
   t.ok(connection.bulk());

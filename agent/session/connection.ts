@@ -1,7 +1,11 @@
 /**
- * Keeps a session: reaches a coordinator (known addresses and mDNS at once), opens a session, serves it to its end, and
- * starts over with backoff, never later than a third of the lease. A renewed certificate replaces the session by a new
- * one; attempts are reconciled by the hello and nothing re-runs.
+ * Keeps a session: dials a coordinator, opens a session, serves it to its end, and starts over with backoff, never later
+ * than a third of the lease. A renewed certificate replaces the session by a new one; attempts are reconciled by the
+ * hello and nothing re-runs.
+ *
+ * A coordinator that stands by says who leads, one that stops says where to go; both are remembered, before everything
+ * that was known. One that dismisses the agent for good (a person must act) is left alone for a minute or two, unless
+ * what it refuses the next hello with can be mended by nobody but a person here: then the agent ends.
  */
 import { type Clock, pause } from '../../common/clock.js';
 import { MeshError, toMeshError } from '../../common/errors.js';
@@ -9,39 +13,45 @@ import type { Service } from '../../common/lifecycle.js';
 import type { Logger } from '../../common/log.js';
 import { PROTOCOL, packageVersion } from '../../common/package.js';
 import { backoffMs } from '../../common/retry.js';
-import { type Credential, channelCredentials, channelOptions } from '../../link/credentials.js';
-import { type Endpoint, formatEndpoint, grpcTarget, parseEndpoint } from '../../link/endpoints.js';
-import { reach } from '../../link/reach.js';
-import { AgentServiceClient, type Welcome } from '../../proto/gen/mesh/v1/agent.js';
-import { CaServiceClient } from '../../proto/gen/mesh/v1/ca.js';
+import { type Endpoint, formatEndpoint } from '../../link/endpoints.js';
+import type { Welcome } from '../../proto/gen/mesh/v1/agent.js';
+import type { CaServiceClient } from '../../proto/gen/mesh/v1/ca.js';
 import type { Capabilities } from '../../proto/gen/mesh/v1/common.js';
-import { LeaseClock } from '../core/lease.js';
-import { LoadMeter } from './load.js';
+import { emptyRefs } from '../core/ledger.js';
+import type { LeaseClock } from '../core/lease.js';
+import { Addresses } from './addresses.js';
+import type { AgentCalls, Dialer, Line } from './dialer.js';
+import type { Fence } from './fence.js';
+import type { LoadSource } from './load.js';
 import type { LogStreamer } from './log-streamer.js';
 import { Session } from './session.js';
+import type { SteadyTime } from './steady-time.js';
 import type { Work } from './work.js';
 
-const REACH_MS = 30_000;
-const LEASE_MS_DEFAULT = 15_000;
+export const LEASE_MS_DEFAULT = 15_000;
 const BACKOFF_BASE_MS = 200;
-const ADDRESSES_MAX = 16;
+/** After a coordinator has dismissed the agent: this, and up to as much again. */
+const DISMISSED_MS = 60_000;
+/** Since which version a welcome may give attempts back under another generation. */
+const READOPTS_SINCE = 2;
 
 /** Refusals that no retry can mend. */
 const FATAL = new Set(['REVOKED', 'UNAUTHENTICATED', 'BAD_CERTIFICATE', 'PROTOCOL', 'DENIED']);
 
 export interface ConnectionOptions {
-  meshId: string;
-  credential: () => Credential;
+  dialer: Dialer;
   capabilities: Capabilities;
   bootId: string;
-  /** Given by flag: the only place to look. */
+  /** Given by a person: dialled before what is remembered, whatever was learned since. */
   coordinator: Endpoint | undefined;
-  /** Whether to look on the network when no coordinator was given. */
-  discover: boolean;
-  /** Where a coordinator was last time; rewritten when that changes. */
+  /** Where coordinators were last time; rewritten when that changes. */
   remembered: readonly string[];
   remember: (addresses: string[]) => void;
   work: Work;
+  lease: LeaseClock;
+  time: SteadyTime;
+  fence: Fence;
+  load: LoadSource;
   clock: Clock;
   log: Logger;
   random: () => number;
@@ -49,29 +59,31 @@ export interface ConnectionOptions {
   onFatal: (error: MeshError) => void;
 }
 
+interface Opened {
+  line: Line;
+  session: Session;
+  welcome: Welcome;
+}
+
 export class Connection implements Service {
   readonly name = 'connection';
   readonly #options: ConnectionOptions;
   readonly #stopping = new AbortController();
-  readonly #lease = new LeaseClock(LEASE_MS_DEFAULT);
-  readonly #load = new LoadMeter();
+  readonly #addresses: Addresses;
   #logs: LogStreamer | undefined;
   #session: Session | undefined;
-  #bulk: AgentServiceClient | undefined;
-  #authority: CaServiceClient | undefined;
-  #endpoint: Endpoint | undefined;
+  #line: Line | undefined;
   #running: Promise<void> | undefined;
   #epoch = 0;
   #heartbeatMs = 2000;
   #leaseMs = LEASE_MS_DEFAULT;
-  #addresses: string[];
 
   constructor(options: ConnectionOptions) {
     this.#options = options;
-    this.#addresses = [...options.remembered];
+    this.#addresses = new Addresses(options.remembered, options.remember);
   }
 
-  /** The streamer needs the bulk client and this needs the streamer. */
+  /** The streamer needs the bulk calls and this needs the streamer. */
   attach(logs: LogStreamer): void {
     this.#logs = logs;
   }
@@ -85,21 +97,17 @@ export class Connection implements Service {
     this.#stopping.abort();
     await this.#session?.close();
     await this.#running;
-    this.#closeClients();
   }
 
-  /** For bulk bytes: a connection of its own, made when it is first needed. */
-  bulk(): AgentServiceClient | undefined {
-    if (!this.#endpoint || !this.#session) return undefined;
-    this.#bulk ??= this.#client(AgentServiceClient, this.#endpoint);
-    return this.#bulk;
+  /** For bulk bytes; undefined while there is no session. */
+  bulk(): AgentCalls | undefined {
+    return this.#line?.bulk();
   }
 
   /** @throws MeshError UNREACHABLE while there is no session */
   authority(): CaServiceClient {
-    if (!this.#endpoint || !this.#session) throw new MeshError('UNREACHABLE', 'no coordinator is connected');
-    this.#authority ??= this.#client(CaServiceClient, this.#endpoint);
-    return this.#authority;
+    if (!this.#line) throw new MeshError('UNREACHABLE', 'no coordinator is connected');
+    return this.#line.authority();
   }
 
   /** Uses the present credential from now on. */
@@ -114,8 +122,14 @@ export class Connection implements Service {
   async #keep(): Promise<void> {
     const { clock, log, random, onFatal } = this.#options;
     for (let failures = 0; !this.#stopping.signal.aborted; ) {
+      let dismissed = false;
       try {
-        const reason = await this.#once(() => (failures = 0));
+        const opened = await this.#dial();
+        const openedMs = clock.monotonicMs();
+        const reason = await this.#serve(opened);
+        dismissed = opened.session.dismissed;
+        // One that ends as soon as it has begun is no better than none.
+        if (clock.monotonicMs() - openedMs > this.#heartbeatMs) failures = 0;
         if (!this.#stopping.signal.aborted)
           log.warn({ event: 'session.ended', reason: reason.message }, 'the session ended; reconnecting');
       } catch (error) {
@@ -126,102 +140,70 @@ export class Connection implements Service {
       }
       failures++;
       const waitMs = backoffMs({ baseMs: BACKOFF_BASE_MS, capMs: this.#leaseMs / 3 }, failures, random());
-      await pause(clock, failures === 1 ? Math.min(waitMs, BACKOFF_BASE_MS) : waitMs, this.#stopping.signal);
+      await pause(clock, dismissed ? DISMISSED_MS * (1 + random()) : waitMs, this.#stopping.signal);
     }
   }
 
-  /** One session from reaching to its end; returns why it ended. */
-  async #once(onOpen: () => void): Promise<MeshError> {
-    const { meshId, credential, clock, log, coordinator } = this.#options;
-    const known = coordinator ? [coordinator] : this.#addresses.map(parseEndpoint);
-    const { session, endpoint, welcome } = await reach({
-      meshId,
-      credential: credential(),
-      addresses: known,
-      discover: this.#options.discover && coordinator === undefined,
-      clock,
-      log,
-      signal: this.#stopping.signal,
-      timeoutMs: REACH_MS,
-      try: (endpoint) => this.#open(endpoint),
-    });
-    onOpen();
-    return this.#serve(session, endpoint, welcome);
+  #dial(): Promise<Opened> {
+    const { coordinator, dialer } = this.#options;
+    const known = coordinator ? [coordinator, ...this.#addresses.endpoints] : this.#addresses.endpoints;
+    const unique = new Map(known.map((endpoint) => [formatEndpoint(endpoint), endpoint]));
+    return dialer.dial([...unique.values()], (line) => this.#open(line), this.#stopping.signal);
   }
 
-  async #open(endpoint: Endpoint): Promise<{ session: Session; endpoint: Endpoint; welcome: Welcome }> {
-    const { work, clock, log, bootId, capabilities } = this.#options;
-    const client = this.#client(AgentServiceClient, endpoint);
+  async #open(line: Line): Promise<Opened> {
+    const { work, bootId, capabilities, lease, time, fence, load, clock, log } = this.#options;
+    // What this machine may not run any more dies before anybody is told what it runs.
+    fence.check();
     const session = new Session({
-      ...{ client, work, clock, log, lease: this.#lease, load: this.#load },
+      ...{ client: line.agents, work, lease, time, fence, load, clock, log },
       hello: {
-        protocol: PROTOCOL,
-        bootId,
-        version: packageVersion,
-        capabilities,
+        ...{ protocol: PROTOCOL, bootId, version: packageVersion, capabilities, epoch: this.#epoch },
         ...work.report(),
-        runningAgeMs: [],
-        epoch: this.#epoch,
       },
       epoch: () => this.#epoch,
       onEpoch: (epoch) => {
         this.#epoch = Math.max(this.#epoch, epoch);
       },
+      onCoordinators: (addresses, source) =>
+        this.#addresses.prefer(source === 'goodbye' ? addresses : [formatEndpoint(line.endpoint), ...addresses]),
     });
-    void session.ended.then(() => client.close());
-    return { session, endpoint, welcome: await session.open() };
+    void session.ended.then(() => line.close());
+    try {
+      return { line, session, welcome: await session.open() };
+    } catch (error) {
+      this.#addresses.prefer(toMeshError(error).coordinators);
+      throw error;
+    }
   }
 
-  async #serve(session: Session, endpoint: Endpoint, welcome: Welcome): Promise<MeshError> {
+  async #serve({ line, session, welcome }: Opened): Promise<MeshError> {
     const { work, log, onRegistered } = this.#options;
-    this.#closeClients();
     this.#session = session;
-    this.#endpoint = endpoint;
+    this.#line = line;
     this.#heartbeatMs = welcome.heartbeatMs;
     this.#leaseMs = welcome.leaseMs;
-    this.#lease.setLease(welcome.leaseMs);
-    this.#rememberAll(endpoint, welcome.coordinators);
+    this.#addresses.prefer([formatEndpoint(line.endpoint), ...welcome.coordinators]);
     log.info({
       event: 'session.open',
-      coordinator: formatEndpoint(endpoint),
+      coordinator: formatEndpoint(line.endpoint),
       name: welcome.name,
       epoch: welcome.epoch,
     });
     session.beat(welcome.heartbeatMs);
-    const resent = work.connected(session, welcome.superseded ?? { jobs: [], indexes: [], generations: [] });
+    const resent = work.connected(session, {
+      superseded: welcome.superseded ?? emptyRefs(),
+      readopted: welcome.protocol >= READOPTS_SINCE ? welcome.readopted : undefined,
+    });
     session.listen();
     await resent;
     this.#logs?.reconnected();
-    onRegistered(welcome, endpoint);
+    onRegistered(welcome, line.endpoint);
     const reason = await session.ended;
     this.#session = undefined;
+    this.#line = undefined;
     work.disconnected();
     this.#logs?.disconnected();
     return reason;
-  }
-
-  #rememberAll(endpoint: Endpoint, others: readonly string[]): void {
-    const addresses = [...new Set([formatEndpoint(endpoint), ...others, ...this.#addresses])].slice(0, ADDRESSES_MAX);
-    if (addresses.join() === this.#addresses.join()) return;
-    this.#addresses = addresses;
-    this.#options.remember(addresses);
-  }
-
-  #client<C>(
-    make: new (target: string, ...rest: [ReturnType<typeof channelCredentials>, object]) => C,
-    endpoint: Endpoint,
-  ): C {
-    const { credential, meshId } = this.#options;
-    return new make(grpcTarget(endpoint), channelCredentials(credential(), meshId), {
-      ...channelOptions,
-      'grpc.use_local_subchannel_pool': 1,
-    });
-  }
-
-  #closeClients(): void {
-    this.#bulk?.close();
-    this.#authority?.close();
-    this.#bulk = undefined;
-    this.#authority = undefined;
   }
 }

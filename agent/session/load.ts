@@ -1,9 +1,20 @@
-import { cpus } from 'node:os';
+import { cpus, freemem } from 'node:os';
+
+/** How busy the machine is, for the heartbeat. */
+export interface LoadSource {
+  /** The busy share of the whole machine since the last call, 0 to 1. */
+  measure(): number;
+  memoryFreeBytes(): number;
+}
 
 /** The busy share of the whole machine since the last call, from the kernel's counters; 0 at the first call. */
-export class LoadMeter {
+export class LoadMeter implements LoadSource {
   #busy = 0;
   #total = 0;
+
+  memoryFreeBytes(): number {
+    return freemem();
+  }
 
   measure(): number {
     let busy = 0;

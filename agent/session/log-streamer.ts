@@ -6,9 +6,10 @@ import type { ClientDuplexStream } from '@grpc/grpc-js';
 import type { Clock, Timer } from '../../common/clock.js';
 import type { Service } from '../../common/lifecycle.js';
 import type { Logger } from '../../common/log.js';
-import type { AgentServiceClient, StreamLogsRequest, StreamLogsResponse } from '../../proto/gen/mesh/v1/agent.js';
+import type { StreamLogsRequest, StreamLogsResponse } from '../../proto/gen/mesh/v1/agent.js';
 import type { AttemptRef } from '../core/types.js';
 import type { OutputSpool } from '../output/spool.js';
+import type { AgentCalls } from './dialer.js';
 
 const MESSAGE_BYTES = 256 * 1024;
 /** Bytes of one attempt that were sent and not acknowledged. */
@@ -39,7 +40,7 @@ export class LogStreamer implements Service {
   #retry: Timer | undefined;
 
   constructor(
-    private readonly client: () => AgentServiceClient | undefined,
+    private readonly client: () => AgentCalls | undefined,
     private readonly clock: Clock,
     private readonly log: Logger,
   ) {}
@@ -69,6 +70,16 @@ export class LogStreamer implements Service {
     this.#followed.set(spool, entry);
     this.#byRef.set(keyOf(entry.ref), entry);
     this.#pump(entry);
+  }
+
+  /** The attempt goes on under another generation, and its output is stored anew under that. */
+  renumber(ref: AttemptRef, generation: number): void {
+    const entry = this.#byRef.get(keyOf(ref));
+    if (!entry) return;
+    this.#byRef.delete(keyOf(ref));
+    entry.ref = { ...entry.ref, generation };
+    entry.sentOffset = entry.storedOffset = 0;
+    this.#byRef.set(keyOf(entry.ref), entry);
   }
 
   unfollow(spool: OutputSpool): void {

@@ -1,53 +1,220 @@
+/**
+ * Results that the coordinator has not acknowledged. Each is kept in the journal before it is sent, and sent again after
+ * every reconnect and after a restart of the agent, until the acknowledgement, which comes after the coordinator's
+ * commit. Bounded by what was assigned: the coordinator gives no more before it has these.
+ *
+ * When the journal cannot take a result (a full disk) it is kept in memory alone and sent all the same.
+ */
 import type { Clock } from '../../common/clock.js';
+import type { Service } from '../../common/lifecycle.js';
+import type { Logger } from '../../common/log.js';
 import type { Finished, FinishedBatch, TaskRefs } from '../../proto/gen/mesh/v1/agent.js';
+import { addRef, emptyRefs } from '../core/ledger.js';
+import type { AttemptRef } from '../core/types.js';
+import type { Journal } from '../output/journal.js';
+
+/** Not yet in the journal, and not to be sent before. Segments are numbered from 1. */
+const PENDING = -1;
+/** The journal could not take it. */
+const UNKEPT = 0;
+/** Bytes of one batch: with what the estimate below cannot know it stays well below the largest message. */
+const BATCH_BYTES_MAX = 2 * 2 ** 20;
+const AGE_MS_MAX = 2 ** 32 - 1;
 
 interface Waiting {
   finished: Finished;
   endedMs: number;
+  segment: number;
+  /** Kept, and not to be sent before its output has arrived. */
+  held: boolean;
 }
 
-/**
- * Results that the coordinator has not acknowledged. Each is sent when it is made and again after every reconnect, until
- * the acknowledgement, which comes after the coordinator's commit. Bounded by what was assigned: the coordinator gives
- * no more before it has these.
- */
-export class Outbox {
+export interface OutboxOptions {
+  clock: Clock;
+  journal: Journal;
+  log: Logger;
+}
+
+export class Outbox implements Service {
+  readonly name = 'outbox';
+  readonly #options: OutboxOptions;
   /** By job and index; a newer generation of a task takes the place of an older one, which nobody wants any more. */
   readonly #jobs = new Map<number, Map<number, Waiting>>();
 
-  constructor(private readonly clock: Clock) {}
+  constructor(options: OutboxOptions) {
+    this.#options = options;
+  }
 
-  add(finished: Finished): void {
-    let job = this.#jobs.get(finished.job);
-    if (!job) this.#jobs.set(finished.job, (job = new Map()));
-    // The output of a superseded attempt may have taken longer to store than its successor took to end.
-    if ((job.get(finished.index)?.finished.generation ?? 0) > finished.generation) return;
-    job.set(finished.index, { finished, endedMs: this.clock.monotonicMs() - finished.ageMs });
+  /** Takes over what an earlier life of the agent left. */
+  async start(): Promise<void> {
+    const { journal, log } = this.#options;
+    let count = 0;
+    for (const { segment, items } of await journal.load()) {
+      for (const finished of items) {
+        if (this.#put(finished, segment, false)) count++;
+        else journal.release(segment, 1);
+      }
+    }
+    if (count > 0) log.info({ event: 'outbox.recovered', results: count }, 'results of an earlier run wait');
+  }
+
+  async stop(): Promise<void> {
+    await this.#options.journal.close();
+  }
+
+  /** @param held whether it waits for `ready` before it may be sent */
+  add(finished: Finished, held = false): void {
+    this.#put(finished, PENDING, held);
+  }
+
+  get(job: number, index: number): Finished | undefined {
+    return this.#jobs.get(job)?.get(index)?.finished;
+  }
+
+  /** It may be sent now. */
+  ready({ job, index, generation }: AttemptRef): Finished | undefined {
+    const waiting = this.#jobs.get(job)?.get(index);
+    if (!waiting || waiting.finished.generation !== generation) return undefined;
+    waiting.held = false;
+    return waiting.finished;
+  }
+
+  /** It may not be sent until `ready`. */
+  hold({ job, index }: AttemptRef): void {
+    const waiting = this.#jobs.get(job)?.get(index);
+    if (waiting) waiting.held = true;
+  }
+
+  /** Keeps these, and returns those of them that may be sent now. What was never added passes through. */
+  async store(items: Finished[]): Promise<Finished[]> {
+    const { journal } = this.#options;
+    const fresh = items.filter((item) => this.#waiting(item)?.segment === PENDING);
+    if (fresh.length > 0) {
+      const segment = await journal.append(fresh);
+      let gone = 0;
+      for (const item of fresh) {
+        const waiting = this.#waiting(item);
+        if (waiting) waiting.segment = segment ?? UNKEPT;
+        else gone++;
+      }
+      if (segment !== undefined && gone > 0) journal.release(segment, gone);
+      const crowded = journal.crowded();
+      if (crowded !== undefined) await this.#moveOn(crowded);
+    }
+    return items.filter((item) => !this.#waiting(item)?.held);
   }
 
   /** Acknowledged or no longer wanted. */
   remove(refs: TaskRefs): void {
+    const { journal } = this.#options;
+    let segment = UNKEPT;
+    let count = 0;
     for (let i = 0; i < refs.jobs.length; i++) {
       const job = this.#jobs.get(refs.jobs[i] as number);
       const index = refs.indexes[i] as number;
-      if (job?.get(index)?.finished.generation !== refs.generations[i]) continue;
-      job?.delete(index);
-      if (job?.size === 0) this.#jobs.delete(refs.jobs[i] as number);
+      const waiting = job?.get(index);
+      if (!job || !waiting || waiting.finished.generation !== refs.generations[i]) continue;
+      job.delete(index);
+      if (job.size === 0) this.#jobs.delete(refs.jobs[i] as number);
+      if (waiting.segment !== segment && count > 0) {
+        journal.release(segment, count);
+        count = 0;
+      }
+      segment = waiting.segment;
+      if (segment > UNKEPT) count++;
+    }
+    if (count > 0) journal.release(segment, count);
+  }
+
+  /** It is wanted under another generation. Returns what is to be kept and sent now. */
+  renumber(ref: AttemptRef, generation: number): Finished | undefined {
+    const waiting = this.#jobs.get(ref.job)?.get(ref.index);
+    if (!waiting || waiting.finished.generation !== ref.generation) return undefined;
+    const finished = { ...waiting.finished, generation, ageMs: this.#age(waiting) };
+    this.#put(finished, PENDING, waiting.held);
+    return finished;
+  }
+
+  /** Everything in here. */
+  refs(): TaskRefs {
+    const refs = emptyRefs();
+    for (const job of this.#jobs.values()) for (const { finished } of job.values()) addRef(refs, finished);
+    return refs;
+  }
+
+  /** Everything that is kept and waits to be sent, in bounded batches, each result with its present age. */
+  *batches(sizeMax: number): Generator<FinishedBatch> {
+    for (const items of inBatches(this.#sendable(), sizeMax)) yield { items };
+  }
+
+  *#sendable(): Generator<Finished> {
+    for (const job of this.#jobs.values()) {
+      for (const waiting of job.values()) {
+        if (waiting.segment !== PENDING && !waiting.held) yield { ...waiting.finished, ageMs: this.#age(waiting) };
+      }
     }
   }
 
-  /** Everything that waits, in bounded batches, each result with its present age. */
-  *batches(sizeMax: number): Generator<FinishedBatch> {
-    const nowMs = this.clock.monotonicMs();
-    let items: Finished[] = [];
-    for (const job of this.#jobs.values()) {
-      for (const { finished, endedMs } of job.values()) {
-        items.push({ ...finished, ageMs: Math.round(nowMs - endedMs) });
-        if (items.length < sizeMax) continue;
-        yield { items };
-        items = [];
-      }
-    }
-    if (items.length > 0) yield { items };
+  #age({ endedMs }: Waiting): number {
+    return Math.min(AGE_MS_MAX, Math.max(0, Math.round(this.#options.clock.monotonicMs() - endedMs)));
   }
+
+  /** What stands for exactly this result. */
+  #waiting(finished: Finished): Waiting | undefined {
+    const waiting = this.#jobs.get(finished.job)?.get(finished.index);
+    return waiting?.finished === finished ? waiting : undefined;
+  }
+
+  /** False when a newer one is there. */
+  #put(finished: Finished, segment: number, held: boolean): boolean {
+    let job = this.#jobs.get(finished.job);
+    if (!job) this.#jobs.set(finished.job, (job = new Map()));
+    const before = job.get(finished.index);
+    // The output of a superseded attempt may have taken longer to store than its successor took to end.
+    if (before && before.finished.generation > finished.generation) return false;
+    if (before && before.segment > UNKEPT) this.#options.journal.release(before.segment, 1);
+    const endedMs = this.#options.clock.monotonicMs() - finished.ageMs;
+    job.set(finished.index, { finished, endedMs, segment, held });
+    return true;
+  }
+
+  /** Writes the few results that keep an old segment alive once more, so that it can go. */
+  async #moveOn(from: number): Promise<void> {
+    const { journal } = this.#options;
+    const moving: Waiting[] = [];
+    for (const job of this.#jobs.values()) {
+      for (const waiting of job.values()) if (waiting.segment === from) moving.push(waiting);
+    }
+    if (moving.length === 0) return;
+    const to = await journal.append(moving.map((waiting) => ({ ...waiting.finished, ageMs: this.#age(waiting) })));
+    if (to === undefined) return;
+    for (const waiting of moving) {
+      const stays = this.#waiting(waiting.finished) === waiting;
+      journal.release(stays ? from : to, 1);
+      if (stays) waiting.segment = to;
+    }
+  }
+}
+
+/** In batches of bounded number and size. */
+export function* inBatches(items: Iterable<Finished>, countMax: number): Generator<Finished[]> {
+  let batch: Finished[] = [];
+  let bytes = 0;
+  for (const item of items) {
+    const itemBytes = bytesOf(item);
+    if (batch.length > 0 && (batch.length >= countMax || bytes + itemBytes > BATCH_BYTES_MAX)) {
+      yield batch;
+      batch = [];
+      bytes = 0;
+    }
+    batch.push(item);
+    bytes += itemBytes;
+  }
+  if (batch.length > 0) yield batch;
+}
+
+function bytesOf({ resultJson, error, output }: Finished): number {
+  let bytes = 64 + resultJson.length + error.length;
+  if (output) for (const chunk of output.chunks) bytes += 16 + chunk.data.length;
+  return bytes;
 }

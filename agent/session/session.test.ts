@@ -14,11 +14,12 @@ import {
   AgentServiceClient,
   AgentServiceService,
   type SessionRequest,
+  type Assign,
   type SessionResponse,
+  type Welcome,
 } from '../../proto/gen/mesh/v1/agent.js';
-import { assignOf, endOf, makeWork, processBody, refsOf, turn } from '../../test/support/agent-work.js';
+import { assignOf, endOf, makeWork, processBody, reconciled, refsOf, turn } from '../../test/support/agent-work.js';
 import { emptyRefs } from '../core/ledger.js';
-import { LeaseClock } from '../core/lease.js';
 import { LoadMeter } from './load.js';
 import { Session } from './session.js';
 
@@ -90,7 +91,8 @@ async function setup(t: Parameters<typeof makeWork>[0]) {
   });
   const parts = makeWork(t, 2);
   const epochs: number[] = [];
-  const lease = new LeaseClock(15_000);
+  const { lease } = parts;
+  const coordinators: string[][] = [];
   let onEpoch: () => void = () => undefined;
   const hello: AgentHello = {
     ...{
@@ -99,12 +101,12 @@ async function setup(t: Parameters<typeof makeWork>[0]) {
       version: '1',
       capabilities: undefined,
       epoch: 0,
-      runningAgeMs: [],
     },
     ...parts.work.report(),
   };
   const session = new Session({
     ...{ client, hello, work: parts.work, lease, load: new LoadMeter(), clock: parts.clock, log: silentLogger },
+    ...{ time: parts.time, fence: parts.fence, onCoordinators: (list, source) => coordinators.push([source, ...list]) },
     epoch: () => Math.max(0, ...epochs),
     onEpoch: (epoch) => {
       epochs.push(epoch);
@@ -115,7 +117,7 @@ async function setup(t: Parameters<typeof makeWork>[0]) {
   const heardEpochs = async (count: number): Promise<void> => {
     while (epochs.length < count) await new Promise<void>((resolve) => (onEpoch = resolve));
   };
-  return { ...parts, peer, session, lease, epochs, heardEpochs };
+  return { ...parts, peer, session, epochs, coordinators, heardEpochs };
 }
 
 type Parts = Awaited<ReturnType<typeof setup>>;
@@ -126,7 +128,7 @@ async function open({ session, peer, work }: Parts, epoch = 1): Promise<void> {
   await peer.heard(1);
   peer.say(welcome(epoch));
   await opened;
-  await work.connected(session, emptyRefs());
+  await work.connected(session, reconciled());
   session.listen();
 }
 
@@ -146,30 +148,151 @@ test('hello comes first, and nothing else before the welcome', async (t) => {
   t.strictSame(peer.kinds, ['hello']);
   t.strictSame(executor.launch(1).stopped, []);
   session.beat(1000);
-  await work.connected(session, emptyRefs());
+  await work.connected(session, reconciled());
   session.listen();
   t.strictSame(await peer.heard(3), ['hello', 'heartbeat', 'finished']);
   session.abandon('enough');
 });
 
-test('an assignment of a lower epoch is refused', async (t) => {
+test('a leader of a lower epoch than one that was obeyed ends the session and does nothing', async (t) => {
+  const former = (epoch: number): Answer[] => [
+    { $case: 'assign', value: assignOf(1, [0], [processBody(1)], 1, epoch) },
+    replyTo(1, epoch),
+  ];
+  for (const message of former(4)) {
+    const parts = await setup(t);
+    const { peer, executor, session, lease } = parts;
+    await open(parts, 5);
+    session.beat(1000);
+    await peer.heard(2);
+    peer.say(message);
+    t.match(await session.ended, { code: 'UNREACHABLE', message: /former leader spoke \(epoch 4, now 5\)/ });
+    t.equal(executor.launches.length, 0);
+    t.equal(lease.endsAtMs, 15_000, 'only the hello counts');
+  }
   const parts = await setup(t);
-  const { peer, executor, heardEpochs, session } = parts;
+  const { peer, executor, session, heardEpochs } = parts;
   await open(parts, 5);
-  peer.say({ $case: 'assign', value: assignOf(1, [0], [processBody(1)], 1, 4) });
-  peer.say({ $case: 'assign', value: assignOf(2, [0], [processBody(2)], 1, 5) });
-  await heardEpochs(2);
-  t.strictSame(
-    executor.launches.map(({ refs }) => refs),
-    [['2.0.1']],
-  );
-  peer.say(replyTo(1, 7), { $case: 'assign', value: assignOf(2, [1], [], 1, 6) }, replyTo(1, 7));
-  await heardEpochs(4);
-  t.equal(executor.launches.length, 1, 'a heartbeat told of a newer one');
-  peer.say({ $case: 'assign', value: assignOf(2, [1], [], 1, 8) }, replyTo(1, 8));
-  await heardEpochs(6);
-  t.equal(executor.launches.length, 2);
-  session.abandon('enough');
+  session.beat(1000);
+  await peer.heard(2);
+  peer.say(replyTo(1, 7), { $case: 'assign', value: assignOf(2, [1], [processBody(2)], 1, 8) });
+  await heardEpochs(3);
+  t.strictSame(executor.launch(0).refs, ['2.1.1']);
+  peer.say({ $case: 'assign', value: assignOf(2, [2], [], 1, 7) });
+  t.match(await session.ended, { message: /epoch 7, now 8/ });
+});
+
+test('a welcome of a lower epoch is none', async (t) => {
+  const { session, peer, epochs } = await setup(t);
+  epochs.push(9);
+  const opened = session.open();
+  await peer.heard(1);
+  peer.say(welcome(8));
+  await t.rejects(opened, { code: 'UNREACHABLE', message: /former leader answered/ });
+});
+
+const column = { jobs: [1, 1], indexes: [0], generations: [1, 1] };
+const granting = (value: object): Answer => ({
+  $case: 'welcome',
+  value: { ...(welcome().value as Welcome), ...value },
+});
+
+const beforeWelcome: [string, Answer, RegExp][] = [
+  ['an assignment', { $case: 'assign', value: assignOf(1, [0], [processBody(1)]) }, /"assign" before its welcome/],
+  ['a cancellation', { $case: 'cancel', value: refsOf() }, /"cancel" before its welcome/],
+  ['a heartbeat reply', replyTo(0), /before its welcome/],
+  ['no lease', granting({ leaseMs: 0 }), /a lease of 0 ms/],
+  ['no heartbeat', granting({ heartbeatMs: 0 }), /heartbeat every 0 ms/],
+  ['uneven columns', granting({ superseded: column }), /columns of different lengths/],
+  [
+    'attempts without their new generations',
+    granting({ readopted: { attempts: refsOf([1, 0, 1]), generations: [] } }),
+    /columns of different lengths/,
+  ],
+];
+
+for (const [what, message, reason] of beforeWelcome) {
+  test(`instead of a welcome ${what}: the session ends and nothing is done`, async (t) => {
+    const { session, peer, executor, lease } = await setup(t);
+    const before = lease.endsAtMs;
+    const opened = session.open();
+    await peer.heard(1);
+    peer.say(message);
+    await t.rejects(opened, { code: 'UNREACHABLE', message: reason });
+    t.equal(executor.launches.length, 0);
+    t.equal(lease.endsAtMs, before);
+  });
+}
+
+const uneven: Assign = { epoch: 1, bodies: [processBody(1)], groups: [] };
+const group = { job: 1, indexes: [0, 1], generations: [1, 1], attempts: [], inputs: [] };
+
+const afterWelcome: [string, Answer, RegExp][] = [
+  ['a second welcome', welcome(), /second welcome/],
+  ['a reply to nothing', replyTo(99), /never sent/],
+  ['uneven references', { $case: 'cancel', value: column }, /"cancel" with columns/],
+  ['uneven acknowledgements', { $case: 'finishedAck', value: column }, /"finishedAck" with columns/],
+  [
+    'tasks without generations',
+    { $case: 'assign', value: { ...uneven, groups: [{ ...group, generations: [1] }] } },
+    /assignment with columns/,
+  ],
+  [
+    'tasks with too few attempts',
+    { $case: 'assign', value: { ...uneven, groups: [group, { ...group, attempts: [1] }] } },
+    /assignment with columns/,
+  ],
+  [
+    'a job nobody knows, behind one that is known',
+    { $case: 'assign', value: { ...uneven, groups: [group, { ...group, job: 2 }] } },
+    /job 2 without having said/,
+  ],
+];
+
+for (const [what, message, reason] of afterWelcome) {
+  test(`${what}: the session ends and nothing is done`, async (t) => {
+    const parts = await setup(t);
+    const { session, peer, executor, work } = parts;
+    await open(parts);
+    peer.say(message);
+    t.match(await session.ended, { code: 'UNREACHABLE', message: reason });
+    t.equal(executor.launches.length, 0);
+    t.strictSame(work.report().prefilled, refsOf());
+  });
+}
+
+test('a process that stood still for longer than its lease says nothing more', async (t) => {
+  const parts = await setup(t);
+  const { session, peer, clock } = parts;
+  await open(parts);
+  clock.advance(15_000);
+  session.started([{ job: 1, index: 0, generation: 1, ageMs: 5 }]);
+  t.match(await session.ended, { code: 'UNREACHABLE', message: /lease ended/ });
+  t.strictSame(peer.kinds, ['hello']);
+});
+
+test('after a sleep what is to stop is killed first, then the session ends; it hears nothing either', async (t) => {
+  const parts = await setup(t);
+  const { session, peer, boot, work, executor } = parts;
+  await open(parts);
+  work.assign({ ...assignOf(1, [0], [{ ...processBody(1), onDisconnect: 2 }]) });
+  boot.sleptMs = 20_000;
+  peer.say({ $case: 'assign', value: assignOf(2, [0], [processBody(2)]) });
+  t.match(await session.ended, { message: 'the machine was asleep' });
+  t.strictSame(executor.launch(0).stopped, [{ position: 0, reason: 'fenced' }]);
+  t.equal(executor.launches.length, 1);
+  t.strictSame(peer.kinds, ['hello']);
+});
+
+test('a short sleep ends the session, not the work', async (t) => {
+  const parts = await setup(t);
+  const { session, boot, work, executor } = parts;
+  await open(parts);
+  work.assign({ ...assignOf(1, [0], [{ ...processBody(1), onDisconnect: 2 }]) });
+  boot.sleptMs = 5000;
+  session.beat(1000);
+  t.match(await session.ended, { message: 'the machine was asleep' });
+  t.strictSame(executor.launch(0).stopped, []);
 });
 
 test('heartbeats that are not answered end the session', async (t) => {
@@ -182,7 +305,7 @@ test('heartbeats that are not answered end the session', async (t) => {
   clock.advance(1000);
   const reason = await session.ended;
   t.match(reason, { code: 'UNREACHABLE', message: '3 heartbeats in a row were not answered' });
-  t.notOk(lease.holds(clock.monotonicMs()), 'no lease was won');
+  t.equal(lease.endsAtMs, 15_000, 'the welcome answered the hello, nothing came after it');
   t.strictSame(clock.waiting, [], 'it beats no more');
 });
 
@@ -228,6 +351,14 @@ test('a goodbye ends it with the reason; a close of ours ends it after everythin
   await open(told);
   told.peer.say({ $case: 'goodbye', value: { reason: 'it stops', permanent: false, coordinators: [] } });
   t.match(await told.session.ended, { code: 'UNREACHABLE', message: /it stops/ });
+  t.notOk(told.session.dismissed);
+  const dismissed = await setup(t);
+  await open(dismissed);
+  const coordinators = ['192.0.2.1:7443', '192.0.2.2:7443'];
+  dismissed.peer.say({ $case: 'goodbye', value: { reason: 'go', permanent: true, coordinators } });
+  await dismissed.session.ended;
+  t.ok(dismissed.session.dismissed);
+  t.strictSame(dismissed.coordinators, [['goodbye', ...coordinators]]);
 
   const closing = await setup(t);
   await open(closing);

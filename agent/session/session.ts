@@ -1,17 +1,20 @@
 /**
  * One session with one coordinator, from hello to its end. Heartbeats go out on the coordinator's rhythm; when several
  * in a row are not answered the session is given up, long before the lease is over, so that there is time to reconnect.
+ *
+ * Before anything is said or heard it looks at the lease and at the time: a process that stood still for longer than its
+ * lease, or a machine that slept, says nothing more in this session. What it would say is about a past that may have
+ * been given away; the next hello reconciles it.
  */
 import type { ClientDuplexStream } from '@grpc/grpc-js';
-import { freemem } from 'node:os';
 import type { Clock, Timer } from '../../common/clock.js';
 import { MeshError } from '../../common/errors.js';
 import { fromServiceError } from '../../common/grpc-errors.js';
 import type { Logger } from '../../common/log.js';
 import type {
   AgentHello,
-  AgentServiceClient,
   Finished,
+  Goodbye,
   HeartbeatReply,
   SessionRequest,
   SessionResponse,
@@ -20,23 +23,35 @@ import type {
   Welcome,
 } from '../../proto/gen/mesh/v1/agent.js';
 import type { LeaseClock } from '../core/lease.js';
-import type { LoadMeter } from './load.js';
+import type { AgentCalls } from './dialer.js';
+import type { Fence } from './fence.js';
+import type { LoadSource } from './load.js';
+import type { SteadyTime } from './steady-time.js';
+import { problemWith } from './validate.js';
 import type { Upstream, Work } from './work.js';
 
 const WELCOME_MS = 10_000;
 const UNANSWERED_MAX = 3;
+/** The hello is what the welcome answers; heartbeats count on from here. */
+const HELLO_SEQUENCE = 0;
+/** A nap this short is no reason to reconcile; the lease counts it all the same. */
+const NAP_MS_MAX = 1000;
 
 export interface SessionOptions {
-  client: AgentServiceClient;
+  client: Pick<AgentCalls, 'session'>;
   hello: AgentHello;
   work: Work;
   lease: LeaseClock;
-  load: LoadMeter;
+  time: SteadyTime;
+  fence: Fence;
+  load: LoadSource;
   clock: Clock;
   log: Logger;
   /** The highest epoch this agent obeyed; commands of a lower one are refused. */
   epoch: () => number;
   onEpoch: (epoch: number) => void;
+  /** Where the coordinators of the mesh are, whenever the coordinator says so; the leader first in a goodbye. */
+  onCoordinators: (addresses: readonly string[], source: 'list' | 'goodbye') => void;
 }
 
 export class Session implements Upstream {
@@ -50,9 +65,13 @@ export class Session implements Upstream {
   #ping: { us: number; atMs: number } | undefined;
   #heartbeat: Timer | undefined;
   #over = false;
+  #welcomed = false;
+  #dismissed = false;
+  #sleptMs: number;
 
   constructor(options: SessionOptions) {
     this.#options = options;
+    this.#sleptMs = options.time.sleptMs;
     this.#ended = new Promise((resolve) => (this.#end = resolve));
     this.#stream = options.client.session();
     this.#stream.on('data', (message: SessionResponse) => this.#receive(message));
@@ -65,18 +84,32 @@ export class Session implements Upstream {
     return this.#ended;
   }
 
+  /** The coordinator asked not to be called again soon: a person must act. */
+  get dismissed(): boolean {
+    return this.#dismissed;
+  }
+
   /** Says hello. @throws MeshError with the coordinator's reason when it does not welcome this agent */
   async open(): Promise<Welcome> {
-    const { clock, hello } = this.#options;
+    const { clock, hello, lease, time, fence, epoch, onEpoch } = this.#options;
     const welcomed = new Promise<Welcome>((resolve) => (this.#welcome = resolve));
     const timer = clock.after(WELCOME_MS, () =>
       this.#finish(new MeshError('TIMED_OUT', 'the coordinator did not answer the hello')),
     );
-    this.#write({ $case: 'hello', value: hello });
+    lease.sent(HELLO_SEQUENCE, time.now());
+    this.#sleptMs = time.sleptMs;
+    this.#stream.write({ body: { $case: 'hello', value: hello } });
     const first = await Promise.race([welcomed, this.#ended]);
     timer.cancel();
     if (first instanceof MeshError) throw first;
-    this.#options.onEpoch(first.epoch);
+    if (first.epoch < epoch()) {
+      this.#finish(new MeshError('UNREACHABLE', `a former leader answered (epoch ${first.epoch}, now ${epoch()})`));
+      throw await this.#ended;
+    }
+    onEpoch(first.epoch);
+    lease.setLease(first.leaseMs);
+    lease.answered(HELLO_SEQUENCE, time.now());
+    fence.check();
     return first;
   }
 
@@ -87,13 +120,13 @@ export class Session implements Upstream {
 
   /** Beats until the session ends. */
   beat(everyMs: number): void {
-    const { clock, work, load, lease } = this.#options;
-    if (this.#over) return;
+    const { clock, work, load, lease, time } = this.#options;
+    if (this.#over || !this.#current()) return;
     if (this.#sequence - this.#answered >= UNANSWERED_MAX)
       return this.#finish(new MeshError('UNREACHABLE', `${UNANSWERED_MAX} heartbeats in a row were not answered`));
     const nowMs = clock.monotonicMs();
     const sequence = ++this.#sequence;
-    lease.sent(sequence, nowMs);
+    lease.sent(sequence, time.now());
     this.#write({
       $case: 'heartbeat',
       value: {
@@ -101,7 +134,7 @@ export class Session implements Upstream {
         load: load.measure(),
         running: work.running,
         queued: work.queued,
-        memoryFreeBytes: freemem(),
+        memoryFreeBytes: load.memoryFreeBytes(),
         echoUs: this.#ping?.us ?? 0,
         echoHeldUs: this.#ping ? Math.round((nowMs - this.#ping.atMs) * 1000) : 0,
         stopping: work.refuses,
@@ -144,22 +177,37 @@ export class Session implements Upstream {
   }
 
   #write(body: NonNullable<SessionRequest['body']>): boolean {
-    return this.#over ? false : this.#stream.write({ body });
+    return this.#over || !this.#current() ? false : this.#stream.write({ body });
+  }
+
+  /** Whether what is known here is still true for the coordinator; if not, the session is over. */
+  #current(): boolean {
+    const { fence, time } = this.#options;
+    const holds = fence.check();
+    if (time.sleptMs - this.#sleptMs > NAP_MS_MAX) this.abandon('the machine was asleep');
+    else if (!holds) this.abandon('the lease ended without an answer');
+    return !this.#over;
   }
 
   #receive({ body }: SessionResponse): void {
-    const { work, log } = this.#options;
+    if (this.#over || (this.#welcomed && !this.#current())) return;
+    const { work } = this.#options;
+    const conversation = {
+      welcomed: this.#welcomed,
+      sequence: this.#sequence,
+      knows: (job: number) => work.knows(job),
+    };
+    const problem = problemWith(body, conversation);
+    if (problem !== undefined) return this.abandon(`the coordinator ${problem}`);
     switch (body?.$case) {
       case 'welcome':
+        this.#welcomed = true;
         this.#stream.pause();
         return this.#welcome?.(body.value);
       case 'heartbeatReply':
         return this.#reply(body.value);
       case 'assign':
-        if (body.value.epoch < this.#options.epoch())
-          return log.warn({ event: 'assign.stale-epoch', epoch: body.value.epoch }, 'a former leader gave work');
-        this.#options.onEpoch(body.value.epoch);
-        return work.assign(body.value);
+        return this.#isFormer(body.value.epoch) ? undefined : work.assign(body.value);
       case 'retract':
         return work.retract(body.value);
       case 'cancel':
@@ -167,17 +215,36 @@ export class Session implements Upstream {
       case 'finishedAck':
         return work.acknowledged(body.value);
       case 'goodbye':
-        return this.#finish(new MeshError('UNREACHABLE', `the coordinator said goodbye: ${body.value.reason}`));
+        return this.#goodbye(body.value);
     }
   }
 
-  #reply({ sequence, pingUs, epoch }: HeartbeatReply): void {
-    const { clock, lease, onEpoch } = this.#options;
-    const nowMs = clock.monotonicMs();
-    this.#ping = { us: pingUs, atMs: nowMs };
+  /** A leader of an epoch before one that was obeyed has nothing to say any more. */
+  #isFormer(epoch: number): boolean {
+    const known = this.#options.epoch();
+    if (epoch < known) {
+      this.#options.log.warn({ event: 'session.stale-epoch', epoch, known }, 'a former leader spoke');
+      this.abandon(`a former leader spoke (epoch ${epoch}, now ${known})`);
+      return true;
+    }
+    this.#options.onEpoch(epoch);
+    return false;
+  }
+
+  #reply({ sequence, pingUs, epoch, coordinators }: HeartbeatReply): void {
+    const { clock, lease, time, fence, onCoordinators } = this.#options;
+    if (this.#isFormer(epoch)) return;
+    this.#ping = { us: pingUs, atMs: clock.monotonicMs() };
     this.#answered = Math.max(this.#answered, sequence);
-    lease.answered(sequence, nowMs);
-    onEpoch(epoch);
+    lease.answered(sequence, time.now());
+    fence.check();
+    if (coordinators.length > 0) onCoordinators(coordinators, 'list');
+  }
+
+  #goodbye({ reason, permanent, coordinators }: Goodbye): void {
+    this.#dismissed = permanent;
+    if (coordinators.length > 0) this.#options.onCoordinators(coordinators, 'goodbye');
+    this.#finish(new MeshError('UNREACHABLE', `the coordinator said goodbye: ${reason}`));
   }
 
   #finish(reason: MeshError): void {

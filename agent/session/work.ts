@@ -13,15 +13,17 @@ import {
   type Finished,
   type JobBody,
   Outcome,
+  type Renumbered,
   type Started,
   type TaskRefs,
 } from '../../proto/gen/mesh/v1/agent.js';
 import type { Attempt, Launch } from '../core/attempt.js';
-import { emptyRefs, type Ledger, type LedgerReport } from '../core/ledger.js';
+import { addRef, emptyRefs, type FenceLevel, type Ledger, type LedgerReport, stopsAlone } from '../core/ledger.js';
 import type { AttemptEnd, Executor, LaunchObserver, RunningLaunch, StopReason } from '../core/types.js';
 import { OutputSpool } from '../output/spool.js';
+import type { Fence, Fenced } from './fence.js';
 import type { LogStreamer } from './log-streamer.js';
-import type { Outbox } from './outbox.js';
+import { inBatches, type Outbox } from './outbox.js';
 
 /** Attempts younger than this end before anybody needs to know that they run. */
 const RUNNING_AFTER_MS = 250;
@@ -42,9 +44,21 @@ export interface WorkOptions {
   executors: ReadonlyMap<string, Executor>;
   outbox: Outbox;
   logs: LogStreamer;
+  fence: Fence;
   spoolDir: string;
   clock: Clock;
   log: Logger;
+}
+
+/** For the hello; the ages are those of `running`, by position. */
+export interface WorkReport extends LedgerReport {
+  runningAgeMs: number[];
+}
+
+/** What the coordinator made of the hello. */
+export interface Reconciliation {
+  superseded: TaskRefs;
+  readopted: Renumbered | undefined;
 }
 
 interface Running {
@@ -55,7 +69,7 @@ interface Running {
   spool: OutputSpool | undefined;
 }
 
-export class Work implements Service {
+export class Work implements Service, Fenced {
   readonly name = 'work';
   readonly #options: WorkOptions;
   readonly #running = new Map<Attempt, Running>();
@@ -72,9 +86,10 @@ export class Work implements Service {
     this.#options = options;
     this.#outgoing = new Batcher({
       itemsMax: BATCH_MAX,
-      flush: async (items) => this.#upstream?.finished(items),
+      flush: (items) => this.#flush(items),
       onError: (err) => options.log.warn({ event: 'results.unsent', err }, 'results wait for the next session'),
     });
+    options.fence.around(this);
   }
 
   async start(): Promise<void> {}
@@ -96,15 +111,45 @@ export class Work implements Service {
     return this.#options.ledger.queued;
   }
 
-  report(): LedgerReport {
-    return this.#options.ledger.report();
+  /** Whether anything waits or runs here. */
+  get occupied(): boolean {
+    return !this.#options.ledger.idle;
+  }
+
+  report(): WorkReport {
+    const { ledger, outbox, clock } = this.#options;
+    const report = ledger.report();
+    const { running, unacknowledged } = report;
+    const runningAgeMs = running.jobs.map((job, i) => {
+      const attempt = ledger.get(job, running.indexes[i] as number);
+      const startedMs = attempt && this.#running.get(attempt)?.startedMs;
+      return startedMs === undefined ? 0 : Math.max(0, Math.round(clock.monotonicMs() - startedMs));
+    });
+    // Results of an earlier life of the agent are in no ledger.
+    const kept = outbox.refs();
+    for (let i = 0; i < kept.jobs.length; i++) {
+      const ref = {
+        job: kept.jobs[i] as number,
+        index: kept.indexes[i] as number,
+        generation: kept.generations[i] as number,
+      };
+      const attempt = ledger.get(ref.job, ref.index);
+      if (attempt?.generation !== ref.generation || attempt.state !== 'ENDED') addRef(unacknowledged, ref);
+    }
+    return { ...report, runningAgeMs };
+  }
+
+  /** Whether this session was told what the job's tasks share. */
+  knows(job: number): boolean {
+    return this.#bodies.has(job);
   }
 
   /** A session begins: the coordinator sends bodies anew, drops what it no longer wants, and hears every result again. */
-  async connected(upstream: Upstream, superseded: TaskRefs): Promise<void> {
+  async connected(upstream: Upstream, { superseded, readopted }: Reconciliation): Promise<void> {
     const { ledger, outbox } = this.#options;
     this.#bodies = new RecentSet(SESSION_BODIES_MAX);
     ledger.forgetIdleBodies();
+    if (readopted?.attempts) this.#readopt(readopted.attempts, readopted.generations);
     for (const attempt of ledger.discard(superseded)) this.#stopOne(attempt, 'cancelled');
     outbox.remove(superseded);
     this.#upstream = upstream;
@@ -116,6 +161,28 @@ export class Work implements Service {
 
   disconnected(): void {
     this.#upstream = undefined;
+  }
+
+  /** Attempts that were given away and are further ahead than their replacements: they go on under a new generation. */
+  #readopt(attempts: TaskRefs, generations: readonly number[]): void {
+    const { ledger, outbox, logs } = this.#options;
+    for (let i = 0; i < attempts.jobs.length; i++) {
+      const job = attempts.jobs[i] as number;
+      const ref = { job, index: attempts.indexes[i] as number, generation: attempts.generations[i] as number };
+      const generation = generations[i] as number;
+      if (generation <= ref.generation) continue;
+      ledger.renumber(ref, generation);
+      logs.renumber(ref, generation);
+      const finished = outbox.renumber(ref, generation);
+      if (finished) this.#outgoing.add(finished);
+    }
+  }
+
+  fence(level: FenceLevel): void {
+    this.#options.ledger.fence(level);
+    if (level === 'open') return this.#launch();
+    for (const attempt of this.#running.keys())
+      if (level === 'all' || stopsAlone(attempt.body)) this.#stopOne(attempt, 'fenced');
   }
 
   assign({ bodies, groups }: Assign): void {
@@ -186,8 +253,11 @@ export class Work implements Service {
   }
 
   #launch(): void {
-    const { ledger, executors } = this.#options;
+    const { ledger, executors, fence } = this.#options;
     if (this.#stopping) return;
+    fence.watch();
+    // A process that stood still, or a machine that slept, may have outlived its lease since anybody looked.
+    if (fence.level === 'open' && ledger.holdsStopping) fence.check();
     const executorOf = (body: JobBody) => executors.get(body.work?.$case ?? '');
     for (let refused = true; refused; ) {
       refused = false;
@@ -260,15 +330,34 @@ export class Work implements Service {
     this.#checkIdle();
   }
 
-  /** A follower sees the output in order: what was streamed is stored before the result that ends it. */
+  /**
+   * A follower sees the output in order: what was streamed is stored before the result that ends it. The result is kept
+   * at once all the same, so that it survives the agent.
+   */
   async #finishStreamed(attempt: Attempt, end: AttemptEnd, spool: OutputSpool): Promise<void> {
+    const { logs, outbox } = this.#options;
     this.#finishing++;
-    await this.#options.logs.drained(spool);
+    await spool.settled();
+    // At every wait it may have been superseded, and its generation may have changed.
+    if (attempt.state === 'ENDED') {
+      const finished = resultOf(attempt, end, spool);
+      outbox.add(finished, true);
+      this.#outgoing.add(finished);
+      await logs.drained(spool);
+      const ready = attempt.state === 'ENDED' ? outbox.ready(attempt) : undefined;
+      if (ready) this.#outgoing.add(ready);
+    }
+    void this.#discard(attempt, spool);
     this.#finishing--;
-    // Meanwhile it may have been superseded.
-    if (attempt.state === 'ENDED') this.#report(attempt, end, spool);
-    else void this.#discard(attempt, spool);
     this.#checkIdle();
+  }
+
+  /** Keeps results, then sends those that may go. Without a session they wait in the outbox. */
+  async #flush(items: Finished[]): Promise<void> {
+    for (const batch of inBatches(items, BATCH_MAX)) {
+      const sendable = await this.#options.outbox.store(batch);
+      if (sendable.length > 0) await this.#upstream?.finished(sendable);
+    }
   }
 
   async #discard(attempt: Attempt, spool: OutputSpool | undefined): Promise<void> {
@@ -279,22 +368,8 @@ export class Work implements Service {
   }
 
   #report(attempt: Attempt, end: AttemptEnd, spool: OutputSpool | undefined): void {
-    const finished: Finished = {
-      job: attempt.job,
-      index: attempt.index,
-      generation: attempt.generation,
-      outcome: OUTCOMES[end.outcome],
-      exitCode: end.exitCode,
-      signal: end.signal ?? '',
-      error: end.error ?? '',
-      runUs: Math.round(end.runUs),
-      ageMs: 0,
-      peakMemoryBytes: end.peakMemoryBytes,
-      resultJson: end.resultJson ?? '',
-      output: spool?.tail(),
-    };
+    this.#send(resultOf(attempt, end, spool));
     if (spool) void this.#discard(attempt, spool);
-    this.#send(finished);
   }
 
   #finish(attempt: Attempt, outcome: Outcome, error: string): void {
@@ -348,8 +423,29 @@ const OUTCOMES: Record<AttemptEnd['outcome'], Outcome> = {
   'timed-out': Outcome.TIMED_OUT,
   cancelled: Outcome.CANCELLED,
   shutdown: Outcome.SHUTDOWN,
+  // Nobody's fault, and due again at once: to the coordinator it is the same.
+  fenced: Outcome.SHUTDOWN,
   'node-fault': Outcome.NODE_FAULT,
 };
+
+/** What the coordinator is told. Output that the disk would not take makes it the node's failure, whatever it was. */
+function resultOf(attempt: Attempt, end: AttemptEnd, spool: OutputSpool | undefined): Finished {
+  const unkept = end.outcome === 'succeeded' || end.outcome === 'failed' ? spool?.failure : undefined;
+  return {
+    job: attempt.job,
+    index: attempt.index,
+    generation: attempt.generation,
+    outcome: unkept === undefined ? OUTCOMES[end.outcome] : Outcome.NODE_FAULT,
+    exitCode: end.exitCode,
+    signal: end.signal ?? '',
+    error: unkept === undefined ? (end.error ?? '') : `the output could not be kept: ${unkept}`,
+    runUs: Math.round(end.runUs),
+    ageMs: 0,
+    peakMemoryBytes: end.peakMemoryBytes,
+    resultJson: end.resultJson ?? '',
+    output: spool?.tail(),
+  };
+}
 
 function blank(ref: { job: number; index: number; generation: number }, outcome: Outcome, error: string): Finished {
   const { job, index, generation } = ref;

@@ -51,7 +51,7 @@ export class Batch {
   /** 1 once reported, whatever was reported. */
   readonly #settled: Uint8Array;
   readonly #started: Uint8Array;
-  readonly #stops = new Map<number, 'cancelled' | 'shutdown'>();
+  readonly #stops = new Map<number, 'cancelled' | 'shutdown' | 'fenced'>();
   #current: Dispatch | undefined;
   #bootFailures = 0;
 
@@ -99,7 +99,7 @@ export class Batch {
     return true;
   }
 
-  stop(position: number, reason: 'cancelled' | 'shutdown'): void {
+  stop(position: number, reason: 'cancelled' | 'shutdown' | 'fenced'): void {
     if (this.#settled[position] !== 0 || this.#stops.has(position)) return;
     this.#stops.set(position, reason);
     const current = this.#current;
@@ -178,7 +178,7 @@ export class Batch {
     this.#send({ kind: 'returned', id: this.#message.id, positions });
   }
 
-  #stopped(position: number, reason: 'cancelled' | 'shutdown'): void {
+  #stopped(position: number, reason: 'cancelled' | 'shutdown' | 'fenced'): void {
     this.#settled[position] = 1;
     this.#send({ kind: 'stopped', id: this.#message.id, position, reason });
   }

@@ -13,7 +13,7 @@ import type {
   StopReason,
 } from '../../core/types.js';
 import { arrayIndexOf } from '../../core/types.js';
-import { describeDuration } from '../problems.js';
+import { describeDuration, stopProblem } from '../problems.js';
 import type { BatchMessage, FromRunner, FunctionWorkload, ItemColumns } from './protocol.js';
 import type { RunnerExit, RunnerProcess } from './runner-process.js';
 
@@ -241,5 +241,5 @@ const blank = {
 const stoppedEnd = (reason: StopReason): AttemptEnd => ({
   ...blank,
   outcome: reason,
-  error: reason === 'cancelled' ? 'cancelled' : 'the agent was stopped',
+  error: stopProblem(reason),
 });

@@ -48,7 +48,7 @@ export interface StopMessage {
   kind: 'stop';
   id: number;
   position: number;
-  reason: 'cancelled' | 'shutdown';
+  reason: 'cancelled' | 'shutdown' | 'fenced';
 }
 
 /** Runner to agent. */
@@ -66,7 +66,7 @@ export type FromRunner =
   /** Its worker was killed, or died, while this one ran. */
   | { kind: 'killed'; id: number; position: number; how: KilledHow; error: string; runUs: number }
   /** Stopped before they began. */
-  | { kind: 'stopped'; id: number; position: number; reason: 'cancelled' | 'shutdown' }
+  | { kind: 'stopped'; id: number; position: number; reason: 'cancelled' | 'shutdown' | 'fenced' }
   | { kind: 'started'; id: number; position: number; ageMs: number }
   /** Not begun, because another one of the batch takes long. */
   | { kind: 'returned'; id: number; positions: number[] }
@@ -76,7 +76,7 @@ export type FromRunner =
   /** Everything of the batch was reported. */
   | { kind: 'over'; id: number };
 
-export type KilledHow = 'timed-out' | 'cancelled' | 'shutdown' | 'failed';
+export type KilledHow = 'timed-out' | 'cancelled' | 'shutdown' | 'fenced' | 'failed';
 
 /** Runner to worker: items to run one after the other. */
 export interface WorkerTask {

@@ -1,0 +1,77 @@
+/** Coordinators over mutual TLS, at known addresses and wherever mDNS finds them. */
+import type { Clock } from '../../common/clock.js';
+import type { Logger } from '../../common/log.js';
+import { type Credential, channelCredentials, channelOptions } from '../../link/credentials.js';
+import { type Endpoint, grpcTarget } from '../../link/endpoints.js';
+import { reach } from '../../link/reach.js';
+import { AgentServiceClient } from '../../proto/gen/mesh/v1/agent.js';
+import { CaServiceClient } from '../../proto/gen/mesh/v1/ca.js';
+import type { Dialer, Line } from './dialer.js';
+
+const REACH_MS = 30_000;
+
+export interface NetworkDialerOptions {
+  meshId: string;
+  /** The one to prove who we are with, at every dial. */
+  credential: () => Credential;
+  /** Whether to look on the network too. */
+  discover: boolean;
+  clock: Clock;
+  log: Logger;
+}
+
+export class NetworkDialer implements Dialer {
+  readonly #options: NetworkDialerOptions;
+
+  constructor(options: NetworkDialerOptions) {
+    this.#options = options;
+  }
+
+  dial<T>(known: readonly Endpoint[], open: (line: Line) => Promise<T>, signal: AbortSignal): Promise<T> {
+    const { meshId, credential, discover, clock, log } = this.#options;
+    return reach({
+      ...{ meshId, credential: credential(), addresses: known, discover, clock, log, signal, timeoutMs: REACH_MS },
+      try: async (endpoint) => {
+        const line = new NetworkLine(endpoint, meshId, credential);
+        try {
+          return await open(line);
+        } catch (error) {
+          line.close();
+          throw error;
+        }
+      },
+    });
+  }
+}
+
+class NetworkLine implements Line {
+  readonly agents: AgentServiceClient;
+  #bulk: AgentServiceClient | undefined;
+  #authority: CaServiceClient | undefined;
+
+  constructor(
+    readonly endpoint: Endpoint,
+    private readonly meshId: string,
+    private readonly credential: () => Credential,
+  ) {
+    this.agents = this.#client(AgentServiceClient);
+  }
+
+  bulk(): AgentServiceClient {
+    this.#bulk ??= this.#client(AgentServiceClient);
+    return this.#bulk;
+  }
+
+  authority(): CaServiceClient {
+    this.#authority ??= this.#client(CaServiceClient);
+    return this.#authority;
+  }
+
+  close(): void {
+    for (const client of [this.agents, this.#bulk, this.#authority]) client?.close();
+  }
+
+  #client<C>(make: new (target: string, ...rest: [ReturnType<typeof channelCredentials>, object]) => C): C {
+    return new make(grpcTarget(this.endpoint), channelCredentials(this.credential(), this.meshId), channelOptions);
+  }
+}
