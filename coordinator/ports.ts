@@ -45,6 +45,11 @@ export interface NewJob {
   total: number;
   retryOf: string | undefined;
   hasInputs: boolean;
+  /**
+   * The leader's epoch: a job that a former leader took would be unknown to the present one. Without it nobody's lead is
+   * asked for.
+   */
+  epoch?: number | undefined;
 }
 
 /** What a statement that moves tasks says about their jobs, so that memory follows the store. */
@@ -58,7 +63,10 @@ export interface JobChange {
 }
 
 export interface JobStore {
-  /** Commits the job; `inputs` are JSON TaskInputs in index order, stored in chunks. Same key and digest: the old job. */
+  /**
+   * Commits the job; `inputs` are JSON TaskInputs in index order, stored in chunks. Same key and digest: the old job.
+   * @throws MeshError LEADERSHIP_LOST when another epoch rules, IDEMPOTENCY_CONFLICT
+   */
   create(job: NewJob, inputs: AsyncIterable<string[]>): Promise<{ job: JobRow; created: boolean }>;
   get(id: string): Promise<JobRow | undefined>;
   list(query: { status?: JobStatus; submitter?: string; limit: number; before?: number }): Promise<JobRow[]>;
@@ -124,6 +132,24 @@ export interface LiveTask extends TaskRef {
   status: 'ASSIGNED' | 'RUNNING';
   failures: number;
   losses: number;
+  /** Milliseconds since it started, or since it was assigned where no more is known; absent where nobody asks. */
+  ageMs?: number;
+}
+
+/** An attempt that was given away, comes back, and is further ahead than the one that replaced it. */
+export interface ReadoptItem extends TaskRef {
+  /** Where it ran, and still runs or has ended. */
+  node: number;
+  /** The present attempt of the task. */
+  replacement: { generation: number; node: number };
+  /** Milliseconds since it started; undefined when only its row knows. */
+  ageMs: number | undefined;
+}
+
+export interface ReadoptedTask extends LiveTask {
+  /** The generation its agent knows it by. */
+  former: number;
+  replacement: { generation: number; node: number };
 }
 
 export interface TaskRow extends TaskRef {
@@ -153,8 +179,14 @@ export interface TaskStore {
   ): Promise<{ changed: TaskRef[]; jobs: JobChange[] }>;
   /** ASSIGNED or RUNNING → what the core decided; ends jobs whose last task this was. */
   settle(epoch: number, items: Settlement[]): Promise<Settled>;
-  /** RETRYING or QUEUED → RUNNING on the node and generation it had before it was given up. */
+  /** RETRYING or QUEUED → RUNNING on the node and generation it had before it was given up; again, if it was done before. */
   adopt(epoch: number, items: (TaskRef & { node: number })[]): Promise<{ changed: LiveTask[]; jobs: JobChange[] }>;
+  /**
+   * ASSIGNED or RUNNING as `replacement` → RUNNING on the node that returns, under a generation of its own. Only what was
+   * recorded as lost with that node and in that generation can come back; the loss is taken back. The replacement, if it
+   * ran, is recorded as cancelled. Repeating one that was done names it again.
+   */
+  readopt(epoch: number, items: ReadoptItem[]): Promise<{ changed: ReadoptedTask[]; jobs: JobChange[] }>;
   /** Any live state → CANCELLED, at most `limit` rows from `fromIndex`; also covers rows that were never made. */
   cancel(
     epoch: number,
@@ -203,6 +235,64 @@ export interface TaskStore {
     fromIndex: number,
     limit: number,
   ): Promise<{ index: number; input: string | undefined }[]>;
+}
+
+/** The attempt that runs, as it is known, and the node a second one of the task shall run on. */
+export interface CopyAsked extends TaskRef {
+  node: number;
+  to: number;
+}
+
+/** The attempt a copied task had before its copy. */
+export interface OriginalAttempt extends TaskRef {
+  node: number;
+  /** The copy has ended: this is the task's only attempt. */
+  alone: boolean;
+  failures: number;
+  losses: number;
+}
+
+export interface CopySettled {
+  /** Whether the settled attempt was one of the task's; nothing was changed otherwise. */
+  accepted: boolean;
+  /** The task's attempts that are live after it. Whatever else is thought to run of the task is superseded. */
+  live: (TaskRef & { node: number })[];
+  /** The task's counters after it. */
+  failures: number;
+  losses: number;
+  jobs: JobChange[];
+}
+
+/**
+ * Tasks with two live attempts, each of which may end the task (adr/0012-speculation.md). The task's row is the later one,
+ * the *copy*; the earlier one, the *original*, is kept beside it. The original is valid exactly while the task is ASSIGNED
+ * or RUNNING in the generation that its copy got, so every statement of TaskStore that ends or moves the task ends the
+ * original too, and needs to know nothing of it.
+ */
+export interface CopyStore {
+  /**
+   * A task RUNNING in exactly this generation on exactly this node → ASSIGNED on `to` in the next generation; the attempt
+   * that runs becomes its original. Refused (no task) when the guard does not match, when `to` is the same node or one the
+   * task failed on, when the task has an original already, and when its job is being cancelled or has ended. Repeating one
+   * that was done returns it again, as long as both attempts live. Moves the counters from running to assigned.
+   */
+  make(epoch: number, asked: CopyAsked): Promise<{ task: AssignedTask | undefined; jobs: JobChange[] }>;
+  /**
+   * One attempt's end, for a task that may have two. Matches the original or the task's row; without an original it is what
+   * TaskStore.settle is. To COMPLETED or FAILED it ends the task, with this attempt's node (and generation, if it is the
+   * original's), and the other attempt with it, which is recorded as cancelled if it ran. To RETRYING or QUEUED only this
+   * attempt ends while the other lives: failures, losses and failed nodes are counted and the attempt is recorded, but the
+   * task stays live, with the copy as it is, or RUNNING with the original, which is then `alone`: the row gets the
+   * original's node and times, keeps the copy's generation, and no attempt matches it but the original. The last one to end
+   * moves the task as TaskStore.settle would.
+   */
+  settle(epoch: number, item: Settlement): Promise<CopySettled>;
+  /** Forgets the originals of a job that is being cancelled; each is recorded as cancelled. Repeating is harmless. */
+  cancel(epoch: number, job: number): Promise<void>;
+  /** The valid originals of jobs that have not ended; how a new leader learns of them, together with TaskStore.live. */
+  live(): Promise<OriginalAttempt[]>;
+  /** Running times of completed tasks among the last `rows` of the job by index, ascending, in milliseconds. */
+  runTimesMs(job: number, rows: number): Promise<number[]>;
 }
 
 export interface NodeRow {
@@ -266,6 +356,8 @@ export interface TokenRow {
   name: string | undefined;
   replace: boolean;
   usesLeft: number;
+  /** What it was spent for: the digest of a public key, and of a repeated purchase the serial it replaces too. */
+  spentBy?: readonly string[];
   expiresAtMs: number;
   createdBy: string;
 }
@@ -276,8 +368,11 @@ export interface TokenStore {
   revoke(id: string): Promise<boolean>;
   /** The token, whatever its state; undefined when unknown. */
   get(id: string): Promise<TokenRow | undefined>;
-  /** Takes one use if it is unexpired and has one left; exactly one of many racing callers gets the last. */
-  spend(id: string, nowMs: number): Promise<boolean>;
+  /**
+   * Takes one use for this purchase if it is unexpired and has one left; exactly one of many racing callers gets the
+   * last. For a purchase that has one it is true again and takes none.
+   */
+  spend(id: string, purchase: string, nowMs: number): Promise<boolean>;
   /** The certificate this token already bought for this public key. */
   boughtWith(id: string, publicKeyDigest: string): Promise<CertificateRow | undefined>;
 }
@@ -294,6 +389,26 @@ export interface LeaderStore {
   take(seen: LeaderRow | undefined, holder: string): Promise<number | undefined>;
   /** False when another epoch rules. */
   renew(epoch: number): Promise<boolean>;
+  /** Gives the lease back: nobody holds it then (holder ''), and whoever looks next may take it. */
+  release(epoch: number): Promise<void>;
+}
+
+export interface CoordinatorRow {
+  /** As the holder in the leader's lease. */
+  id: string;
+  name: string;
+  /** As `host:port`. */
+  addresses: string[];
+  version: string;
+}
+
+export interface CoordinatorStore {
+  /** Writes one's own row, as seen now. */
+  announce(row: CoordinatorRow): Promise<void>;
+  /** Those seen within the time, by name; ages by the database's clock alone. */
+  list(maxAgeMs: number): Promise<(CoordinatorRow & { ageMs: number; leader: boolean })[]>;
+  /** Takes one's own row away. */
+  withdraw(id: string): Promise<void>;
 }
 
 export interface BlobStore {
@@ -304,6 +419,17 @@ export interface BlobStore {
   touch(digests: string[]): Promise<void>;
   forget(digests: string[]): Promise<void>;
 }
+
+/** Bytes of stored files in parts of BLOB_PART_BYTES, the last one shorter; an empty file has one empty part. */
+export interface BlobContentStore {
+  /** Which of these are not there as a whole. */
+  absent(digests: string[]): Promise<string[]>;
+  /** Part 0 last: it says that the others are there. Repeating is harmless. */
+  put(digest: string, part: number, bytes: Uint8Array): Promise<void>;
+  get(digest: string, part: number): Promise<Buffer | undefined>;
+}
+
+export const BLOB_PART_BYTES = 1 << 20;
 
 export interface AuditStore {
   append(entry: { actor: string; action: string; target: string; detail: Record<string, unknown> }): Promise<void>;
@@ -318,10 +444,12 @@ export interface SettingStore {
 export interface Store {
   readonly jobs: JobStore;
   readonly tasks: TaskStore;
+  readonly copies: CopyStore;
   readonly nodes: NodeStore;
   readonly certificates: CertificateStore;
   readonly tokens: TokenStore;
   readonly leader: LeaderStore;
+  readonly coordinators: CoordinatorStore;
   readonly blobs: BlobStore;
   readonly audit: AuditStore;
   readonly settings: SettingStore;

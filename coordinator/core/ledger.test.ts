@@ -194,3 +194,55 @@ test('over random histories the account adds up', async (t) => {
     }
   }
 });
+
+test('a copied task has two attempts, each with room on its node, until one is removed', async (t) => {
+  for (const first of ['original', 'copy'] as const) {
+    const ledger = new Ledger();
+    for (const node of [1, 2]) ledger.setNode(node, roomOf(1));
+    const original = ledger.add(task(1, 0, 1, 1), small, 'ann', 0);
+    t.ok(ledger.setAside(original));
+    const copy = ledger.add(task(1, 0, 2, 2), small, 'ann', 5);
+    t.notOk(ledger.setAside(copy), 'not three');
+    t.same(ledger.ofTask(1, 0), [copy, original]);
+    t.same(ledger.ofJob(1), [copy, original]);
+    t.equal(ledger.heldByJob(1), 2);
+    t.equal(ledger.size, 2);
+    t.equal(ledger.heldBySubmitter().get('ann'), 2);
+    t.same([ledger.room(1).free.slots, ledger.room(2).free.slots], [0, 0]);
+    t.equal(ledger.get(original, 1), original);
+    t.equal(ledger.get(copy, 2), copy);
+    t.notOk(ledger.get(original, 2));
+    t.notOk(ledger.get(copy, 1));
+    t.equal(ledger.current(1, 0), copy);
+    t.same([names(ledger.ofNode(1)), names(ledger.ofNode(2))], [['1.0'], ['1.0']]);
+    t.ok(ledger.markRunning(original, 1, 3));
+    const [gone, left] = first === 'original' ? [original, copy] : [copy, original];
+    ledger.remove(gone);
+    t.equal(ledger.current(1, 0), left, `the ${first} is removed first`);
+    t.same(ledger.ofTask(1, 0), [left]);
+    ledger.recount(left, { failures: 1, losses: 2 });
+    t.match(ledger.get(left), { failures: 1, losses: 2 });
+    ledger.remove(left);
+    t.equal(ledger.size, 0);
+    t.equal(ledger.heldByJob(1), 0);
+    t.same([ledger.room(1).free.slots, ledger.room(2).free.slots], [1, 1]);
+  }
+});
+
+test('a later assignment of a copied task makes both of its attempts way', async (t) => {
+  const ledger = new Ledger();
+  for (const node of [1, 2, 3]) ledger.setNode(node, roomOf(1));
+  ledger.setAside(ledger.add(task(1, 0, 1, 1), small, 'ann', 0));
+  ledger.add(task(1, 0, 2, 2), small, 'ann', 0);
+  const next = ledger.add(task(1, 0, 3, 3), small, 'ann', 0);
+  t.same(ledger.ofTask(1, 0), [next]);
+  t.same(
+    [1, 2, 3].map((node) => ledger.room(node).free.slots),
+    [1, 1, 0],
+  );
+  t.notOk(ledger.setAside(task(1, 0, 1, 1)), 'a superseded one is not set aside');
+  ledger.setNode(1, roomOf(1));
+  ledger.setAside(next);
+  t.same(names(ledger.removeNode(3)), ['1.0'], 'a node takes originals with it');
+  t.equal(ledger.size, 0);
+});

@@ -24,7 +24,7 @@ import {
 } from './live-attempt.js';
 import { costOf, fitCount, isLarge, NO_ROOM, Space } from './room.js';
 import type { Cost, Kind, Room, Snapshot } from './scheduler/types.js';
-import type { TaskRef } from './task.js';
+import type { AttemptCounts, TaskRef } from './task.js';
 
 export type { LiveAttempt } from './live-attempt.js';
 
@@ -55,6 +55,7 @@ export class Ledger {
   readonly #nodes = new Map<number, NodeAccount>();
   readonly #jobs = new Map<number, JobAccount>();
   readonly #held = new Map<string, number>();
+  readonly #condemned = new Map<string, Entry>();
   #size = 0;
 
   /** Live attempts in all. */
@@ -78,6 +79,7 @@ export class Ledger {
   removeNode(seq: number): LiveAttempt[] {
     const entries = this.ofNode(seq);
     for (const entry of entries) this.remove(entry);
+    this.releaseAll(seq);
     this.#nodes.delete(seq);
     return entries;
   }
@@ -88,8 +90,7 @@ export class Ledger {
    */
   add(task: AssignedRef, kind: Kind, submitter: string, nowMs: number): LiveAttempt {
     const account = this.#account(task.job, kind, submitter);
-    const existing = account.entries.get(task.index);
-    if (existing) {
+    for (let existing = account.entries.get(task.index); existing; existing = account.entries.get(task.index)) {
       if (existing.generation >= task.generation) return existing;
       this.#drop(existing);
     }
@@ -111,9 +112,35 @@ export class Ledger {
     return this.#find(ref, node);
   }
 
-  /** Whichever attempt of the task is live. */
+  /** Whichever attempt of the task is live; the later one of two. */
   current(job: number, index: number): LiveAttempt | undefined {
     return this.#jobs.get(job)?.entries.get(index);
+  }
+
+  /** Every live attempt of the task: two where it was copied, the copy first. A copy of the list. */
+  ofTask(job: number, index: number): LiveAttempt[] {
+    const account = this.#jobs.get(job);
+    return [account?.entries.get(index), account?.originals?.get(index)].filter((entry) => entry !== undefined);
+  }
+
+  /**
+   * Makes way for a copy of the task without ending: the attempt keeps its room and its place, and is the task's only one
+   * again when the copy is removed first. Refused when it is not the task's only live attempt.
+   */
+  setAside(ref: TaskRef): boolean {
+    const account = this.#jobs.get(ref.job);
+    const entry = account?.entries.get(ref.index);
+    if (!account || entry?.generation !== ref.generation || account.originals?.has(ref.index)) return false;
+    account.entries.delete(ref.index);
+    account.originals ??= new Map();
+    account.originals.set(ref.index, entry);
+    return true;
+  }
+
+  /** The other attempt of a copied task has ended, and this is what the task counts now. */
+  recount(ref: TaskRef, counts: AttemptCounts): void {
+    const entry = this.#find(ref, undefined);
+    if (entry) Object.assign(entry, { failures: counts.failures, losses: counts.losses });
   }
 
   /** The agent says that it runs. False when the reference is stale. */
@@ -134,6 +161,36 @@ export class Ledger {
     if (!entry) return undefined;
     this.#drop(entry);
     return entry;
+  }
+
+  /**
+   * The attempt is its task's no more, because another one was preferred, and is being killed: nobody finds it here from
+   * now on, but what it holds stays taken until `release`. False when the reference is stale.
+   */
+  condemn(ref: TaskRef, node: number): boolean {
+    const entry = this.#find(ref, node);
+    if (!entry) return false;
+    if (!entry.holding) {
+      this.#drop(entry);
+      return true;
+    }
+    entry.condemned = true;
+    entry.share.account.condemned++;
+    this.#condemned.set(keyOf(entry), entry);
+    this.#strike(entry);
+    return true;
+  }
+
+  /** Its agent says that a condemned attempt is dead, or has ended before it heard. Costs nothing while there is none. */
+  release(ref: TaskRef, node: number): void {
+    if (this.#condemned.size === 0) return;
+    const entry = this.#condemned.get(keyOf(ref));
+    if (entry?.node === node) this.#bury(entry);
+  }
+
+  /** The node is gone, or knows nothing of what was condemned there. */
+  releaseAll(node: number): void {
+    for (const entry of [...this.#condemned.values()]) if (entry.node === node) this.#bury(entry);
   }
 
   /**
@@ -167,19 +224,21 @@ export class Ledger {
     const node = this.#nodes.get(seq);
     const entries: LiveAttempt[] = [];
     if (!node) return entries;
-    for (let entry = node.holding.first; entry; entry = entry.next) entries.push(entry);
+    for (let entry = node.holding.first; entry; entry = entry.next) if (!entry.condemned) entries.push(entry);
     for (let entry = node.waiting.first; entry; entry = entry.next) entries.push(entry);
     return entries;
   }
 
   /** Everything assigned of the job, in no order. A copy. */
   ofJob(job: number): LiveAttempt[] {
-    return [...(this.#jobs.get(job)?.entries.values() ?? [])];
+    const account = this.#jobs.get(job);
+    return [...(account?.entries.values() ?? []), ...(account?.originals?.values() ?? [])];
   }
 
   /** Number of live attempts of the job: WorkView.held. */
   heldByJob(job: number): number {
-    return this.#jobs.get(job)?.entries.size ?? 0;
+    const account = this.#jobs.get(job);
+    return account ? account.entries.size + (account.originals?.size ?? 0) : 0;
   }
 
   /** How the node stands. `taskMsOf` gives a job's learned task time. The free room is live: copy it to keep it. */
@@ -216,7 +275,9 @@ export class Ledger {
   }
 
   #find(ref: TaskRef, node: number | undefined): Entry | undefined {
-    const entry = this.#jobs.get(ref.job)?.entries.get(ref.index);
+    const account = this.#jobs.get(ref.job);
+    let entry = account?.entries.get(ref.index);
+    if (entry?.generation !== ref.generation) entry = account?.originals?.get(ref.index);
     if (entry?.generation !== ref.generation || (node !== undefined && entry.node !== node)) return undefined;
     return entry;
   }
@@ -232,7 +293,17 @@ export class Ledger {
   }
 
   #account(job: number, kind: Kind, submitter: string): JobAccount {
-    return this.#jobs.get(job) ?? { job, kind, cost: costOf(kind.resources), submitter, entries: new Map() };
+    const known = this.#jobs.get(job);
+    if (known) return known;
+    return {
+      job,
+      kind,
+      cost: costOf(kind.resources),
+      submitter,
+      entries: new Map(),
+      originals: undefined,
+      condemned: 0,
+    };
   }
 
   #share(home: NodeAccount, account: JobAccount): Share {
@@ -265,23 +336,51 @@ export class Ledger {
     if (isLarge(share.account.cost, share.home.total)) share.home.largeWaiting--;
   }
 
-  #drop(entry: Entry): void {
-    const { account, home } = entry.share;
-    account.entries.delete(entry.index);
-    if (account.entries.size === 0) this.#jobs.delete(account.job);
+  /** Where a copy goes, its original is the task's only attempt again. */
+  #unlist(account: JobAccount, entry: Entry): void {
+    const original = account.originals?.get(entry.index);
+    if (original) account.originals?.delete(entry.index);
+    if (account.entries.get(entry.index) !== entry) return;
+    if (original) account.entries.set(entry.index, original);
+    else account.entries.delete(entry.index);
+  }
+
+  /** Out of everything by which a task's attempts are found and counted. */
+  #strike(entry: Entry): void {
+    const { account } = entry.share;
+    this.#unlist(account, entry);
+    if (account.entries.size === 0 && !account.originals?.size && account.condemned === 0)
+      this.#jobs.delete(account.job);
     const held = (this.#held.get(account.submitter) ?? 0) - 1;
     if (held > 0) this.#held.set(account.submitter, held);
     else this.#held.delete(account.submitter);
     this.#size--;
-    if (entry.holding) {
-      entry.share.holding--;
-      home.holding.remove(entry);
-      home.free.give(account.cost);
-      this.#startWhatFits(home);
-    } else {
-      this.#unwait(entry);
-    }
+  }
+
+  #drop(entry: Entry): void {
+    const { home } = entry.share;
+    this.#strike(entry);
+    if (entry.holding) this.#vacate(entry);
+    else this.#unwait(entry);
+    if (entry.share.holding + entry.share.waiting === 0) home.shares.delete(entry.share.account.job);
+  }
+
+  #bury(entry: Entry): void {
+    const { account, home } = entry.share;
+    this.#condemned.delete(keyOf(entry));
+    account.condemned--;
+    if (account.entries.size === 0 && !account.originals?.size && account.condemned === 0)
+      this.#jobs.delete(account.job);
+    this.#vacate(entry);
     if (entry.share.holding + entry.share.waiting === 0) home.shares.delete(account.job);
+  }
+
+  #vacate(entry: Entry): void {
+    const { account, home } = entry.share;
+    entry.share.holding--;
+    home.holding.remove(entry);
+    home.free.give(account.cost);
+    this.#startWhatFits(home);
   }
 
   /** In order of arrival, the first that fits; attempts that do not fit are passed by. */
@@ -305,3 +404,5 @@ function firstLarge(node: NodeAccount): Cost | undefined {
     if (isLarge(entry.share.account.cost, node.total)) return entry.share.account.cost;
   return undefined;
 }
+
+const keyOf = (ref: TaskRef): string => `${ref.job}.${ref.index}.${ref.generation}`;

@@ -26,6 +26,10 @@ export interface JobAccount {
   cost: Cost;
   submitter: string;
   entries: Map<number, Entry>;
+  /** By index: attempts that were set aside for a copy and live on. Most jobs never have any. */
+  originals: Map<number, Entry> | undefined;
+  /** Attempts that are none of their task's any more and hold their room until their agent has killed them. */
+  condemned: number;
 }
 
 /** The attempts of one job on one node. */
@@ -55,6 +59,7 @@ export const NOT_STARTED = -(2 ** 31);
 export class Entry implements LiveAttempt {
   holding = false;
   retracting = false;
+  condemned = false;
   /** NOT_STARTED until the agent says so: a small number keeps the object small. */
   startedAt = NOT_STARTED;
   previous: Entry | undefined = undefined;
@@ -64,8 +69,9 @@ export class Entry implements LiveAttempt {
     readonly share: Share,
     readonly index: number,
     readonly generation: number,
-    readonly failures: number,
-    readonly losses: number,
+    /** As they were when it was assigned; of a copied task they follow what the other attempt added. */
+    public failures: number,
+    public losses: number,
     readonly assignedAtMs: number,
   ) {}
 

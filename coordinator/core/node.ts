@@ -82,6 +82,11 @@ export class NodeLiveness {
     return undefined;
   }
 
+  /** How long the agent may still believe in its lease, at most: its own ends no later than this. */
+  leaseLeftMs(nowMs: number): number {
+    return this.#everHeard ? Math.max(0, this.#heardMs + this.#settings.leaseMs - nowMs) : this.#settings.leaseMs;
+  }
+
   /** The agent said that it stops: its lease ends now. */
   left(reason: string): NodeTransition | undefined {
     return this.#set('OFFLINE', reason);

@@ -8,9 +8,18 @@ const end = (outcome: AttemptOutcome, more: Partial<AttemptEnd> = {}): AttemptEn
   policy: { failuresMax: 3, lossesMax: 5, backoffMs: 1000, backoffCapMs: 60_000 },
   ranMs: 0,
   error: undefined,
+  fenced: false,
+  fencedInMs: 0,
   nodesLost: 1,
   nodes: 4,
   ...more,
+});
+
+test('a fenced attempt of a lost node is due as soon as its agent has killed it for certain, however long it ran', async (t) => {
+  const night = 8 * 3_600_000;
+  t.equal(settle(end('node-lost', { fenced: true, ranMs: night }), 0).dueInMs, 0);
+  t.equal(settle(end('node-lost', { fenced: true, ranMs: 0, fencedInMs: 9000 }), 0).dueInMs, 9000);
+  t.equal(settle(end('node-lost', { fenced: false, ranMs: night, fencedInMs: 9000 }), 0).dueInMs, 600_000);
 });
 
 test('success completes and clears the error', async (t) => {

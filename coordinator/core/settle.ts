@@ -25,6 +25,10 @@ export interface AttemptEnd {
   ranMs: number;
   /** What the agent or the reaper said; kept as the task's last error. */
   error: string | undefined;
+  /** The task's attempts are killed by an agent that has lost the coordinator: nobody needs to wait for it. */
+  fenced: boolean;
+  /** For a fenced attempt that was lost early: until its agent has killed it for certain. */
+  fencedInMs: number;
   /** Distinct nodes lost while they ran this task, this one included; only asked for `node-lost`. */
   nodesLost: number;
   /** Nodes of the mesh that are not revoked; only asked for `node-lost`. */
@@ -55,7 +59,7 @@ export function settle(end: AttemptEnd, random: number): Decision {
     case 'timed-out':
       return failed(end, random);
     case 'node-lost':
-      return lost(end, lossDelayMs(end.ranMs), 'the node was lost');
+      return lost(end, end.fenced ? end.fencedInMs : lossDelayMs(end.ranMs), 'the node was lost');
     case 'node-fault':
       return lost(end, backoffMs(NODE_FAULT_BACKOFF, end.counts.losses + 1, random), 'the node could not run it');
     case 'shutdown':

@@ -5,7 +5,7 @@
  */
 import { MeshError } from '../../common/errors.js';
 import { parseSelector, type Selector } from '../../common/selector.js';
-import type { ArraySpec, Resources, StagedFile, TaskInput } from '../../proto/gen/mesh/v1/common.js';
+import type { ArraySpec, OnDisconnect, Resources, StagedFile, TaskInput } from '../../proto/gen/mesh/v1/common.js';
 import type { JobSpec, OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
 
 export interface SpecLimits {
@@ -29,6 +29,8 @@ export const SPEC_LIMITS: SpecLimits = {
 const FINISH: OnFailure = 1;
 const FAIL_FAST: OnFailure = 2;
 const PARTIAL: OnFailure = 3;
+const KEEP: OnDisconnect = 1;
+const STOP: OnDisconnect = 2;
 const PRIORITY_MAX = 100;
 const RETRIES_MAX = 100;
 const NAME_MAX = 200;
@@ -75,7 +77,9 @@ export function validateSpec(spec: JobSpec, limits: SpecLimits = SPEC_LIMITS): C
   const onFailure = spec.onFailure || FINISH;
   if (![FINISH, FAIL_FAST, PARTIAL].includes(onFailure))
     refuse(`${onFailure} is no policy for failures`, 'use --on-failure finish, fail-fast or partial');
-  return { spec: { ...spec, taskCount, resources, onFailure }, executor, resources, selector, taskCount };
+  const onDisconnect = checkOnDisconnect(spec.onDisconnect);
+  const checked = { ...spec, taskCount, resources, onFailure, onDisconnect, speculate: checkSpeculate(spec) };
+  return { spec: checked, executor, resources, selector, taskCount };
 }
 
 /**
@@ -98,6 +102,25 @@ export function validateInput(
   if (input.files.length > 0) checkFiles(input.files, task, limits);
 }
 
+/** Its attempts are killed by an agent that has lost the coordinator: invariant I8 holds for them without exception. */
+export const isFenced = (spec: Pick<JobSpec, 'onDisconnect'>): boolean => spec.onDisconnect === STOP;
+
+function checkOnDisconnect(given: OnDisconnect): OnDisconnect {
+  const policy = given || KEEP;
+  if (policy !== KEEP && policy !== STOP)
+    refuse(`${policy} is no policy for a lost connection`, 'use --on-disconnect keep or stop');
+  return policy;
+}
+
+function checkSpeculate(spec: JobSpec): boolean {
+  if (spec.speculate && isFenced(spec))
+    refuse(
+      'a job cannot have its stragglers duplicated and its attempts stopped on disconnect',
+      'two attempts of one task would run at a time; give up --speculate or --on-disconnect stop',
+    );
+  return spec.speculate === true;
+}
+
 function isJson(text: string): boolean {
   try {
     JSON.parse(text);
@@ -107,10 +130,16 @@ function isJson(text: string): boolean {
   }
 }
 
-/** The same job with its maps in order: equal jobs are then equal as text, whoever wrote them. For digests. */
-export function canonicalSpec(spec: JobSpec): JobSpec {
+/**
+ * The same job with its maps in order: equal jobs are then equal as text, whoever wrote them. For digests. Options that
+ * came with a later version are left out where they have their default, so that a submission repeated across an upgrade
+ * is still the same one.
+ */
+export function canonicalSpec(spec: JobSpec): Partial<JobSpec> {
   const { work, resources } = spec;
-  const canonical: JobSpec = { ...spec };
+  const canonical: Partial<JobSpec> = { ...spec };
+  if (!isFenced(spec)) delete canonical.onDisconnect;
+  if (!spec.speculate) delete canonical.speculate;
   if (work?.$case === 'process')
     canonical.work = { $case: 'process', value: { ...work.value, environment: sorted(work.value.environment) } };
   if (work?.$case === 'function')

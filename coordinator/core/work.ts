@@ -73,14 +73,14 @@ export class KindRegistry {
     return this.#byText.size;
   }
 
-  intern(executor: Kind['executor'], resources: Resources, selector: Selector): Kind {
-    const text = JSON.stringify([executor, costOf(resources), selector]);
+  intern(executor: Kind['executor'], resources: Resources, selector: Selector, fenced = false): Kind {
+    const text = JSON.stringify([executor, costOf(resources), selector, fenced]);
     const known = this.#byText.get(text);
     if (known) {
       known.users++;
       return known.kind;
     }
-    const kind: Kind = { id: this.#nextId++, executor, resources, selector };
+    const kind: Kind = { id: this.#nextId++, executor, resources, selector, fenced };
     this.#byText.set(text, { kind, users: 1 });
     this.#textById.set(kind.id, text);
     return kind;

@@ -23,12 +23,13 @@ import {
 } from 'node:tls';
 import { type ConnectionInjector, Server, ServerCredentials } from '@grpc/grpc-js';
 import { type Clock, pause, type Timer } from '../../common/clock.js';
-import { MeshError, systemCode } from '../../common/errors.js';
+import { systemCode } from '../../common/errors.js';
 import type { Identity } from '../../common/identity/identity.js';
 import type { Service } from '../../common/lifecycle.js';
 import type { Logger } from '../../common/log.js';
 import type { Credential } from '../../link/credentials.js';
 import { Census, type Kind } from './census.js';
+import { listenError } from './listen.js';
 import { DEFAULT_LIMITS, type DoorLimits } from './limits.js';
 import { identify, NOBODY, type Peer } from './peer.js';
 import { RefusalLog } from './refusal-log.js';
@@ -296,25 +297,3 @@ const tupleOf = (socket: Socket): string =>
   `${socket.remoteAddress}:${socket.remotePort} ${socket.localAddress}:${socket.localPort}`;
 
 const peerNameOf = (tuple: string): string => tuple.slice(0, tuple.indexOf(' '));
-
-function listenError(error: Error, host: string | undefined, port: number): MeshError {
-  const code = systemCode(error);
-  const where = host === undefined ? `port ${port}` : `port ${port} of ${host}`;
-  const cause = { cause: error };
-  if (code === 'EADDRINUSE')
-    return new MeshError('IN_USE', `${where} is in use by another process`, {
-      ...cause,
-      hint: 'stop the other process, or choose another port with --port (0 picks a free one)',
-    });
-  if (code === 'EACCES')
-    return new MeshError('USAGE', `this user may not listen on ${where}`, {
-      ...cause,
-      hint: 'choose one above 1023 with --port',
-    });
-  if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND')
-    return new MeshError('USAGE', `${host ?? 'that'} is not an address of this machine`, {
-      ...cause,
-      hint: 'name one with --listen, or leave it out to listen on all',
-    });
-  return new MeshError('IN_USE', `cannot listen on ${where} (${code})`, cause);
-}

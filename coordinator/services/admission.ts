@@ -1,8 +1,8 @@
 /**
  * How an agent comes (back) in. Its hello lists what it holds; the ledger knows what it should hold. Still-wanted
- * attempts stay, given-away ones that nobody else has started are adopted (nothing re-runs), superseded ones are killed,
- * committed ones the agent never heard of are sent again under the same generation, and what a restarted agent no
- * longer holds is lost. The agent sends nothing else before it has the answer.
+ * attempts stay, given-away ones come back where that saves work (adoption.ts), superseded ones are killed, committed
+ * ones the agent never heard of are sent again under the same generation, and what it no longer holds is lost. The agent
+ * sends nothing else before it has the answer.
  */
 import type { Clock } from '../../common/clock.js';
 import { MeshError } from '../../common/errors.js';
@@ -10,10 +10,11 @@ import { makeId } from '../../common/ids.js';
 import type { Identity } from '../../common/identity/identity.js';
 import type { Logger } from '../../common/log.js';
 import { PROTOCOL } from '../../common/package.js';
-import type { AgentHello } from '../../proto/gen/mesh/v1/agent.js';
+import type { AgentHello, Renumbered } from '../../proto/gen/mesh/v1/agent.js';
 import type { Ledger, LiveAttempt } from '../core/ledger.js';
 import type { TaskRef } from '../core/task.js';
 import type { Store } from '../ports.js';
+import { Adoption, type Renumberings } from './adoption.js';
 import type { Fleet, LiveNode } from './fleet.js';
 import type { Jobs } from './jobs.js';
 import type { Results } from './results.js';
@@ -36,11 +37,13 @@ export interface AdmissionOptions {
 
 export class Admission {
   readonly #options: AdmissionOptions;
+  readonly #adoption: Adoption;
   /** By name: of two hellos of one agent the later must find the session of the earlier. */
   readonly #admitting = new Map<string, Promise<unknown>>();
 
   constructor(options: AdmissionOptions) {
     this.#options = options;
+    this.#adoption = new Adoption(options);
   }
 
   /** @throws MeshError PROTOCOL, REVOKED, NOT_READY, or IN_USE when the certificate is alive under another boot id */
@@ -60,6 +63,11 @@ export class Admission {
   async #admit(identity: Identity, hello: AgentHello, send: Send, end: () => void): Promise<AgentSession> {
     const { fleet, store, ledger, clock, log, epoch } = this.#options;
     if (epoch() === 0) throw new MeshError('NOT_READY', 'this coordinator does not lead yet');
+    if (hello.epoch > epoch())
+      throw new MeshError(
+        'LEADERSHIP_LOST',
+        `${identity.name} obeys the leader of epoch ${hello.epoch}; this coordinator's is ${epoch()}`,
+      );
     const protocol = this.#agree(hello);
     this.#refuseClone(identity, hello);
     const bootBefore = fleet.byName(identity.name)?.row.bootId;
@@ -68,10 +76,10 @@ export class Admission {
     node.session?.close('replaced by a newer session of the same agent', false);
 
     const restarted = bootBefore !== undefined && bootBefore !== hello.bootId;
-    const session = new AgentSession(node.row.seq, hello.bootId, send, end);
-    const adopted = await this.#adopt(node, hello);
+    const session = new AgentSession(node.row.seq, hello.bootId, protocol, send, end);
+    const { adopted, renumbered } = await this.#reclaim(node.row.seq, protocol, hello);
     // From here to the welcome nothing may wait: what is assigned meanwhile would be told to neither session.
-    const held = this.#compare(node, hello, restarted);
+    const held = this.#compare(node, hello, { restarted, renumbered });
     node.session = session;
     node.stopping = false;
     node.leaving = false;
@@ -86,9 +94,9 @@ export class Admission {
         leaseMs: this.#options.leaseMs,
         heartbeatMs: this.#options.heartbeatMs,
         superseded: toRefs(held.superseded),
-        coordinators: this.#options.coordinators(),
+        coordinators: session.news(this.#options.coordinators()),
         draining: node.row.draining,
-        readopted: undefined,
+        readopted: renumbered.length > 0 ? toRenumbered(renumbered) : undefined,
       },
     });
     await this.#resend(session, held.unheard);
@@ -99,12 +107,23 @@ export class Admission {
       version: hello.version,
       held: ledger.ofNode(node.row.seq).length,
       adopted,
+      readopted: renumbered.length,
       superseded: held.superseded.length,
       resent: held.unheard.length,
       atMs: Math.round(clock.monotonicMs()),
     });
     this.#options.onCapacity();
     return session;
+  }
+
+  /** Nothing of the node may be on its way to others when its hello is compared with the ledger. */
+  async #reclaim(node: number, protocol: number, hello: AgentHello): ReturnType<Adoption['take']> {
+    const { results } = this.#options;
+    for (;;) {
+      await results.gaveAway(node);
+      const taken = await this.#adoption.take(node, protocol, hello);
+      if (!results.isGivingAway(node)) return taken;
+    }
   }
 
   /** The highest version both speak. */
@@ -147,40 +166,41 @@ export class Admission {
     };
   }
 
-  /** What it runs or has finished and was given up meanwhile is its again, unless somebody else has started it. */
-  async #adopt(node: LiveNode, hello: AgentHello): Promise<number> {
-    const { ledger, store, jobs, epoch, clock } = this.#options;
-    const orphans = [...fromRefs(hello.running), ...fromRefs(hello.unacknowledged)]
-      .filter((ref) => !ledger.get(ref, node.row.seq))
-      .map((ref) => ({ ...ref, node: node.row.seq }));
-    if (orphans.length === 0) return 0;
-    const adopted = await store.tasks.adopt(epoch(), orphans);
-    jobs.apply(adopted.jobs);
-    for (const task of adopted.changed) {
-      const job = jobs.get(task.job);
-      if (!job) continue;
-      ledger.add(task, job.kind, job.row.submitter, clock.monotonicMs());
-      ledger.markRunning(task, task.node, clock.monotonicMs());
-    }
-    return adopted.changed.length;
-  }
-
-  /** The hello against the ledger. */
-  #compare(node: LiveNode, hello: AgentHello, restarted: boolean): { superseded: TaskRef[]; unheard: LiveAttempt[] } {
-    const { ledger, results } = this.#options;
-    const key = (ref: TaskRef) => `${ref.job}.${ref.index}.${ref.generation}`;
+  /**
+   * The hello against the ledger. What the same process lists no more has ended there without a result, if it had been
+   * started, and was never heard of otherwise. What a former process held is lost: the new one has killed it.
+   */
+  #compare(
+    node: LiveNode,
+    hello: AgentHello,
+    { restarted, renumbered }: { restarted: boolean; renumbered: Renumberings },
+  ): { superseded: TaskRef[]; unheard: LiveAttempt[] } {
+    const { ledger, results, clock } = this.#options;
+    const { seq, name } = node.row;
     const reported = [...fromRefs(hello.prefilled), ...fromRefs(hello.running), ...fromRefs(hello.unacknowledged)];
-    const keys = new Set(reported.map(key));
-    const held = ledger.ofNode(node.row.seq);
+    const keys = new Set(reported.map(keyOf));
+    for (const { former, generation } of renumbered) {
+      keys.delete(keyOf(former));
+      keys.add(keyOf({ ...former, generation }));
+    }
+    const superseded = reported.filter((ref) => keys.has(keyOf(ref)) && !ledger.get(ref, seq));
+    // It was told to kill these, and is told again if it lists them still.
+    ledger.releaseAll(seq);
+    const held = ledger.ofNode(seq);
     // A question that the former session did not answer is open no more.
-    for (const attempt of held) ledger.keep(attempt, node.row.seq);
-    const missing = held.filter((attempt) => !keys.has(key(attempt)));
-    const gone = restarted || missing.some((attempt) => attempt.startedAtMs !== undefined);
-    if (gone) results.lost(missing, 'node-lost', `${node.row.name} restarted without it`);
-    return {
-      superseded: reported.filter((ref) => !ledger.get(ref, node.row.seq)),
-      unheard: gone ? [] : missing,
-    };
+    for (const attempt of held) ledger.keep(attempt, seq);
+    const nowMs = clock.monotonicMs();
+    fromRefs(hello.running).forEach((ref, position) => {
+      const ageMs = hello.runningAgeMs[position];
+      if (ageMs !== undefined) ledger.markRunning(ref, seq, nowMs - ageMs);
+    });
+    const missing = held.filter((attempt) => !keys.has(keyOf(attempt)));
+    const gone = missing.filter((attempt) => restarted || attempt.startedAtMs !== undefined);
+    const why = restarted ? `${name} restarted without it` : `${name} came back without it`;
+    // A copied data directory is another machine: until the lease of the first one ends, nothing there is known dead.
+    const fencedInMs = restarted ? node.liveness.leaseLeftMs(nowMs) : 0;
+    if (gone.length > 0) results.lost(gone, 'node-lost', why, fencedInMs);
+    return { superseded, unheard: restarted ? [] : missing.filter((attempt) => attempt.startedAtMs === undefined) };
   }
 
   /** Committed, but the message was lost: the same assignment again, same generation; the agent drops repeats. */
@@ -198,3 +218,10 @@ export class Admission {
     );
   }
 }
+
+const keyOf = (ref: TaskRef): string => `${ref.job}.${ref.index}.${ref.generation}`;
+
+const toRenumbered = (renumbered: Renumberings): Renumbered => ({
+  attempts: toRefs(renumbered.map(({ former }) => former)),
+  generations: renumbered.map(({ generation }) => generation),
+});

@@ -5,7 +5,7 @@
  */
 import { groupBy } from '../../common/group-by.js';
 import type { Clock } from '../../common/clock.js';
-import { MeshError } from '../../common/errors.js';
+import { MeshError, toMeshError } from '../../common/errors.js';
 import type { Service } from '../../common/lifecycle.js';
 import { Loop } from '../../common/loop.js';
 import { OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
@@ -13,7 +13,8 @@ import type { Logger } from '../../common/log.js';
 import type { Ledger } from '../core/ledger.js';
 import { isTerminal } from '../core/job.js';
 import type { TaskRef } from '../core/task.js';
-import type { JobRow, Store } from '../ports.js';
+import type { JobChange, JobRow, Store } from '../ports.js';
+import type { Copies } from './copies.js';
 import type { Fleet } from './fleet.js';
 import type { Jobs } from './jobs.js';
 import { toRefs } from './session.js';
@@ -21,12 +22,15 @@ import { toRefs } from './session.js';
 const ROWS_PER_BATCH = 5000;
 /** A cancellation that a failure cut off goes on after at most this long. */
 const RESUME_MS = 2000;
+/** A statement that nobody heard of any more may still be under way on the server for so long. */
+const UNSURE_MS = 5 * 60_000;
 
 export interface CancellationOptions {
   store: Store;
   jobs: Jobs;
   fleet: Fleet;
   ledger: Ledger;
+  copies: Copies;
   clock: Clock;
   log: Logger;
   epoch: () => number;
@@ -39,6 +43,8 @@ export class Cancellation implements Service {
   readonly #loop: Loop;
   /** Jobs whose rows somebody is at. */
   readonly #active = new Set<number>();
+  /** Jobs whose mark may have been committed although its answer was lost, and until when that may show; monotonic. */
+  readonly #unsure = new Map<number, number>();
 
   constructor(options: CancellationOptions) {
     this.#options = options;
@@ -70,8 +76,8 @@ export class Cancellation implements Service {
   }
 
   async #cancel(row: JobRow, reason: string | undefined): Promise<number> {
-    const { store, jobs, epoch, log, onCapacity } = this.#options;
-    const marked = isTerminal(row.status) ? undefined : await store.jobs.requestCancel(epoch(), row.seq, reason);
+    const { store, jobs, log, onCapacity } = this.#options;
+    const marked = isTerminal(row.status) ? undefined : await this.#mark(row, reason);
     if (!marked) {
       const { status } = (await store.jobs.get(row.id)) ?? row;
       throw new MeshError('CONFLICT', `job ${row.id} has ended already (${status})`, {
@@ -87,10 +93,32 @@ export class Cancellation implements Service {
     return cancelled;
   }
 
+  async #mark(row: JobRow, reason: string | undefined): Promise<JobChange | undefined> {
+    const { store, epoch, clock } = this.#options;
+    try {
+      return await store.jobs.requestCancel(epoch(), row.seq, reason);
+    } catch (error) {
+      if (toMeshError(error).code === 'DATABASE_DOWN') this.#unsure.set(row.seq, clock.monotonicMs() + UNSURE_MS);
+      throw error;
+    }
+  }
+
+  /** A job that was marked without our hearing of it would be planned for ever, and never given to anybody. */
+  async #findOut(): Promise<void> {
+    const { store, jobs, clock } = this.#options;
+    for (const [seq, untilMs] of [...this.#unsure]) {
+      const live = jobs.get(seq);
+      const row = live && (await store.jobs.get(live.row.id));
+      if (live && row?.cancelling) live.row.cancelling = true;
+      if (!live || row?.cancelling || clock.monotonicMs() >= untilMs) this.#unsure.delete(seq);
+    }
+  }
+
   /** What a failure or the end of the last coordinator cut off: cancelled jobs with rows left, fail-fast not yet done. */
   async #resume(): Promise<void> {
     const { jobs, ledger, epoch } = this.#options;
     if (epoch() === 0) return;
+    await this.#findOut();
     for (const { row } of [...jobs.all()]) {
       if (this.#active.has(row.seq)) continue;
       if (row.cancelling) {
@@ -105,7 +133,8 @@ export class Cancellation implements Service {
   }
 
   async #cancelRows(seq: number): Promise<number> {
-    const { store, jobs, epoch } = this.#options;
+    const { store, jobs, copies, epoch } = this.#options;
+    const originals = await copies.cancel(epoch(), seq);
     let cancelled = 0;
     for (let from: number | undefined = 0; from !== undefined; ) {
       const batch = await store.tasks.cancel(epoch(), seq, from, ROWS_PER_BATCH);
@@ -114,6 +143,7 @@ export class Cancellation implements Service {
       jobs.apply([batch.job]);
       from = batch.nextIndex;
     }
+    this.#stop(originals);
     return cancelled;
   }
 

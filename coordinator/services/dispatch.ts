@@ -23,7 +23,7 @@ import type { AssignItem, AssignedTask, LiveTask, Store } from '../ports.js';
 import type { Fleet, LiveNode } from './fleet.js';
 import type { Jobs, LiveJob } from './jobs.js';
 import type { PipelineDelay } from './pipeline-delay.js';
-import { toRefs } from './session.js';
+import { FENCING_PROTOCOL, toRefs } from './session.js';
 
 /** Returned tasks looked at per turn; the rest is found in the next. */
 const DUE_PAGE = 5000;
@@ -132,7 +132,7 @@ export class Dispatch implements Service {
   }
 
   #snapshot(returned: Map<number, ReturnedTask[]>): Snapshot {
-    const { jobs, fleet, ledger } = this.#options;
+    const { jobs, ledger } = this.#options;
     const prefilled = ledger.prefilled();
     const movable = new Set(prefilled.map(({ job }) => job));
     const work: WorkView[] = [];
@@ -142,8 +142,13 @@ export class Dispatch implements Service {
       const concerned = fresh > 0 || back.length > 0 || movable.has(job.row.seq);
       if (!job.row.cancelling && concerned) work.push(toWork(job, fresh, back));
     }
-    const nodes = work.length === 0 ? [] : [...fleet.all()].map((node) => this.#view(node));
+    const nodes = work.length === 0 ? [] : this.nodes();
     return { nodes, work, heldBySubmitter: ledger.heldBySubmitter(), prefilled };
+  }
+
+  /** The nodes as the planner sees them now. */
+  nodes(): NodeView[] {
+    return [...this.#options.fleet.all()].map((node) => this.#view(node));
   }
 
   #view(node: LiveNode): NodeView {
@@ -160,8 +165,26 @@ export class Dispatch implements Service {
       load: node.load,
       rttMs: node.roundTrip?.smoothedMs ?? UNKNOWN_RTT_MS,
       reliability: node.reliability,
+      fences: (node.session?.protocol ?? 0) >= FENCING_PROTOCOL,
       finished: node.finished,
+      ...this.#trustOf(node),
     };
+  }
+
+  /** Nothing for a node that is trusted, as nearly all are. */
+  #trustOf(node: LiveNode): Partial<NodeView> {
+    const { ledger, clock } = this.#options;
+    const nowMs = clock.monotonicMs();
+    const state = node.trust.state(nowMs);
+    if (state === 'trusted') return {};
+    if (state === 'suspended') {
+      const forS = Math.ceil(node.trust.suspendedForMs(nowMs) / 1000);
+      return { barred: `it failed what others did not; it is tried again in ${forS} s` };
+    }
+    if (ledger.ofNode(node.row.seq).length > 0)
+      return { barred: 'it is on probation: one task at a time, and that one is under way' };
+    const { cpuMillis, memoryBytes, gpus, custom, slots } = ledger.room(node.row.seq).free;
+    return { onTrial: true, free: { cpuMillis, memoryBytes, gpus, custom, slots: Math.min(1, slots) } };
   }
 
   async #commit(result: Plan): Promise<void> {

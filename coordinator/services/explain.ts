@@ -1,5 +1,6 @@
 import type { ExplainResponse, NodeExplanation } from '../../proto/gen/mesh/v1/mesh.js';
 import { isTerminal } from '../core/job.js';
+import type { Ledger } from '../core/ledger.js';
 import type { JobRow, TaskRow } from '../ports.js';
 import type { Dispatch } from './dispatch.js';
 import type { Fleet } from './fleet.js';
@@ -11,6 +12,7 @@ export class Explain {
     private readonly jobs: Jobs,
     private readonly fleet: Fleet,
     private readonly dispatch: Dispatch,
+    private readonly ledger: Ledger,
   ) {}
 
   answer(job: JobRow, task: TaskRow | undefined): ExplainResponse {
@@ -30,16 +32,24 @@ export class Explain {
     const blocked = this.jobs.get(job.seq)?.blockedNodes;
     return this.dispatch.reasons(kind.id, job.seq).map(({ node, feasible, reason, score, terms }) => ({
       name: this.fleet.nameOf(node),
-      feasible: feasible && !blocked?.has(node),
-      reason: blocked?.has(node) ? 'blocked: it spoiled several attempts of this job' : reason,
+      feasible,
+      reason: feasible && blocked?.has(node) ? `${reason}; blocked for this job, but no other node can run it` : reason,
       score,
       terms: { ...terms },
     }));
   }
 
+  /** Two attempts of one task run: the row is the copy's. */
+  #beside(job: JobRow, task: TaskRow): string {
+    const [copy, original] = this.ledger.ofTask(job.seq, task.index);
+    if (!copy || !original) return '';
+    return `, as a copy of the attempt on ${this.fleet.nameOf(original.node)} that takes long; the first result counts`;
+  }
+
   #summary(job: JobRow, task: TaskRow | undefined): string {
     if (task?.status === 'RETRYING') return `waits after: ${task.lastError ?? 'an unknown failure'}`;
-    if (task && task.status !== 'QUEUED') return `${task.status.toLowerCase()} on ${task.node ?? 'no node'}`;
+    if (task && task.status !== 'QUEUED')
+      return `${task.status.toLowerCase()} on ${task.node ?? 'no node'}${this.#beside(job, task)}`;
     if (isTerminal(job.status)) return `the job has ended: ${job.status}`;
     if (job.cancelling) return 'the job is being cancelled';
     const nodes = [...this.fleet.all()];

@@ -7,6 +7,7 @@ import type { Logger } from '../../common/log.js';
 import { type LivenessSettings, NodeLiveness, type NodeTransition, type RoundTrip } from '../core/node.js';
 import type { Ledger } from '../core/ledger.js';
 import { roomOf } from '../core/room.js';
+import { NodeTrust } from '../core/trust.js';
 import type { NodeRow } from '../ports.js';
 import type { AgentSession } from './session.js';
 
@@ -21,6 +22,7 @@ export class LiveNode {
   reliability: number;
   finished: number;
   lastHeartbeatAtMs: number | undefined;
+  readonly trust = new NodeTrust();
   labels: ReadonlyMap<string, string> = new Map();
   executors: ReadonlySet<string> = new Set();
 

@@ -4,9 +4,12 @@
  */
 import { parseSelector } from '../../common/selector.js';
 import type { JobBody } from '../../proto/gen/mesh/v1/agent.js';
+import { OnDisconnect } from '../../proto/gen/mesh/v1/common.js';
 import { isTerminal } from '../core/job.js';
 import type { Kind } from '../core/scheduler/types.js';
+import { isFenced } from '../core/spec.js';
 import type { RetryPolicy } from '../core/task.js';
+import { JobTrust } from '../core/trust.js';
 import { type KindRegistry, TaskTime } from '../core/work.js';
 import type { JobChange, JobRow } from '../ports.js';
 import type { Changes } from './changes.js';
@@ -18,8 +21,8 @@ export interface LiveJob {
   body: JobBody;
   /** Nodes this job must not use, learned from failures. */
   blockedNodes: Set<number>;
-  /** How often each node could not run one of its tasks. */
-  faults: Map<number, number>;
+  /** What it knows of the nodes. */
+  trust: JobTrust;
   taskTime: TaskTime;
 }
 
@@ -68,7 +71,7 @@ export class Jobs {
     const resources = spec.resources ?? { cpuMillis: 0, memoryBytes: 0, gpus: 0, custom: {} };
     const live: LiveJob = {
       row,
-      kind: this.kinds.intern(row.type, resources, parseSelector(spec.where)),
+      kind: this.kinds.intern(row.type, resources, parseSelector(spec.where), isFenced(spec)),
       policy: {
         failuresMax: spec.retries + 1,
         lossesMax: LOSSES_MAX,
@@ -77,7 +80,7 @@ export class Jobs {
       },
       body: makeBody(row, resources, this.logBytesMax),
       blockedNodes: new Set(),
-      faults: new Map(),
+      trust: new JobTrust(),
       taskTime: new TaskTime(),
     };
     this.#live.set(row.seq, live);
@@ -134,6 +137,6 @@ function makeBody(row: JobRow, resources: Kind['resources'], logBytesMax: number
     taskCount: row.counts.total,
     array: row.spec.array,
     logBytesMax,
-    onDisconnect: row.spec.onDisconnect,
+    onDisconnect: row.spec.onDisconnect || OnDisconnect.KEEP,
   };
 }

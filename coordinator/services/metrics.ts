@@ -1,8 +1,9 @@
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
 import { packageVersion } from '../../common/package.js';
 import type { CertificateRow, Store } from '../ports.js';
-import type { Fleet } from './fleet.js';
+import type { LiveNode } from './fleet.js';
 import type { AttemptOutcome } from '../core/task.js';
+import type { CopyOutcome } from './copies.js';
 
 const SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200];
 const STORE_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5];
@@ -15,6 +16,11 @@ export class Metrics {
   readonly assignments = this.#counter('mesh_assignments_total', 'Tasks assigned, by node', 'node');
   readonly enrollments = this.#counter('mesh_enrollments_total', 'Joins with a token, by outcome', 'outcome');
   readonly stale = this.#counter('mesh_stale_results_total', 'Results of superseded attempts, dropped');
+  readonly copies = this.#counter(
+    'mesh_speculative_attempts_total',
+    'Second attempts of stragglers that came to an end, by outcome',
+    'outcome',
+  );
   readonly jobSeconds = this.#histogram('mesh_job_duration_seconds', 'From submission to end', SECONDS);
   readonly waitSeconds = this.#histogram('mesh_task_wait_seconds', 'From assignment to start', SECONDS);
   readonly runSeconds = this.#histogram('mesh_task_run_seconds', 'From start to end of an attempt', SECONDS);
@@ -34,10 +40,10 @@ export class Metrics {
   }
 
   /** What is read at scrape time. */
-  observe(source: { store: Store; fleet: Fleet; epoch: () => number }): void {
+  observe(source: { store: Store; nodes: () => Iterable<LiveNode>; epoch: () => number }): void {
     this.#gauge('mesh_nodes', 'Nodes by state', ['state'], async (gauge) => {
       for (const state of ['HEALTHY', 'SUSPECT', 'OFFLINE']) gauge.set({ state }, 0);
-      for (const node of source.fleet.all()) gauge.inc({ state: node.liveness.state });
+      for (const node of source.nodes()) gauge.inc({ state: node.liveness.state });
     });
     this.#gauge('mesh_jobs', 'Retained jobs by status', ['status'], async (gauge) => {
       for (const [status, count] of await source.store.jobs.countByStatus()) gauge.set({ status }, count);
@@ -48,11 +54,11 @@ export class Metrics {
       gauge.inc({ status: 'QUEUED' }, total - materialised);
     });
     this.#gauge('mesh_agent_rtt_seconds', 'Smoothed session round trip', ['node'], async (gauge) => {
-      for (const { row, roundTrip } of source.fleet.all())
+      for (const { row, roundTrip } of source.nodes())
         if (roundTrip) gauge.set({ node: row.name }, roundTrip.smoothedMs / 1000);
     });
     this.#gauge('mesh_node_reliability', 'Share of attempts a node did not spoil', ['node'], async (gauge) => {
-      for (const { row, reliability } of source.fleet.all()) gauge.set({ node: row.name }, reliability);
+      for (const { row, reliability } of source.nodes()) gauge.set({ node: row.name }, reliability);
     });
     this.#gauge(
       'mesh_certificate_expiry_seconds',
@@ -68,9 +74,23 @@ export class Metrics {
     });
   }
 
-  retried(reason: AttemptOutcome): void {
-    this.retries.inc({ reason });
-  }
+  /** For whom attempts end with. */
+  readonly ofResults = {
+    retried: (reason: AttemptOutcome): void => this.retries.inc({ reason }),
+    ran: (runMs: number, waitMs: number): void => {
+      this.runSeconds.observe(runMs / 1000);
+      this.waitSeconds.observe(waitMs / 1000);
+    },
+    jobEnded: (seconds: number): void => this.jobSeconds.observe(seconds),
+  };
+
+  readonly copyEnded = (outcome: CopyOutcome): void => this.copies.inc({ outcome });
+
+  /** For whom attempts begin with. */
+  readonly ofDispatch = {
+    planned: (seconds: number): void => this.planSeconds.observe(seconds),
+    assigned: (node: string, tasks: number): void => this.assignments.inc({ node }, tasks),
+  };
 
   #counter(name: string, help: string, ...labelNames: string[]): Counter {
     return new Counter({ name, help, labelNames, registers: [this.registry] });

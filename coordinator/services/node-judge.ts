@@ -1,18 +1,20 @@
+import type { Clock } from '../../common/clock.js';
 import type { Logger } from '../../common/log.js';
 import type { LiveAttempt } from '../core/ledger.js';
 import { spoiledByNode, updateReliability } from '../core/node.js';
 import type { AttemptOutcome } from '../core/task.js';
-import type { Fleet } from './fleet.js';
+import { speaksFor } from '../core/trust.js';
+import type { Fleet, LiveNode } from './fleet.js';
 import type { Jobs } from './jobs.js';
 
-/** A node that could not run this many attempts of one job gets no more of it. */
-const JOB_FAULTS_MAX = 3;
-
-/** What the ends of attempts say about the nodes they ran on. */
+/** What the ends of attempts say about the nodes they ran on; the rules are in core/trust.ts. */
 export class NodeJudge {
-  constructor(private readonly options: { fleet: Fleet; jobs: Jobs; log: Logger }) {}
+  /** Successes of the whole mesh: without any, nobody is worse than the others. */
+  #succeeded = 0;
 
-  /** Only failures the node caused count. Losses are judged when the node is lost. */
+  constructor(private readonly options: { fleet: Fleet; jobs: Jobs; clock: Clock; log: Logger }) {}
+
+  /** Only failures the node caused count for its reliability. Losses are judged when the node is lost. */
   settled(ends: readonly { attempt: LiveAttempt; outcome: AttemptOutcome }[]): void {
     const verdicts = new Map<number, { good: number; bad: number }>();
     for (const { attempt, outcome } of ends) {
@@ -22,6 +24,7 @@ export class NodeJudge {
       if (!verdict) verdicts.set(attempt.node, (verdict = { good: 0, bad: 0 }));
       if (spoiled) verdict.bad++;
       else verdict.good++;
+      this.#weigh(attempt, outcome);
     }
     for (const [seq, { good, bad }] of verdicts) {
       const node = this.options.fleet.get(seq);
@@ -36,20 +39,47 @@ export class NodeJudge {
   lost(nodes: ReadonlySet<number>): void {
     for (const seq of nodes) {
       const node = this.options.fleet.get(seq);
-      if (node) node.reliability = updateReliability(node.reliability, true);
+      if (!node) continue;
+      node.reliability = updateReliability(node.reliability, true);
+      if (node.trust.trialFailed(this.options.clock.monotonicMs())) this.#suspended(node);
     }
   }
 
-  /** The node could not run a task of this job; after a few of those it gets no more of them. */
-  cannotRun(attempt: LiveAttempt): void {
-    const { fleet, jobs, log } = this.options;
-    const job = jobs.get(attempt.job);
+  #weigh(attempt: LiveAttempt, outcome: AttemptOutcome): void {
+    const { fleet, jobs, clock, log } = this.options;
+    const isGood = speaksFor(outcome);
     const node = fleet.get(attempt.node);
-    if (!job || !node) return;
-    const faults = (job.faults.get(attempt.node) ?? 0) + 1;
-    job.faults.set(attempt.node, faults);
-    if (faults < JOB_FAULTS_MAX || job.blockedNodes.has(attempt.node)) return;
-    job.blockedNodes.add(attempt.node);
-    log.warn({ event: 'node.blocked-for-job', node: node.row.name, job: job.row.id, faults });
+    if (isGood === undefined || !node) return;
+    // A job that has just ended can block nothing any more; what it says of the node counts all the same.
+    const job = jobs.get(attempt.job);
+    const nowMs = clock.monotonicMs();
+    if (isGood) {
+      this.#succeeded++;
+      job?.trust.succeeded(attempt.node);
+      if (node.trust.succeeded(nowMs)) this.#redeemed(node);
+      return;
+    }
+    if (job?.trust.failed(attempt.node, attempt.index, outcome) && !job.blockedNodes.has(attempt.node)) {
+      job.blockedNodes.add(attempt.node);
+      log.warn({ event: 'node.blocked-for-job', node: node.row.name, job: job.row.id, outcome });
+      if (node.trust.blocked(nowMs, attempt.job)) return this.#suspended(node);
+    }
+    if (node.trust.failed(nowMs, attempt.job, this.#succeeded)) this.#suspended(node);
+  }
+
+  #suspended(node: LiveNode): void {
+    const forMs = node.trust.suspendedForMs(this.options.clock.monotonicMs());
+    this.options.log.warn(
+      { event: 'node.suspended', node: node.row.name, forMs },
+      `${node.row.name} fails what others do not; it gets no work for ${forMs / 1000} s`,
+    );
+  }
+
+  #redeemed(node: LiveNode): void {
+    for (const job of this.options.jobs.all()) {
+      job.blockedNodes.delete(node.row.seq);
+      job.trust.forget(node.row.seq);
+    }
+    this.options.log.info({ event: 'node.redeemed', node: node.row.name }, `${node.row.name} is trusted again`);
   }
 }

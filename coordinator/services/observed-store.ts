@@ -24,6 +24,7 @@ export function observed(store: Store, clock: Clock, observe: ObserveBatch): Sto
     markRunning: (epoch, items) => timed('mark-running', items.length, () => tasks.markRunning(epoch, items)),
     settle: (epoch, items) => timed('settle', items.length, () => tasks.settle(epoch, items)),
     adopt: (epoch, items) => timed('adopt', items.length, () => tasks.adopt(epoch, items)),
+    readopt: (epoch, items) => timed('readopt', items.length, () => tasks.readopt(epoch, items)),
     cancel: (epoch, job, from, limit) => timed('cancel', limit, () => tasks.cancel(epoch, job, from, limit)),
   };
   const observedJobs: JobStore = {

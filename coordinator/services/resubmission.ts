@@ -6,6 +6,8 @@ import type { JobRow, Store } from '../ports.js';
 import type { Intake } from './intake.js';
 
 const PAGE = 1000;
+/** Retries of one job; whoever wants more retries the last retry. */
+const ROUNDS_MAX = 1000;
 
 /** `mesh retry`: a new job of the tasks that did not complete; the old one stays as it is (invariant I1). */
 export class Resubmission {
@@ -14,7 +16,11 @@ export class Resubmission {
     private readonly intake: Intake,
   ) {}
 
-  /** @throws MeshError CONFLICT while the job runs, or when nothing is left to do */
+  /**
+   * Asked twice, it is the same retry while that runs and when it completed; after one that did not complete it is a new
+   * one, of the same tasks.
+   * @throws MeshError CONFLICT while the job runs, or when nothing is left to do
+   */
   async retry(job: JobRow, caller: Identity): Promise<JobRow> {
     if (!isTerminal(job.status))
       throw new MeshError('CONFLICT', `job ${job.id} has not ended`, { hint: `see: mesh job ${job.id}` });
@@ -23,14 +29,17 @@ export class Resubmission {
       throw new MeshError('CONFLICT', `every task of job ${job.id} completed`, { hint: 'submit it anew' });
     const whole = open === job.counts.total && job.spec.array !== undefined;
     const { array, ...rest } = job.spec;
-    return this.intake.submit({
-      submitter: caller.name,
-      idempotencyKey: `retry-${job.id}-${open}`,
-      spec: whole ? job.spec : { ...rest, array: undefined, taskCount: open },
-      hasItems: !whole,
-      items: whole ? none() : this.#items(job, array),
-      retryOf: job.id,
-    });
+    for (let round = 1; ; round++) {
+      const retry = await this.intake.submit({
+        submitter: caller.name,
+        idempotencyKey: round === 1 ? `retry-${job.id}-${open}` : `retry-${job.id}-${open}-${round}`,
+        spec: whole ? job.spec : { ...rest, array: undefined, taskCount: open },
+        hasItems: !whole,
+        items: whole ? none() : this.#items(job, array),
+        retryOf: job.id,
+      });
+      if (!isTerminal(retry.status) || retry.status === 'COMPLETED' || round === ROUNDS_MAX) return retry;
+    }
   }
 
   /** The inputs of what is left. Tasks get new numbers and keep their MESH_INDEX, so that they write where they would have. */

@@ -6,6 +6,7 @@
  */
 import { Batcher } from '../../common/batcher.js';
 import type { Clock } from '../../common/clock.js';
+import { MeshError } from '../../common/errors.js';
 import type { Service } from '../../common/lifecycle.js';
 import type { Logger } from '../../common/log.js';
 import { type Finished, Outcome, type Started } from '../../proto/gen/mesh/v1/agent.js';
@@ -13,14 +14,17 @@ import { OutputTail } from '../../proto/gen/mesh/v1/common.js';
 import { OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
 import type { Ledger, LiveAttempt } from '../core/ledger.js';
 import { settle } from '../core/settle.js';
+import { isFenced } from '../core/spec.js';
 import type { AttemptOutcome, TaskRef } from '../core/task.js';
 import type { JobChange, JobRow, Settlement, Store } from '../ports.js';
 import type { Changes } from './changes.js';
+import type { Copies } from './copies.js';
 import type { Fleet, LiveNode } from './fleet.js';
 import type { Jobs, LiveJob } from './jobs.js';
 import { NodeJudge } from './node-judge.js';
 import type { PipelineDelay } from './pipeline-delay.js';
 import { type AgentSession, toRefs } from './session.js';
+import { StaleAudit } from './stale-audit.js';
 
 const BATCH_MAX = 1000;
 const RETRY_MS = 500;
@@ -30,6 +34,7 @@ export interface ResultsOptions {
   jobs: Jobs;
   fleet: Fleet;
   ledger: Ledger;
+  copies: Copies;
   changes: Changes;
   clock: Clock;
   log: Logger;
@@ -60,6 +65,7 @@ interface Report {
   receivedMs: number;
   /** A commit of it failed, and nobody knows whether it took effect. */
   unsure?: true;
+  fencedInMs?: number;
 }
 
 interface StartedReport {
@@ -77,6 +83,7 @@ export class Results implements Service {
   readonly name = 'results';
   readonly #options: ResultsOptions;
   readonly #judge: NodeJudge;
+  readonly #stale: StaleAudit;
   readonly #finished: Batcher<Report>;
   readonly #started: Batcher<StartedReport>;
   /** Being given away: an attempt is lost once, however often somebody notices. */
@@ -86,6 +93,7 @@ export class Results implements Service {
   constructor(options: ResultsOptions) {
     this.#options = options;
     this.#judge = new NodeJudge(options);
+    this.#stale = new StaleAudit({ audit: options.store.audit, clock: options.clock, log: options.log });
     this.#finished = new Batcher({
       itemsMax: BATCH_MAX,
       flush: (items) => this.#settle(items),
@@ -102,6 +110,7 @@ export class Results implements Service {
 
   async stop(): Promise<void> {
     await this.settled();
+    await this.#stale.flush();
     this.#stopped = true;
   }
 
@@ -124,7 +133,13 @@ export class Results implements Service {
   }
 
   /** The infrastructure took these away: the node is gone, or it restarted without them. */
-  lost(attempts: readonly LiveAttempt[], outcome: 'node-lost' | 'shutdown', error: string): void {
+  lost(
+    attempts: readonly LiveAttempt[],
+    outcome: 'node-lost' | 'shutdown',
+    error: string,
+    /** Until what is fenced there is dead for certain; see core/settle.ts. */
+    fencedInMs = 0,
+  ): void {
     const receivedMs = this.#options.clock.monotonicMs();
     const leaving = attempts.filter((attempt) => !this.#leaving.has(attempt));
     for (const attempt of leaving) this.#leaving.add(attempt);
@@ -135,12 +150,28 @@ export class Results implements Service {
         outcome,
         finished: { ...blankFinished(attempt), error, ageMs: 0 },
         receivedMs,
+        fencedInMs,
       })),
     );
   }
 
+  /**
+   * Resolves when nothing of the node is being given away: until that is committed nobody knows what is the node's.
+   * @throws MeshError NOT_READY while it cannot be committed
+   */
+  async gaveAway(node: number): Promise<void> {
+    if (!this.isGivingAway(node)) return;
+    await this.settled();
+    if (this.isGivingAway(node)) throw new MeshError('NOT_READY', 'what this agent had is being given away');
+  }
+
+  isGivingAway(node: number): boolean {
+    return this.#options.ledger.ofNode(node).some((attempt) => this.#leaving.has(attempt));
+  }
+
   /** The agent said goodbye and closed its stream: what it still held is lost to its shutdown, due at once. */
   gone(node: LiveNode): void {
+    this.#options.ledger.releaseAll(node.row.seq);
     this.lost(this.#options.ledger.ofNode(node.row.seq), 'shutdown', `the agent on ${node.row.name} was stopped`);
   }
 
@@ -154,27 +185,49 @@ export class Results implements Service {
   }
 
   async #settle(reports: Report[]): Promise<void> {
-    const { store, epoch } = this.#options;
+    const { copies, epoch } = this.#options;
     const nodesLost = await this.#nodesLost(reports);
     const prepared: Prepared[] = [];
     const seen = new Set<LiveAttempt>();
+    const copied = new Set<string>();
+    const later: Report[] = [];
     for (const report of reports) {
       const attempt = this.#options.ledger.get(report.finished);
       const foreign = report.session !== undefined && attempt !== undefined && attempt.node !== report.session.node;
-      if (!attempt || foreign || seen.has(attempt)) continue;
+      if (!attempt || foreign || seen.has(attempt)) {
+        if (report.session) this.#refuse(report.session, report.finished);
+        continue;
+      }
+      if (copies.has(attempt)) {
+        // Of two attempts of one task the second is decided on by what the first added to the task's counters.
+        const key = `${attempt.job}.${attempt.index}`;
+        if (copied.has(key)) {
+          later.push(report);
+          continue;
+        }
+        copied.add(key);
+      }
       seen.add(attempt);
       prepared.push({ ...report, attempt, settlement: this.#decide(report, attempt, nodesLost.get(attempt) ?? 0) });
     }
     if (prepared.length > 0) {
-      const settled = await store.tasks.settle(
+      const settled = await copies.settle(
         epoch(),
         prepared.map((item) => item.settlement),
       );
       await this.#findOut(prepared.filter((item, position) => item.unsure && !settled.accepted[position]));
       this.#afterCommit(prepared, settled.accepted, settled.jobs);
     }
-    this.#options.onStale(reports.length - prepared.length);
-    this.#acknowledge(reports);
+    this.#options.onStale(reports.length - prepared.length - later.length);
+    this.#acknowledge(later.length > 0 ? reports.filter((report) => !later.includes(report)) : reports);
+    this.#finished.addAll(later);
+  }
+
+  /** It names what is not, or no longer, its own. Of a condemned attempt it says that the room is free. */
+  #refuse(session: AgentSession, ref: TaskRef): void {
+    const { ledger, fleet } = this.#options;
+    ledger.release(ref, session.node);
+    this.#stale.count(fleet.nameOf(session.node), 1);
   }
 
   /**
@@ -204,7 +257,7 @@ export class Results implements Service {
     return new Map(started.map((attempt, position) => [attempt, (before[position] ?? 0) + 1]));
   }
 
-  #decide({ finished, outcome, receivedMs }: Report, attempt: LiveAttempt, nodesLost: number): Settlement {
+  #decide({ finished, outcome, receivedMs, fencedInMs = 0 }: Report, attempt: LiveAttempt, nodesLost: number): Settlement {
     const job = this.#options.jobs.get(attempt.job);
     const policy = job?.policy ?? { failuresMax: 1, lossesMax: 1, backoffMs: 0, backoffCapMs: 0 };
     const sinceMs = beganMs(attempt);
@@ -219,6 +272,8 @@ export class Results implements Service {
         counts: { failures: attempt.failures, losses: attempt.losses },
         policy,
         ranMs,
+        fenced: job !== undefined && isFenced(job.row.spec),
+        fencedInMs,
         nodesLost,
         nodes: this.#options.fleet.count(),
       },
@@ -257,10 +312,10 @@ export class Results implements Service {
       ledger.remove(attempt);
       if (!accepted[position]) {
         stale++;
+        if (item.session && !item.unsure) this.#refuse(item.session, attempt);
         return;
       }
       const job = jobs.get(attempt.job);
-      if (outcome === 'node-fault') this.#judge.cannotRun(attempt);
       if (settlement.to === 'RETRYING') observe.retried(outcome);
       if (outcome === 'succeeded' && job) {
         const runMs = finished.runUs / 1000;

@@ -10,6 +10,10 @@ import type { LogStore } from './log-store.js';
 
 const EVERY_MS = 30_000;
 const JOBS_PER_TURN = 100;
+/** Before their time, while the disk is short: so many a turn, none younger, and not on if that frees nothing. */
+const EARLY_PER_TURN = 20;
+const EARLY_AGE_MS = 3_600_000;
+const EARLY_PAUSE_MS = 10 * 60_000;
 const BLOBS_PER_TURN = 1000;
 /** Files that a submission has uploaded and not yet used are safe for this long, and used ones so much longer. */
 const BLOB_GRACE_MS = 86_400_000;
@@ -24,7 +28,14 @@ export interface RetentionOptions {
   directory: string;
   retentionMs: number;
   minFreeBytes: number;
+  /** Free space on the disk of this directory, in bytes. Default: what the file system says. */
+  freeBytes?: ((directory: string) => Promise<number>) | undefined;
 }
+
+const diskFree = async (directory: string): Promise<number> => {
+  const disk = await statfs(directory);
+  return disk.bavail * disk.bsize;
+};
 
 /**
  * Removes ended jobs after their time, and earlier, oldest first, when the disk runs short. Below the threshold no new
@@ -35,6 +46,8 @@ export class Retention implements Service {
   readonly #options: RetentionOptions;
   readonly #loop: Loop;
   #short = false;
+  /** What was free when jobs were last removed before their time, and until when that is not tried again. */
+  #early: { freeBytes: number; pausedUntilMs: number } | undefined;
 
   constructor(options: RetentionOptions) {
     this.#options = options;
@@ -62,16 +75,34 @@ export class Retention implements Service {
 
   async #turn(): Promise<void> {
     const { clock, retentionMs, directory, minFreeBytes, log, store, blobs } = this.#options;
-    const disk = await statfs(directory);
-    const freeBytes = disk.bavail * disk.bsize;
+    const freeBytes = await (this.#options.freeBytes ?? diskFree)(directory);
     const short = freeBytes < minFreeBytes;
     if (short !== this.#short) log.warn({ event: short ? 'disk.short' : 'disk.recovered', freeBytes, minFreeBytes });
     this.#short = short;
     const nowMs = clock.wallMs();
-    const removed = await this.#removeJobs(short ? nowMs : nowMs - retentionMs);
+    const removed = await this.#removeJobs(nowMs - retentionMs, JOBS_PER_TURN);
     if (removed === JOBS_PER_TURN) this.#loop.wake();
+    else if (short) await this.#removeEarly(freeBytes, nowMs);
+    else this.#early = undefined;
     const unused = await store.blobs.unusedSince(this.#blobsBeforeMs(nowMs), BLOBS_PER_TURN);
     if (unused.length > 0) await blobs.remove(unused);
+  }
+
+  /**
+   * The disk may be full of other people's files: what people still want to look at goes slowly, oldest first, and only
+   * while the space grows with it.
+   */
+  async #removeEarly(freeBytes: number, nowMs: number): Promise<void> {
+    const { clock, log } = this.#options;
+    const atMs = clock.monotonicMs();
+    if (this.#early && atMs < this.#early.pausedUntilMs) return;
+    if (this.#early && freeBytes <= this.#early.freeBytes) {
+      log.warn({ event: 'retention.useless', freeBytes }, 'removing old jobs frees no space; something else fills the disk');
+      this.#early = { freeBytes, pausedUntilMs: atMs + EARLY_PAUSE_MS };
+      return;
+    }
+    const removed = await this.#removeJobs(nowMs - EARLY_AGE_MS, EARLY_PER_TURN);
+    this.#early = removed > 0 ? { freeBytes, pausedUntilMs: 0 } : undefined;
   }
 
   /** A job that still runs may need any file that was there when it came, however long it runs. */
@@ -82,9 +113,9 @@ export class Retention implements Service {
     return Math.min(nowMs - retentionMs, liveSinceMs) - BLOB_GRACE_MS;
   }
 
-  async #removeJobs(beforeMs: number): Promise<number> {
+  async #removeJobs(beforeMs: number, limit: number): Promise<number> {
     const { store, logs, log } = this.#options;
-    const ended = await store.jobs.endedBefore(beforeMs, JOBS_PER_TURN);
+    const ended = await store.jobs.endedBefore(beforeMs, limit);
     for (const job of ended) {
       // The row last: what a crash leaves is found again by it.
       await logs.removeJob(job.id);

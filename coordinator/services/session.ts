@@ -5,6 +5,12 @@ import { TaskInput } from '../../proto/gen/mesh/v1/common.js';
 import type { TaskRef } from '../core/task.js';
 import type { AssignedTask } from '../ports.js';
 
+/**
+ * From this version on an agent kills the attempts of `--on-disconnect stop` by itself when its lease ends, names the
+ * ages of what it runs, and takes attempts back under another generation.
+ */
+export const FENCING_PROTOCOL = 2;
+
 /** Rows to columns, as they travel. */
 export function toRefs(refs: Iterable<TaskRef>): TaskRefs {
   const columns: TaskRefs = { jobs: [], indexes: [], generations: [] };
@@ -16,7 +22,7 @@ export function toRefs(refs: Iterable<TaskRef>): TaskRefs {
   return columns;
 }
 
-/** Columns to rows; ends at the shortest column, so a malformed message names fewer tasks rather than wrong ones. */
+/** Columns to rows. They are of one length (rpc/session-rules.ts). */
 export function fromRefs(columns: TaskRefs | undefined): TaskRef[] {
   if (!columns) return [];
   const length = Math.min(columns.jobs.length, columns.indexes.length, columns.generations.length);
@@ -37,11 +43,14 @@ export type Send = (message: NonNullable<SessionResponse['body']>) => void;
 export class AgentSession {
   readonly #bodies = new RecentSet<number, true>(SESSION_BODIES_MAX);
   #open = true;
+  #told = '';
 
   constructor(
     /** The node's number in the store. */
     readonly node: number,
     readonly bootId: string,
+    /** The session protocol's version both agreed on. */
+    readonly protocol: number,
     private readonly write: Send,
     private readonly end: () => void,
   ) {}
@@ -71,9 +80,18 @@ export class AgentSession {
     if (groups.length > 0) this.send({ $case: 'assign', value: { epoch, bodies, groups } });
   }
 
-  close(reason: string, permanent: boolean): void {
+  /** The list when it is another than this session was last told, and nothing otherwise. */
+  news(coordinators: string[]): string[] {
+    const list = coordinators.join();
+    if (list === this.#told) return [];
+    this.#told = list;
+    return coordinators;
+  }
+
+  /** @param coordinators where to go instead, the leader first */
+  close(reason: string, permanent: boolean, coordinators: string[] = []): void {
     if (!this.#open) return;
-    this.send({ $case: 'goodbye', value: { reason, permanent, coordinators: [] } });
+    this.send({ $case: 'goodbye', value: { reason, permanent, coordinators } });
     this.#open = false;
     this.end();
   }

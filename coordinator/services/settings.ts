@@ -1,6 +1,7 @@
 import { asFlag, asInteger, asNumber, asText, setting } from '../../common/settings.js';
 import { MeshError } from '../../common/errors.js';
 import { COEFFICIENTS_DEFAULT } from '../core/scheduler/rank.js';
+import { SPECULATION_DEFAULTS } from '../core/speculation.js';
 import { parseDuration, parseSize } from '../../common/units.js';
 
 const asStrategy = (text: string): 'score' | 'round-robin' | 'random' => {
@@ -25,6 +26,19 @@ export const coordinatorSettings = {
     parse: asText,
     fallback: undefined,
     secret: true,
+  }),
+  join: setting<string | undefined>({
+    flag: '--join <token>',
+    describe: 'a token of the role coordinator: to become one more coordinator of a mesh, the first time only',
+    parse: asText,
+    fallback: undefined,
+    secret: true,
+  }),
+  coordinator: setting<string | undefined>({
+    flag: '--coordinator <host[:port]>',
+    describe: 'with --join: where the mesh is, for networks that multicast does not pass',
+    parse: asText,
+    fallback: undefined,
   }),
   preparedStatements: setting({
     flag: '--no-prepared-statements',
@@ -112,6 +126,19 @@ export const coordinatorSettings = {
     describe: 'the most tasks an agent may hold beyond its slots',
     parse: asInteger(0, 100_000),
     fallback: 8192,
+  }),
+  stragglerFactor: setting({
+    flag: '--straggler-factor <number>',
+    describe:
+      'of jobs submitted with --speculate: how many times the usual running time makes a straggler, which gets a second attempt',
+    parse: asNumber(1, 1000),
+    fallback: SPECULATION_DEFAULTS.factor,
+  }),
+  stragglerFloor: setting({
+    flag: '--straggler-floor <duration>',
+    describe: 'no task that has run for less gets a second attempt',
+    parse: parseDuration,
+    fallback: SPECULATION_DEFAULTS.floorMs,
   }),
   maxLiveJobs: setting({
     flag: '--max-live-jobs <jobs>',

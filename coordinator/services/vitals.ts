@@ -21,6 +21,8 @@ export interface VitalsOptions {
   log: Logger;
   epoch: () => number;
   heartbeatMs: number;
+  /** Every live coordinator, as `host:port`, the leader's addresses first. */
+  coordinators: () => string[];
   onCapacity: () => void;
 }
 
@@ -75,7 +77,10 @@ export class Vitals implements Service {
       node.roundTrip = smoothRoundTrip(node.roundTrip, sampleMs);
     }
     if (!wasHealthy) onCapacity();
-    return { sequence: beat.sequence, pingUs: nowUs, epoch: epoch(), draining: node.row.draining, coordinators: [] };
+    return {
+      ...{ sequence: beat.sequence, pingUs: nowUs, epoch: epoch(), draining: node.row.draining },
+      coordinators: node.session?.news(this.#options.coordinators()) ?? [],
+    };
   }
 
   async setDraining(name: string, draining: boolean): Promise<LiveNode> {
@@ -104,6 +109,7 @@ export class Vitals implements Service {
         node.session.close('its certificate has expired', false);
     for (const node of fleet.expired()) {
       node.session?.close('its lease is over', false);
+      ledger.releaseAll(node.row.seq);
       const attempts = ledger.ofNode(node.row.seq);
       if (attempts.length > 0)
         results.lost(attempts, 'node-lost', `${node.row.name} was not heard of for a whole lease`);

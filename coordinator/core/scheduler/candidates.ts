@@ -86,6 +86,7 @@ export function roomFor(free: Room, reserve: Cost | undefined, cost: Cost): numb
 /** How many more the node's queue takes. Nothing queues behind a larger task: it would overtake it. */
 export function queueRoomFor(node: NodeState, group: Group, settings: PlanSettings): number {
   const { reserve } = node;
+  if (node.view.onTrial) return 0;
   if (reserve && (group.cost.cpuMillis < reserve.cpuMillis || group.cost.memoryBytes < reserve.memoryBytes)) return 0;
   return Math.max(0, prefillDepth(prefillInput(node, group), settings) - node.queued);
 }
@@ -107,6 +108,16 @@ export interface Taken {
   starts: boolean;
 }
 
+/**
+ * Blocked nodes are left out, unless no other node could run it: then the job goes on there, and its tasks end within the
+ * bounds on their failures and losses, rather than wait for ever.
+ */
+export function unblocked(able: readonly NodeState[], blocked: ReadonlySet<number>): readonly NodeState[] {
+  if (blocked.size === 0) return able;
+  const open = able.filter((node) => !blocked.has(node.view.seq));
+  return open.length > 0 ? open : able;
+}
+
 /** The candidate nodes of one group, best first: those with room, then those with room in their queue. */
 export class Candidates {
   /** Feasible nodes, by the store's number. */
@@ -125,9 +136,11 @@ export class Candidates {
     this.#room = new Heap(meter);
     this.#queue = new Heap(meter);
     this.#versions = new Int32Array(nodes.length);
-    for (const node of nodes) {
+    const able = nodes.filter((node) => {
       meter.operations++;
-      if (ruledOut(group.kind, group.cost, node.view, group.blocked)) continue;
+      return !ruledOut(group.kind, group.cost, node.view);
+    });
+    for (const node of unblocked(able, group.blocked)) {
       this.#feasible.add(node.view.seq);
       if (roomFor(node.free, node.reserve, group.cost) > 0) this.#push(this.#room, node);
       else if (queueRoomFor(node, group, settings) > 0) this.#push(this.#queue, node);
@@ -171,7 +184,7 @@ export class Candidates {
       this.context.meter.operations++;
       const { total } = node.view;
       if (!this.#feasible.has(node.view.seq) || avoid.includes(node.view.seq)) continue;
-      if (node.reserve || !isLarge(cost, total) || node.queued >= settings.prefillMax) continue;
+      if (node.view.onTrial || node.reserve || !isLarge(cost, total) || node.queued >= settings.prefillMax) continue;
       if (!lacksOnlyCpuOrMemory(node.free, cost)) continue;
       const missing =
         Math.max(0, cost.cpuMillis - node.free.cpuMillis) / total.cpuMillis +

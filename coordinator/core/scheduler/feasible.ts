@@ -7,19 +7,24 @@ import { formatSize } from '../../../common/units.js';
 import type { Cost, Kind, NodeView, Room } from './types.js';
 
 /** Why the node can't take the kind, as a person reads it; undefined when it can. */
-export function ruledOut(kind: Kind, cost: Cost, node: NodeView, blocked: ReadonlySet<number>): string | undefined {
+export function ruledOut(kind: Kind, cost: Cost, node: NodeView): string | undefined {
   if (node.revoked) return 'its certificate is revoked';
   if (node.state === 'OFFLINE') return 'it is offline';
   if (node.state === 'SUSPECT') return 'it is suspect: heartbeats are missing, so it gets nothing new';
   if (node.draining) return 'it is draining';
+  if (node.barred) return node.barred;
   if (!node.executors.has(kind.executor)) return `it does not run ${kind.executor} tasks`;
+  if (kind.fenced && !node.fences)
+    return 'its agent is too old to stop attempts by itself when it is cut off (--on-disconnect stop): upgrade it';
   const lacking = exceeds(cost, node.total);
   if (lacking) return lacking;
   const unmet = unmetRequirement(kind.selector, node.labels);
   if (unmet) return unmet;
-  if (blocked.has(node.seq)) return 'it is blocked for this job';
   return undefined;
 }
+
+/** Said of a node that the job has blocked, while others could run it. */
+export const BLOCKED = 'it is blocked for this job: it failed what others did not';
 
 /** What the task asks beyond what the whole node has: "asks 64 GiB of memory; the node has 16 GiB". */
 function exceeds(cost: Cost, total: Room): string | undefined {

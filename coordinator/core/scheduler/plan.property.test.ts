@@ -92,13 +92,13 @@ function fault(snapshot: Snapshot, settings: PlanSettings, seed: number): string
     const node = nodes.get(seq);
     if (!work || !node) return 'an unknown job or node';
     const cost = costOf(work.kind.resources);
-    const out = ruledOut(work.kind, cost, node, work.blockedNodes);
-    if (out) return `job ${job} went to node ${seq}: ${out}`;
+    const able = snapshot.nodes.filter((other) => !ruledOut(work.kind, cost, other));
+    const unblocked = able.filter((other) => !work.blockedNodes.has(other.seq));
+    const usable = unblocked.length > 0 ? unblocked : able;
+    if (!usable.includes(node)) return `job ${job} went to node ${seq}: ${ruledOut(work.kind, cost, node) ?? 'blocked'}`;
     for (const index of returned) {
       const failed = work.returned.find((task) => task.index === index)?.failedNodes ?? [];
-      const others = snapshot.nodes.some(
-        (other) => !failed.includes(other.seq) && !ruledOut(work.kind, cost, other, work.blockedNodes),
-      );
+      const others = usable.some((other) => !failed.includes(other.seq));
       if (failed.includes(seq) && others) return `task ${index} of job ${job} went back to node ${seq}`;
     }
     const count = fresh + returned.length;

@@ -62,7 +62,8 @@ test('each thing that rules a node out has its reason', async (t) => {
     [good(6, { total: makeRoom(4, { memoryBytes: GIB }) }), 'asks 4 GiB of memory; the node has 1 GiB'],
     [good(7, { total: makeRoom(1) }), 'asks 2 CPUs; the node has 1'],
     [good(8, { labels: new Map([['zone', 'c']]) }), 'label zone is c, not one of a, b'],
-    [good(9), 'it is blocked for this job'],
+    [good(9), 'it is blocked for this job: it failed what others did not'],
+    [good(12, { barred: 'it spoiled several jobs' }), 'it spoiled several jobs'],
     [good(10, { total: makeRoom(0) }), 'it has no slots'],
   ];
   const work = makeWork(1, 100, { kind, blockedNodes: new Set([9]) });
@@ -171,13 +172,34 @@ test('returned tasks go before fresh ones of their job, once each', async (t) =>
 });
 
 test('nodes blocked for one job serve the others of its kind', async (t) => {
-  const made = run(makeSnapshot([makeNode(1, 3)], [makeWork(1, 5, { blockedNodes: new Set([1]) }), makeWork(2, 5)]));
-  t.same(
-    [1, 2].map((job) => assigned(made, { job })),
-    [0, 3],
-  );
-  t.equal(reasonOf(made, 1, 1, 1)?.reason, 'it is blocked for this job');
-  t.equal(reasonOf(made, 1, 1, 2)?.reason, 'chosen: 3 to start');
+  const nodes = [makeNode(1, 3), makeNode(2, 1)];
+  const made = run(makeSnapshot(nodes, [makeWork(1, 5, { blockedNodes: new Set([1]) }), makeWork(2, 5)]));
+  t.equal(assigned(made, { job: 1, node: 1 }), 0);
+  t.equal(assigned(made, { job: 2, node: 1 }), 3);
+  t.match(reasonOf(made, 1, 1, 1)?.reason, /^it is blocked for this job/);
+  t.match(reasonOf(made, 1, 1, 2)?.reason, /^chosen: 3 to start/);
+});
+
+test('a job that has blocked every node goes on, so that its tasks end within their bounds', async (t) => {
+  const blockedNodes = new Set([1, 2]);
+  const nodes = [makeNode(1, 2), makeNode(2, 2)];
+  t.equal(assigned(run(makeSnapshot(nodes, [makeWork(1, 4, { blockedNodes })]))), 4);
+  const away = [makeNode(1, 2), makeNode(2, 2), makeNode(3, 2, { state: 'OFFLINE' })];
+  t.equal(assigned(run(makeSnapshot(away, [makeWork(1, 4, { blockedNodes })]))), 4, 'nobody waits for one that is away');
+});
+
+test('work that must be fenced goes to agents that can, and the others are told to be upgraded', async (t) => {
+  const kind = makeKind(1, {}, { fenced: true });
+  const made = run(makeSnapshot([makeNode(1, 4), makeNode(2, 2, { fences: true })], [makeWork(1, 9, { kind })]));
+  t.equal(assigned(made, { node: 1 }), 0);
+  t.ok(assigned(made, { node: 2 }) >= 2);
+  t.match(reasonOf(made, 1, 1, 1), { feasible: false, reason: /too old to stop attempts.*upgrade/ });
+});
+
+test('on trial a node gets what starts at once and nothing to wait', async (t) => {
+  const node = makeNode(1, 4, { onTrial: true });
+  const made = run(makeSnapshot([{ ...node, free: { ...node.free, slots: 1 } }], [makeWork(1, 9), makeWork(2, 9)]));
+  t.equal(assigned(made), 1);
 });
 
 test('prefill bridges the pipeline delay, after all room is taken', async (t) => {

@@ -1,6 +1,6 @@
 /** What `mesh why` answers, worked out from the end of a plan when somebody asks: planning itself pays nothing for it. */
-import { ruledOut, fullness } from './feasible.js';
-import { type Group, groupOf, type NodeState, queueRoomFor, roomFor, standingOf } from './candidates.js';
+import { BLOCKED, fullness, ruledOut } from './feasible.js';
+import { type Group, groupOf, type NodeState, queueRoomFor, roomFor, standingOf, unblocked } from './candidates.js';
 import { prefillDepth } from './prefill.js';
 import { termsOf } from './rank.js';
 import type { NodeReason, PlanSettings, Reasons, WorkView } from './types.js';
@@ -39,13 +39,16 @@ export class PlanReasons implements Reasons {
       works.find((candidate) => candidate.job === job) ?? works.find((w) => w.blockedNodes.size === 0) ?? works[0];
     if (!work) return undefined;
     const group = groupOf(work);
-    return this.#source.nodes.map((node) => this.#reason(node, group));
+    const { nodes } = this.#source;
+    const able = group.blocked.size === 0 ? nodes : nodes.filter((node) => !ruledOut(group.kind, group.cost, node.view));
+    const open = new Set(unblocked(able, group.blocked));
+    return nodes.map((node) => this.#reason(node, group, open.has(node)));
   }
 
-  #reason(node: NodeState, group: Group): NodeReason {
+  #reason(node: NodeState, group: Group, isOpen: boolean): NodeReason {
     const { settings } = this.#source;
     const { seq } = node.view;
-    const out = ruledOut(group.kind, group.cost, node.view, group.blocked);
+    const out = ruledOut(group.kind, group.cost, node.view) ?? (isOpen ? undefined : BLOCKED);
     if (out) return { node: seq, feasible: false, reason: out, score: undefined, terms: {} };
     // As the node stood before this plan: that is what made it chosen or not.
     const before = { ...node, queued: node.view.queued, load: node.view.load, turnoverPerMs: node.view.turnoverPerMs };

@@ -8,6 +8,8 @@ export interface Kind {
   executor: 'process' | 'function';
   resources: Resources;
   selector: Selector;
+  /** Needs an agent that kills the attempt by itself when it loses the coordinator (`--on-disconnect stop`). */
+  fenced?: boolean;
 }
 
 /** Resources as numbers to subtract. `slots` bounds how many tasks run whatever they ask. */
@@ -53,6 +55,12 @@ export interface NodeView {
   finished: number;
   /** What a large attempt asks that waits there for room; nothing smaller may overtake it. See ledger.ts. */
   reserve?: Cost | undefined;
+  /** Its agent speaks a protocol in which it can be told to stop attempts by itself. */
+  fences?: boolean;
+  /** Why it gets no work at all for now; undefined when it may. */
+  barred?: string | undefined;
+  /** On probation: what starts at once is all it gets, nothing waits there. */
+  onTrial?: boolean;
   /** Tasks per millisecond that the busy slots finish, from learned task times; undefined when nothing is known. */
   turnoverPerMs?: number | undefined;
 }
@@ -76,7 +84,7 @@ export interface WorkView {
   fresh: number;
   /** Due now, a bounded page of them. */
   returned: readonly ReturnedTask[];
-  /** Nodes this job must not use. */
+  /** Nodes this job does not use while another one could run it. */
   blockedNodes: ReadonlySet<number>;
   /** Learned running time of its tasks; undefined before the first has ended. */
   taskMs: number | undefined;

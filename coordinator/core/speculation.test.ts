@@ -1,0 +1,96 @@
+import { test } from 'tap';
+import { makeKind, makeNode, makeRoom } from '../../test/support/snapshot.js';
+import type { JobCounts } from './job.js';
+import { costOf } from './room.js';
+import type { NodeView } from './scheduler/types.js';
+import { copiesMax, type CopyWork, nearsEnd, planCopies, type RunningTask, stragglerAgeMs } from './speculation.js';
+
+const counts = (more: Partial<JobCounts> = {}): JobCounts => ({
+  ...{ total: 10, materialised: 10, queued: 0, assigned: 0, running: 2, retrying: 0, completed: 8, failed: 0 },
+  cancelled: 0,
+  ...more,
+});
+
+test('a job is near its end when nothing of it waits and half is done', async (t) => {
+  t.ok(nearsEnd(counts()));
+  t.ok(nearsEnd(counts({ completed: 5, running: 5 })));
+  t.notOk(nearsEnd(counts({ completed: 4, running: 6 })), 'too little to compare with');
+  t.notOk(nearsEnd(counts({ queued: 1, running: 1 })), 'fresh or retracted work waits');
+  t.notOk(nearsEnd(counts({ retrying: 1, running: 1 })), 'a retry waits');
+  t.notOk(nearsEnd(counts({ total: 12 })), 'rows are still being made');
+  t.ok(nearsEnd(counts({ total: 2, materialised: 2, completed: 1, running: 1 })));
+  t.notOk(nearsEnd(counts({ total: 1, materialised: 1, completed: 0, running: 1 })), 'nothing is like the only task');
+});
+
+test('copies are bounded by a share of the job, and one is always allowed', async (t) => {
+  t.same([1, 2, 19, 20, 100, 1_000_000].map(copiesMax), [1, 1, 1, 2, 10, 1000]);
+});
+
+test('a straggler is older than a multiple of what is usual, and than the floor', async (t) => {
+  const settings = { factor: 2, floorMs: 1000 };
+  t.equal(stragglerAgeMs([], settings), undefined, 'nothing completed');
+  t.equal(stragglerAgeMs([900], settings), 1800);
+  t.equal(stragglerAgeMs([1, 2, 3], settings), 1000, 'the floor');
+  t.equal(
+    stragglerAgeMs([100, 200, 4000, 9_000_000], settings),
+    8000,
+    'the 75th percentile; the slowest does not count',
+  );
+});
+
+const running = (index: number, ageMs: number, more: Partial<RunningTask> = {}): RunningTask => ({
+  ...{ job: 1, index, generation: 1, node: 1, ageMs, avoid: new Set() },
+  ...more,
+});
+
+const plan = (tasks: RunningTask[], nodes: NodeView[], more: Partial<CopyWork> = {}) => {
+  const kind = makeKind();
+  const work = { kind, cost: costOf(kind.resources), blockedNodes: new Set<number>(), running: tasks };
+  return planCopies({ ...work, fromAgeMs: 100, copiesMax: 10, ...more }, nodes).map(({ task, to }) => [task.index, to]);
+};
+
+test('the oldest stragglers first, within the bound', async (t) => {
+  const tasks = [running(0, 99), running(1, 100), running(2, 300), running(3, 200)];
+  t.same(plan(tasks, [makeNode(1), makeNode(2, 8)]), [
+    [2, 2],
+    [3, 2],
+    [1, 2],
+  ]);
+  t.same(plan(tasks, [makeNode(1), makeNode(2, 8)], { copiesMax: 1 }), [[2, 2]]);
+  t.same(plan([running(0, 99)], [makeNode(2)]), []);
+});
+
+test('a copy goes where it starts at once: free, healthy, feasible, and not where the original is', async (t) => {
+  const old = [running(0, 500)];
+  t.same(plan(old, [makeNode(1)]), [], 'the original’s own node');
+  const unfit: [string, NodeView][] = [
+    ['full', makeNode(2, 4, { busy: 4 })],
+    ['others wait there', makeNode(2, 4, { queued: 1 })],
+    ['suspect', makeNode(2, 4, { state: 'SUSPECT' })],
+    ['offline', makeNode(2, 4, { state: 'OFFLINE' })],
+    ['draining', makeNode(2, 4, { draining: true })],
+    ['revoked', makeNode(2, 4, { revoked: true })],
+    ['on trial', makeNode(2, 4, { onTrial: true })],
+    ['too small', makeNode(2, 4, { total: makeRoom(0) })],
+    ['another executor', makeNode(2, 4, { executors: new Set(['function']) })],
+  ];
+  for (const [why, node] of unfit) t.same(plan(old, [makeNode(1), node]), [], why);
+  t.same(plan(old, [makeNode(1), makeNode(2)], { blockedNodes: new Set([2]) }), [], 'blocked for the job');
+  t.same(plan([running(0, 500, { avoid: new Set([2]) })], [makeNode(1), makeNode(2)]), [], 'it failed there');
+  t.same(plan(old, [makeNode(1), makeNode(2)]), [[0, 2]]);
+});
+
+test('the most reliable node first, then the least busy; no slot is given twice', async (t) => {
+  const nodes = [
+    makeNode(1, 4),
+    makeNode(2, 1, { reliability: 0.5 }),
+    makeNode(3, 1, { load: 0.9 }),
+    makeNode(4, 1, { load: 0.1 }),
+  ];
+  const tasks = [0, 1, 2, 3].map((index) => running(index, 1000 - index));
+  t.same(plan(tasks, nodes), [
+    [0, 4],
+    [1, 3],
+    [2, 2],
+  ]);
+});

@@ -1,0 +1,104 @@
+/**
+ * Which running tasks get a second attempt, and where. Pure; services/speculation.ts acts on it.
+ *
+ * Near the end of a job (nothing of it waits any more, at least half is done) a task is a straggler when it has run much
+ * longer than its like: longer than `factor` times the 75th percentile of what completed, and than a floor below which a
+ * copy would cost more than it wins. Of work whose progress nobody reports, an attempt that has run for so long may be
+ * expected to need as long again (running times have heavy tails, else it would not be one), which is more than the whole
+ * of a fresh one; so a copy is expected to end first wherever it starts at once. Compare Dean and Ghemawat, "MapReduce",
+ * OSDI 2004, §3.6 (backup tasks), and Spark's spark.speculation.* (quantile 0.75, multiplier).
+ *
+ * What it costs: slots that stood idle, on at most a tenth of the job's tasks at a time. What it does not do: find tasks
+ * that are slow by nature. They are copied once, both attempts take long, and the first result counts.
+ */
+import { ruledOut } from './scheduler/feasible.js';
+import type { Cost, Kind, NodeView } from './scheduler/types.js';
+import { fitCount } from './room.js';
+import type { JobCounts } from './job.js';
+import type { TaskRef } from './task.js';
+
+export interface SpeculationSettings {
+  /** So many times the 75th percentile of completed running times make a straggler. At least 1. */
+  factor: number;
+  /** Nothing younger is copied, in milliseconds. */
+  floorMs: number;
+}
+
+export const SPECULATION_DEFAULTS: SpeculationSettings = { factor: 2, floorMs: 5000 };
+
+/** Of the job's tasks, as many may have a copy at a time; one may always. */
+const SHARE_MAX = 0.1;
+/** However large the job is. Bounds what one turn commits, and the memory of it. */
+const COPIES_MAX = 1000;
+/** Of the job's tasks, as many must have completed before the others can be compared with them. */
+const DONE_MIN = 0.5;
+const QUANTILE = 0.75;
+
+/** Nothing of the job waits, and enough of it is done to know what is usual. Cheap: asked of every such job, every turn. */
+export function nearsEnd({ total, materialised, queued, retrying, completed }: JobCounts): boolean {
+  return materialised === total && queued === 0 && retrying === 0 && completed >= Math.max(1, total * DONE_MIN);
+}
+
+/** How many of the job's tasks may have a copy at the same time. */
+export const copiesMax = (total: number): number => Math.min(COPIES_MAX, Math.max(1, Math.floor(total * SHARE_MAX)));
+
+/**
+ * The age from which an attempt is a straggler; undefined when nothing is known to compare with.
+ * @param runTimesMs of completed tasks of the job, ascending
+ */
+export function stragglerAgeMs(runTimesMs: readonly number[], settings: SpeculationSettings): number | undefined {
+  const usual = runTimesMs[Math.ceil(runTimesMs.length * QUANTILE) - 1];
+  return usual === undefined ? undefined : Math.max(settings.floorMs, usual * settings.factor);
+}
+
+export interface RunningTask extends TaskRef {
+  node: number;
+  /** Since its agent started it. */
+  ageMs: number;
+  /** Nodes that can't have its copy: it failed there, or was refused. */
+  avoid: ReadonlySet<number>;
+}
+
+export interface CopyPlan {
+  task: RunningTask;
+  to: number;
+}
+
+export interface CopyWork {
+  kind: Kind;
+  cost: Cost;
+  blockedNodes: ReadonlySet<number>;
+  /** Attempts of the job that run and have no copy. */
+  running: readonly RunningTask[];
+  /** From this age on, `stragglerAgeMs`. */
+  fromAgeMs: number;
+  /** So many more may be made now. */
+  copiesMax: number;
+}
+
+/**
+ * The oldest stragglers first, each on the most reliable, least busy node on which it starts at once: one that nothing
+ * waits for, is not the original's, is not on trial, and is not ruled out.
+ */
+export function planCopies(work: CopyWork, nodes: readonly NodeView[]): CopyPlan[] {
+  const plans: CopyPlan[] = [];
+  const taken = new Map<number, number>();
+  const stragglers = work.running
+    .filter(({ ageMs }) => ageMs >= work.fromAgeMs)
+    .sort((a, b) => b.ageMs - a.ageMs)
+    .slice(0, work.copiesMax);
+  if (stragglers.length === 0) return plans;
+  const able = nodes
+    .filter(({ seq, queued, onTrial }) => queued === 0 && !onTrial && !work.blockedNodes.has(seq))
+    .filter((node) => !ruledOut(work.kind, work.cost, node))
+    .sort((a, b) => b.reliability - a.reliability || a.load - b.load || a.seq - b.seq);
+  for (const task of stragglers) {
+    const home = able.find(
+      ({ seq, free }) => seq !== task.node && !task.avoid.has(seq) && fitCount(free, work.cost) > (taken.get(seq) ?? 0),
+    );
+    if (!home) continue;
+    taken.set(home.seq, (taken.get(home.seq) ?? 0) + 1);
+    plans.push({ task, to: home.seq });
+  }
+  return plans;
+}
