@@ -1,0 +1,160 @@
+/** Nodes, the leader's row and the rest, as coordinator/store has them in SQL. */
+import { MeshError } from '../../../common/errors.js';
+import type { CertificateRow, CertificateStore, LeaderRow, NodeRow, Store } from '../../../coordinator/ports.js';
+import type { RunStatement } from './memory-store.js';
+import type { Tables } from './tables.js';
+
+type Others = Omit<Store, 'jobs' | 'tasks' | 'copies' | 'ping' | 'close'>;
+
+export function otherStores(tables: Tables, read: RunStatement, write: RunStatement): Others {
+  return {
+    nodes: {
+      all: () => read('nodes.all', () => [...tables.nodes.values()].map((node) => structuredClone(node))),
+      upsert: (node) => write('nodes.upsert', () => upsertNode(tables, node)),
+      setDraining: (name, draining) => write('nodes.setDraining', () => changeNode(tables, name, { draining })),
+      setRevoked: (name, revoked) => write('nodes.setRevoked', () => void changeNode(tables, name, { revoked })),
+      saveVitals: (rows) =>
+        write('nodes.saveVitals', () => {
+          for (const { seq, ...vitals } of rows) Object.assign(tables.nodes.get(seq) ?? {}, vitals);
+        }),
+    },
+    leader: {
+      read: () => read('leader.read', () => tables.leader && { ...tables.leader }),
+      take: (seen, holder) => write('leader.take', () => take(tables, seen, holder)),
+      renew: (epoch) => write('leader.renew', () => renew(tables, epoch)),
+      release: (epoch) =>
+        write('leader.release', () => {
+          if (tables.leader?.epoch === epoch) tables.leader = { ...tables.leader, holder: '' };
+        }),
+    },
+    coordinators: {
+      announce: (row) =>
+        write('coordinators.announce', () => void tables.coordinators.set(row.id, { ...row, seenAtMs: tables.now() })),
+      list: (maxAgeMs) =>
+        read('coordinators.list', () =>
+          [...tables.coordinators.values()]
+            .map(({ seenAtMs, ...row }) => ({
+              ...row,
+              ageMs: tables.now() - seenAtMs,
+              leader: tables.leader?.holder === row.id,
+            }))
+            .filter((row) => row.ageMs <= maxAgeMs),
+        ),
+      withdraw: (id) => write('coordinators.withdraw', () => void tables.coordinators.delete(id)),
+    },
+    certificates: certificateStore(tables, read, write),
+    tokens: {
+      create: (row) => write('tokens.create', () => void tables.tokens.set(row.id, { ...row })),
+      list: () => read('tokens.list', () => [...tables.tokens.values()].map((row) => ({ ...row }))),
+      revoke: (id) => write('tokens.revoke', () => tables.tokens.delete(id)),
+      get: (id) => read('tokens.get', () => tables.tokens.get(id)),
+      spend: (id, publicKeyDigest, nowMs) =>
+        write('tokens.spend', () => {
+          const token = tables.tokens.get(id);
+          const isRepeat = token?.spentBy?.includes(publicKeyDigest) === true;
+          if (!token || (token.usesLeft === 0 && !isRepeat) || token.expiresAtMs <= nowMs) return false;
+          if (isRepeat) return true;
+          token.usesLeft--;
+          token.spentBy = [...(token.spentBy ?? []), publicKeyDigest];
+          return true;
+        }),
+      boughtWith: (id, digest) =>
+        read('tokens.boughtWith', () =>
+          [...tables.certificates.values()].find((row) => row.tokenId === id && row.publicKeyDigest === digest),
+        ),
+    },
+    blobs: {
+      missing: (digests) => read('blobs.missing', () => digests.filter((digest) => !tables.blobs.has(digest))),
+      record: (blobs) =>
+        write('blobs.record', () => {
+          for (const { digest, sizeBytes } of blobs) tables.blobs.set(digest, { sizeBytes, usedAtMs: tables.now() });
+        }),
+      unusedSince: (ms, limit) =>
+        read('blobs.unusedSince', () =>
+          [...tables.blobs].flatMap(([digest, blob]) => (blob.usedAtMs < ms ? [digest] : [])).slice(0, limit),
+        ),
+      touch: (digests) =>
+        write('blobs.touch', () => {
+          for (const digest of digests) Object.assign(tables.blobs.get(digest) ?? {}, { usedAtMs: tables.now() });
+        }),
+      forget: (digests) =>
+        write('blobs.forget', () => {
+          for (const digest of digests) tables.blobs.delete(digest);
+        }),
+    },
+    audit: { append: () => write('audit.append', () => undefined) },
+    settings: {
+      get: (key) => read('settings.get', () => tables.settings.get(key)),
+      claim: (key, value) =>
+        write('settings.claim', () => {
+          if (!tables.settings.has(key)) tables.settings.set(key, value);
+          return tables.settings.get(key) as string;
+        }),
+    },
+  };
+}
+
+function upsertNode(tables: Tables, given: Parameters<Store['nodes']['upsert']>[0]): NodeRow {
+  const known = [...tables.nodes.values()].find((node) => node.name === given.name);
+  const fresh = { reliability: 1, finished: 0, draining: false, revoked: false, lastHeartbeatAtMs: undefined };
+  const row: NodeRow = known
+    ? { ...known, ...given, id: known.id }
+    : { ...given, ...fresh, seq: tables.nodes.size + 1 };
+  tables.nodes.set(row.seq, structuredClone(row));
+  return row;
+}
+
+function changeNode(tables: Tables, name: string, change: Partial<NodeRow>): NodeRow | undefined {
+  const known = [...tables.nodes.values()].find((node) => node.name === name);
+  return known && structuredClone(Object.assign(known, change));
+}
+
+function take(tables: Tables, seen: LeaderRow | undefined, holder: string): number | undefined {
+  const { leader } = tables;
+  const same =
+    leader && seen
+      ? leader.epoch === seen.epoch && leader.renewals === seen.renewals && leader.holder === seen.holder
+      : leader === undefined && seen === undefined;
+  if (!same) return undefined;
+  const epoch = (leader?.epoch ?? 0) + 1;
+  tables.leader = { epoch, holder, renewals: 0 };
+  tables.observe({ kind: 'leader-elected', atMs: tables.now(), epoch, holder });
+  return epoch;
+}
+
+function renew(tables: Tables, epoch: number): boolean {
+  if (tables.leader?.epoch !== epoch) return false;
+  tables.leader.renewals++;
+  return true;
+}
+
+function certificateStore(tables: Tables, read: RunStatement, write: RunStatement): CertificateStore {
+  const all = () => [...tables.certificates.values()];
+  const holders = (role: string, name: string): CertificateRow[] =>
+    all().filter(
+      (row) => row.role === role && row.name === name && row.revokedAtMs === undefined && row.notAfterMs > tables.now(),
+    );
+  return {
+    record: (row, { sameHolder }) =>
+      write('certificates.record', () => {
+        const taken = holders(row.role, row.name).some((other) => other.publicKeyDigest !== row.publicKeyDigest);
+        if (taken && !sameHolder && row.revokedAtMs === undefined)
+          throw new MeshError('CONFLICT', `${row.role} ${row.name} has a certificate already`);
+        tables.certificates.set(row.serial, { ...row });
+      }),
+    list: () => read('certificates.list', all),
+    holders: (role, name) => read('certificates.holders', () => holders(role, name)),
+    revoke: (nameOrSerial) =>
+      write('certificates.revoke', () => {
+        const rows = all().filter(
+          (row) => (row.serial === nameOrSerial || row.name === nameOrSerial) && row.revokedAtMs === undefined,
+        );
+        for (const row of rows) row.revokedAtMs = tables.now();
+        return rows;
+      }),
+    revokedSerials: () =>
+      read('certificates.revokedSerials', () =>
+        all().flatMap((row) => (row.revokedAtMs !== undefined && row.notAfterMs > tables.now() ? [row.serial] : [])),
+      ),
+  };
+}

@@ -1,0 +1,91 @@
+/** Reading tasks, as coordinator/store/tasks-read.ts does. */
+import type { TaskStore } from '../../../coordinator/ports.js';
+import type { JobRecord, Tables, TaskRecord } from './tables.js';
+
+type Result<K extends keyof TaskStore> = Awaited<ReturnType<TaskStore[K]>>;
+
+/** Tasks that came back, of jobs that may run, the earliest first. */
+function waiting(tables: Tables): { job: JobRecord; task: TaskRecord; dueAtMs: number }[] {
+  const found: { job: JobRecord; task: TaskRecord; dueAtMs: number }[] = [];
+  for (const job of tables.jobs.values()) {
+    if (job.completedAtMs !== undefined || job.cancelling) continue;
+    for (const task of job.tasks) if (task.dueAtMs !== undefined) found.push({ job, task, dueAtMs: task.dueAtMs });
+  }
+  return found.sort((a, b) => a.dueAtMs - b.dueAtMs);
+}
+
+export const due = (tables: Tables, limit: number): Result<'due'> =>
+  waiting(tables)
+    .filter(({ dueAtMs }) => dueAtMs <= tables.now())
+    .slice(0, limit)
+    .map(({ job, task: { index, failedNodes, failures, losses } }) => ({
+      ...{ job: job.seq, index, failedNodes: [...failedNodes], failures, losses },
+    }));
+
+export function nextDueInMs(tables: Tables): Result<'nextDueInMs'> {
+  const first = waiting(tables)[0];
+  return first && Math.max(0, first.dueAtMs - tables.now());
+}
+
+export function live(tables: Tables): Result<'live'> {
+  return [...tables.jobs.values()]
+    .filter((job) => job.completedAtMs === undefined)
+    .flatMap((job) =>
+      job.tasks.flatMap(({ index, generation, node, status, failures, losses }) =>
+        status === 'ASSIGNED' || status === 'RUNNING'
+          ? [{ job: job.seq, index, generation, node: node as number, status, failures, losses }]
+          : [],
+      ),
+    );
+}
+
+export function list(tables: Tables, query: Parameters<TaskStore['list']>[0]): Result<'list'> {
+  const tasks = (tables.jobs.get(query.job)?.tasks ?? []).filter(
+    (task) => task.index >= query.fromIndex && (query.status === undefined || task.status === query.status),
+  );
+  return tasks.slice(0, query.limit).map((task) => {
+    const { dueAtMs: _due, runningAtMs: _running, failedNodes: _failed, input: _input, ...row } = task;
+    return { ...row, job: query.job, node: task.node === undefined ? undefined : tables.nodes.get(task.node)?.name };
+  });
+}
+
+export const attempts = (tables: Tables, job: number, index: number): Result<'attempts'> =>
+  tables.attempts
+    .filter((attempt) => attempt.job === job && attempt.index === index)
+    .sort((a, b) => a.generation - b.generation || a.attempt - b.attempt)
+    .map(({ job: _job, index: _index, node, ...rest }) => ({ ...rest, node: tables.nodes.get(node)?.name ?? '' }));
+
+export function results(tables: Tables, job: number, fromIndex: number, limit: number): Result<'results'> {
+  const rows = (tables.jobs.get(job)?.tasks ?? []).slice(fromIndex, fromIndex + limit);
+  const stop = rows.findIndex((row) => row.finishedAtMs === undefined);
+  return rows
+    .slice(0, stop === -1 ? rows.length : stop)
+    .map(({ index, status, resultJson, output }) => ({ index, status, resultJson, output }));
+}
+
+export const inputs = (tables: Tables, refs: Parameters<TaskStore['inputs']>[0]): Result<'inputs'> =>
+  refs.map((ref) => tables.jobs.get(ref.job)?.tasks[ref.index]?.input);
+
+export const nodesLost = (tables: Tables, refs: Parameters<TaskStore['nodesLost']>[0]): Result<'nodesLost'> =>
+  refs.map(
+    (ref) =>
+      new Set(
+        tables.attempts
+          .filter((a) => a.job === ref.job && a.index === ref.index && a.outcome === 'node-lost')
+          .filter((a) => a.startedAtMs !== undefined && a.node !== ref.node)
+          .map((a) => a.node),
+      ).size,
+  );
+
+export function unfinishedInputs(
+  tables: Tables,
+  seq: number,
+  fromIndex: number,
+  limit: number,
+): Result<'unfinishedInputs'> {
+  const job = tables.jobs.get(seq);
+  const found: Result<'unfinishedInputs'> = [];
+  for (let index = fromIndex; job && index < job.counts.total && found.length < limit; index++)
+    if (job.tasks[index]?.status !== 'COMPLETED') found.push({ index, input: job.inputs[index] });
+  return found;
+}

@@ -1,0 +1,45 @@
+/** Sits on the wire between agents and coordinators: sees, and sometimes doubles, what passes. */
+import type { SessionRequest, SessionResponse } from '../../proto/gen/mesh/v1/agent.js';
+import type { Recorder } from './recorder.js';
+import type { Scenario } from './scenario.js';
+import type { Tap } from './stream.js';
+import type { World } from './world.js';
+
+/** Everything the protocol calls harmless when repeated. */
+const REPEATABLE: ReadonlySet<string> = new Set([
+  'started',
+  'finished',
+  'retracted',
+  'assign',
+  'retract',
+  'cancel',
+  'finishedAck',
+]);
+
+/** A message of an agent may come a second time this much later. */
+const LATE_MS_MAX = 5000;
+
+export class Witness {
+  constructor(
+    private readonly recorder: Recorder,
+    private readonly world: World,
+    private readonly scenario: Scenario,
+  ) {}
+
+  tap(agent: string): Tap<SessionRequest, SessionResponse> {
+    const pass = <M extends SessionRequest | SessionResponse>(message: M, arrow: string): M[] => {
+      const kind = message.body?.$case ?? 'nothing';
+      this.recorder.wire(`${agent} ${arrow} ${kind}`, message);
+      const twice = REPEATABLE.has(kind) && this.world.random.chance(this.scenario.duplicateRate);
+      return twice ? [message, message] : [message];
+    };
+    const say = (message: SessionRequest, later: (late: SessionRequest) => void): SessionRequest[] => {
+      const { body } = message;
+      if (body?.$case === 'hello' && body.value.unacknowledged) this.recorder.hello(agent, body.value.unacknowledged);
+      if (REPEATABLE.has(body?.$case ?? '') && this.world.random.chance(this.scenario.duplicateRate))
+        this.world.after(this.world.random.next() * LATE_MS_MAX, () => later(message));
+      return pass(message, '->');
+    };
+    return { request: say, response: (message) => pass(message, '<-') };
+  }
+}
