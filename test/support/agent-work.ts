@@ -11,11 +11,15 @@ import type {
   RunningLaunch,
   StopReason,
 } from '../../agent/core/types.js';
+import { LeaseClock } from '../../agent/core/lease.js';
+import { Fence } from '../../agent/session/fence.js';
 import { LogStreamer } from '../../agent/session/log-streamer.js';
 import { Outbox } from '../../agent/session/outbox.js';
-import { type Upstream, Work } from '../../agent/session/work.js';
+import { SteadyTime } from '../../agent/session/steady-time.js';
+import { type Reconciliation, type Upstream, Work } from '../../agent/session/work.js';
 import { type Assign, type Finished, type JobBody, Outcome, type TaskRefs } from '../../proto/gen/mesh/v1/agent.js';
 import { ManualClock } from './manual-clock.js';
+import { MemoryJournal } from './memory-journal.js';
 
 export type Ref = readonly [job: number, index: number, generation: number];
 
@@ -128,13 +132,38 @@ export class RecordedUpstream implements Upstream {
 /** Lets everything happen that waits for nothing but its turn. */
 export const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
-export function makeWork(t: Test, slots = 1) {
+export interface MadeWork {
+  slots?: number;
+  journal?: MemoryJournal;
+  keepForMs?: number;
+  spoolDir?: string;
+}
+
+/** A lease is held from the start; the test ends it by letting time pass. */
+export function makeWork(t: Test, options: number | MadeWork = {}) {
+  const made: MadeWork = typeof options === 'number' ? { slots: options } : options;
+  const { slots = 1, journal = new MemoryJournal(), keepForMs = 3_600_000, spoolDir = t.testdir() } = made;
   const clock = new ManualClock();
+  const boot = { sleptMs: 0 };
   const executor = new FakeExecutor();
-  const outbox = new Outbox(clock);
+  const outbox = new Outbox({ clock, journal, log: silentLogger });
   const ledger = new Ledger({ slots, cpuMillis: slots * 1000, memoryBytes: 1000, gpus: 0, custom: {} });
   const logs = new LogStreamer(() => undefined, clock, silentLogger);
+  const lease = new LeaseClock(15_000);
+  const time = new SteadyTime(clock, () => clock.monotonicMs() + boot.sleptMs);
+  const fence = new Fence({ lease, time, keepForMs, clock, log: silentLogger });
+  lease.sent(0, time.now());
+  lease.answered(0, time.now());
   const executors = new Map([['process', executor]]);
-  const work = new Work({ ledger, executors, outbox, logs, spoolDir: t.testdir(), clock, log: silentLogger });
-  return { clock, executor, outbox, ledger, logs, work };
+  const work = new Work({ ledger, executors, outbox, logs, fence, spoolDir, clock, log: silentLogger });
+  return { clock, executor, outbox, journal, ledger, logs, work, lease, time, fence, boot };
 }
+
+/** A welcome that wants everything as it is, but for these. */
+export const reconciled = (
+  superseded: TaskRefs = refsOf(),
+  readopted?: Reconciliation['readopted'],
+): Reconciliation => ({
+  superseded,
+  readopted,
+});

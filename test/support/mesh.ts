@@ -263,9 +263,9 @@ export class Mesh {
   }
 
   /** The end of what each program wrote. */
-  logs(): string {
+  logs(lines = 40): string {
     return this.#programs
-      .map(({ title, tail }) => `--- ${title}\n${tail.split('\n').slice(-40).join('\n')}`)
+      .map(({ title, tail }) => `--- ${title}\n${tail.split('\n').slice(-lines).join('\n')}`)
       .join('\n');
   }
 

@@ -3,7 +3,6 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Test } from 'tap';
-import type { MeshError } from '../../common/errors.js';
 import type { Identity, Role } from '../../common/identity/identity.js';
 import { publicKeyDigest } from '../../common/identity/keys.js';
 import { readCsr } from '../../common/identity/csr.js';
@@ -31,7 +30,6 @@ export interface TestPlane {
   clock: ManualClock;
   mesh: TestMesh;
   directory: string;
-  fatal: MeshError[];
 }
 
 export const testConfig = (over: Partial<CoordinatorConfig> = {}): CoordinatorConfig => {
@@ -48,6 +46,10 @@ export function temporaryDirectory(t: Test): string {
 /** The CA of a test mesh as the services see it. */
 export const signerOf = (mesh: TestMesh): Signer => ({
   rootPem: mesh.authority.rootPem,
+  hasRootKey: false,
+  signIssuer: () => {
+    throw new Error('the root key of a test mesh is thrown away');
+  },
   publicKeyDigest: (csr) => publicKeyDigest(readCsr(csr).publicKeyDer),
   sign: ({ csr, role, name, lifetimeMs, nowMs }) => {
     const { pem, ...issued } = mesh.authority.issue({
@@ -68,20 +70,19 @@ export async function startPlane(
   const clock = options.clock ?? new ManualClock();
   const mesh = makeTestMesh('test-mesh', clock.wallMs());
   const directory = temporaryDirectory(t);
-  const fatal: MeshError[] = [];
   const plane = new ControlPlane({
-    config: testConfig({ dataDir: directory, minFreeBytes: 0, ...options.config }),
+    // The store answers in real time: while a test lets hours pass in a moment, no renewal of the lease could be in time.
+    config: testConfig({ dataDir: directory, minFreeBytes: 0, leaderLease: 86_400_000, ...options.config }),
     ...{ store, clock, signer: signerOf(mesh), rootDigest: mesh.rootDigest },
     holder: options.holder ?? 'one',
     coordinators: () => ['127.0.0.1:7443'],
     onRevoked: () => undefined,
     log: silentLogger,
     random: () => 0,
-    onFatal: (error) => fatal.push(error),
   });
   await plane.start();
   t.teardown(() => plane.stop());
-  return { plane, store, clock, mesh, directory, fatal };
+  return { plane, store, clock, mesh, directory };
 }
 
 export const identityOf = (role: Role, name: string, over: Partial<Identity> = {}): Identity => ({
@@ -140,6 +141,8 @@ export const columns = (refs: readonly HeldTask[]): TaskRefs => ({
 /** An agent played by the test: what it is told it only notes; what it says the test says. */
 export class PlayedAgent {
   bootId = unique('boot');
+  /** The latest version it speaks. */
+  protocol = 1;
   mailbox = new Mailbox();
   session!: AgentSession;
   readonly identity: Identity;
@@ -159,11 +162,17 @@ export class PlayedAgent {
 
   /** Says hello on a new stream. */
   async connect(
-    over: { prefilled?: HeldTask[]; running?: HeldTask[]; unacknowledged?: HeldTask[]; epoch?: number } = {},
+    over: {
+      prefilled?: HeldTask[];
+      running?: HeldTask[];
+      unacknowledged?: HeldTask[];
+      epoch?: number;
+      runningAgeMs?: number[];
+    } = {},
   ): Promise<ValueOf<'welcome'>> {
     const mailbox = new Mailbox();
     const hello = AgentHello.fromPartial({
-      protocol: { min: 1, max: 1 },
+      protocol: { min: 1, max: this.protocol },
       bootId: this.bootId,
       version: '0.1.0',
       capabilities: Capabilities.fromPartial({
@@ -173,6 +182,8 @@ export class PlayedAgent {
       prefilled: columns(over.prefilled ?? []),
       running: columns(over.running ?? []),
       unacknowledged: columns(over.unacknowledged ?? []),
+      epoch: over.epoch ?? 0,
+      runningAgeMs: over.runningAgeMs ?? [],
     });
     this.session = await this.plane.admission.admit(this.identity, hello, mailbox.send, mailbox.end);
     this.mailbox = mailbox;
