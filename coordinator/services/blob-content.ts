@@ -84,7 +84,8 @@ export class BlobContent {
       if (bytes === undefined || bytes.length < BLOB_PART_BYTES) break;
     }
     const actual = hash.digest('hex');
-    if (actual !== digest) throw new MeshError('INTERNAL', `the database holds ${actual} in place of the file ${digest}`);
+    if (actual !== digest)
+      throw new MeshError('INTERNAL', `the database holds ${actual} in place of the file ${digest}`);
   }
 
   async #inTurn<T>(transfer: () => Promise<T>): Promise<T> {

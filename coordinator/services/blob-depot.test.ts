@@ -6,6 +6,8 @@ import { temporaryDirectory } from '../../test/support/plane.js';
 import { digestOf } from '../../test/support/store-fixtures.js';
 import { withStore } from '../../test/support/postgres.js';
 import { receiveBlobs } from '../rpc/receive.js';
+import { BLOB_PART_BYTES } from '../ports.js';
+import { BlobContent } from './blob-content.js';
 import { BlobDepot } from './blob-depot.js';
 
 async function openDepot(t: Test, sizeBytesMax = 1000) {
@@ -36,7 +38,7 @@ test('several blobs on one stream, in pieces: stored under their digests, privat
   t.equal(statSync(join(directory, digestA)).mode & 0o777, 0o600);
   await depot.remove([digestA]);
   t.same(await depot.missing([digestA, digestB]), [digestA]);
-  t.throws(() => depot.read(digestA), { code: 'NOT_FOUND' });
+  await t.rejects(textOf(depot, digestA), { code: 'NOT_FOUND' });
 });
 
 test('a digest that is wrong leaves nothing; what was complete before it stays for the next try', async (t) => {
@@ -107,4 +109,45 @@ test('a file that vanished from the disk is missing, whatever the table says', a
   const { depot, blobs } = await openDepot(t);
   await blobs.record([{ digest: digestA, sizeBytes: 5 }]);
   t.same(await depot.missing([digestA]), [digestA]);
+});
+
+/** Two coordinators, each with its own disk, on one database. */
+async function twoDepots(t: Test) {
+  const store = await withStore(t);
+  const open = () => {
+    const directory = join(temporaryDirectory(t), 'blobs');
+    const content = new BlobContent(store.blobContent);
+    return { directory, depot: new BlobDepot(directory, store.blobs, 10 * BLOB_PART_BYTES, content) };
+  };
+  return { store, one: open(), two: open() };
+}
+
+test('a file of one coordinator is there for another, in parts, and goes with its row', async (t) => {
+  const { store, one, two } = await twoDepots(t);
+  const sizes = [0, 1, BLOB_PART_BYTES - 1, BLOB_PART_BYTES, BLOB_PART_BYTES + 1, 2 * BLOB_PART_BYTES];
+  const files = sizes.map((size, i) => String.fromCharCode(97 + i).repeat(size));
+  const digests = files.map(digestOf);
+  await receiveBlobs(one.depot, messages(...files.map((text): [string, string] => [digestOf(text), text])));
+  t.same(await two.depot.missing(digests), []);
+  for (const [i, text] of files.entries()) {
+    const digest = digests[i] as string;
+    const [first, again] = await Promise.all([textOf(two.depot, digest), textOf(two.depot, digest)]);
+    t.equal(first === text && again === text, true, `${sizes[i]} bytes`);
+  }
+  t.same(readdirSync(two.directory).sort(), [...digests].sort(), 'kept on its disk');
+  await two.depot.remove(digests);
+  t.same(await one.depot.missing(digests), digests);
+  t.same(await store.blobContent.absent(digests), digests, 'the bytes are gone too');
+  t.same(readdirSync(two.directory), []);
+});
+
+test('a file that the database holds in part, or damaged, is not taken for whole', async (t) => {
+  const { store, one, two } = await twoDepots(t);
+  await store.blobs.record([{ digest: digestA, sizeBytes: BLOB_PART_BYTES + 5 }]);
+  await store.blobContent.put(digestA, 1, Buffer.from(A));
+  t.same(await one.depot.missing([digestA]), [digestA], 'part 0 comes last');
+  await t.rejects(textOf(two.depot, digestA), { code: 'NOT_FOUND' });
+  await store.blobContent.put(digestB, 0, Buffer.from('other'));
+  await t.rejects(textOf(two.depot, digestB), { code: 'INTERNAL', message: /in place of/ });
+  t.same(readdirSync(two.directory), []);
 });

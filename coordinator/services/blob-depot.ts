@@ -226,8 +226,7 @@ async function onDisk<T>(act: () => Promise<T>): Promise<T> {
   try {
     return await act();
   } catch (error) {
-    if (isFull(error))
-      throw new MeshError('DISK_FULL', 'the coordinator has no room for this file', { cause: error });
+    if (isFull(error)) throw new MeshError('DISK_FULL', 'the coordinator has no room for this file', { cause: error });
     throw error;
   }
 }

@@ -35,7 +35,7 @@ export interface IntakeOptions {
   onWork: () => void;
   liveJobsMax: number;
   /** False when the disk is too full to promise anything. */
-  accepts: () => boolean;
+  accepts: () => Promise<boolean>;
 }
 
 export interface Submission {
@@ -78,7 +78,8 @@ export class Intake implements Service {
   async submit(submission: Submission): Promise<JobRow> {
     const { store, jobs, clock, log, epoch, liveJobsMax, accepts } = this.#options;
     const { spec, executor } = validateSpec(submission.spec);
-    if (!accepts()) throw new MeshError('DISK_FULL', 'the coordinator is short of disk space and takes no new jobs');
+    if (!(await accepts()))
+      throw new MeshError('DISK_FULL', 'the coordinator is short of disk space and takes no new jobs');
     if (jobs.size >= liveJobsMax)
       throw new MeshError('OVERLOADED', `${jobs.size} jobs are waiting or running, the most this mesh takes`);
     await this.#requireBlobs(spec);

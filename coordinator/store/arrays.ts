@@ -65,7 +65,9 @@ export function parseTextArray(literal: string): (string | null)[] {
     const match = element.exec(literal);
     if (!match) return values;
     const [, inQuotes, plain] = match;
-    values.push(inQuotes !== undefined ? inQuotes.replace(/\\(.)/gs, '$1') : plain === 'NULL' ? null : (plain as string));
+    values.push(
+      inQuotes !== undefined ? inQuotes.replace(/\\(.)/gs, '$1') : plain === 'NULL' ? null : (plain as string),
+    );
   }
 }
 

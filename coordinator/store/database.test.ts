@@ -71,7 +71,9 @@ test('one statement that waits for ever costs the others nothing', async (t) => 
   const held = holder.run((db) => sql`do $$ begin lock table held; perform pg_sleep(1.5); end $$`.execute(db));
   const waiting = async () => {
     const { rows } = await sql<{ n: number }>`
-      select count(*)::integer as n from pg_locks where relation = 'held'::regclass and granted`.execute(database.kysely);
+      select count(*)::integer as n from pg_locks where relation = 'held'::regclass and granted`.execute(
+      database.kysely,
+    );
     return rows[0]?.n;
   };
   while ((await waiting()) === 0);

@@ -41,7 +41,9 @@ test('of fifty callers that spend one token at once, one succeeds', async (t) =>
   await store.tokens.create(triple);
   t.match(await store.tokens.list(), [single, triple]);
   const spent = async (id: string): Promise<number> => {
-    const tries = await Promise.all(Array.from({ length: 50 }, (_, key) => store.tokens.spend(id, digestOf(`key ${key}`), NOW_MS)));
+    const tries = await Promise.all(
+      Array.from({ length: 50 }, (_, key) => store.tokens.spend(id, digestOf(`key ${key}`), NOW_MS)),
+    );
     return tries.filter(Boolean).length;
   };
   t.equal(await spent(single.id), 1);

@@ -7,8 +7,10 @@ import { materialiseStatement } from './jobs.js';
 import { assignStatement } from './tasks-assign.js';
 import { cancelStatement } from './tasks-cancel.js';
 import { dueStatement, listQuery, nextDueStatement } from './tasks-read.js';
+import { readoptStatement } from './tasks-readopt.js';
 import { adoptStatement, markRunningStatement } from './tasks-running.js';
 import { settleStatement } from './tasks-settle.js';
+import { makeCopyStatement, runTimesStatement, settleCopyStatement } from './tasks-speculate.js';
 
 /**
  * The hot statements must reach `task` by its primary key whatever the planner believes about the table: one plan for all
@@ -75,7 +77,16 @@ function hotStatements(epoch: number, job: number, size: number): [string, RawBu
       ),
     ],
     ['adopt', adoptStatement(epoch, refs)],
+    [
+      'readopt',
+      readoptStatement(
+        epoch,
+        refs.map((ref) => ({ ...ref, replacement: { generation: 2, node: 9 }, ageMs: 1000 })),
+      ),
+    ],
     ['cancel', cancelStatement(epoch, job, 100, size)],
+    ['make a copy', makeCopyStatement(epoch, { job, index: 5, generation: 1, node: 1, to: 2 })],
+    ['settle a copy', settleCopyStatement(epoch, settlement({ job, index: 5, generation: 1, node: 1 }))],
   ];
 }
 
@@ -124,6 +135,10 @@ async function checkPlans(store: PostgresStore, epoch: number, job: number, stat
     nodesOf((plan as { 'QUERY PLAN': { Plan: PlanNode }[] }[])[0]?.['QUERY PLAN'][0]?.Plan as PlanNode)
       .filter((node) => node['Relation Name'] === 'task')
       .map((node) => `${node['Node Type']} ${node['Index Name']}`);
+  const sample = (await planOf(store, runTimesStatement(job, 2000)))
+    .filter((node) => node['Relation Name'] === 'task')
+    .map((node) => `${node['Node Type']} ${node['Index Name']}`);
+  check(sample.join() === 'Index Scan task_pkey', `${state}: running times are read along the key: ${sample.join()}`);
   const db = store.database.kysely;
   for (const [name, statement] of [['due', dueStatement(100)] as const, ['next due', nextDueStatement()] as const]) {
     const ways = (await planOf(store, statement))

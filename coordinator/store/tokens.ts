@@ -62,7 +62,7 @@ export const tokenStore = (database: Database): TokenStore => ({
         })
         .where('id', '=', id)
         .where('expires_at', '>', nowMs)
-        .where(({ or, eb }) => or([eb('uses_left', '>', 0), isRepeat]))
+        .where((e) => e.or([e('uses_left', '>', 0), isRepeat]))
         .returning('id')
         .executeTakeFirst(),
     );

@@ -121,7 +121,7 @@ for (const lost of BOTH) {
     await agent.connect();
     const tasks = await passing(bench, agent.assignedAll(5));
     await gone;
-    t.same(tasks.map(({ index }) => index).sort(), [0, 1, 2, 3, 4]);
+    t.same(new Set(tasks.map(({ index }) => index)), new Set([0, 1, 2, 3, 4]));
     t.same(new Set(tasks.map(({ generation }) => generation)), new Set([1]), 'assigned once');
     await passing(bench, agent.finish(tasks));
     t.same(await rowsOf(bench, job.seq), { completed: 5 });
