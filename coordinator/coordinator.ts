@@ -108,7 +108,8 @@ async function serve(
   const { authority, store, group } = parts;
   const { meshId } = authority;
   const rootDigest = authority.rootFingerprint;
-  const addresses = () => reachableAt(config.listen, door.port);
+  // Without a port there is no address yet; nobody may remember one that leads nowhere.
+  const addresses = () => (door.port === 0 ? [] : reachableAt(config.listen, door.port));
   const plane = new ControlPlane({
     ...surroundings,
     config,
@@ -148,6 +149,7 @@ async function serve(
   await group.run(plane);
   await group.run({ name: 'http', start: async () => undefined, stop: () => http.app.close() });
   await group.run(door);
+  plane.roster.refresh();
   await group.run({ name: 'sessions', start: async () => undefined, stop: async () => plane.sayGoodbye() });
   const local =
     config.listen === '::' || config.listen === '0.0.0.0' ? `127.0.0.1:${door.port}` : (addresses()[0] as string);

@@ -109,7 +109,7 @@ export class Term implements Service {
       new Intake({
         ...{ ...shared, blobs, onWork: onCapacity },
         liveJobsMax: config.maxLiveJobs,
-        accepts: () => retention.accepts,
+        accepts: () => retention.hasRoom(),
       }),
     );
     const { coordinators } = parts;

@@ -25,6 +25,7 @@ const ALLOWED: Record<string, readonly (Role | 'nobody')[]> = {
   'AgentService/StreamLogs': ['agent'],
   'AgentService/FetchBlob': ['agent'],
   'CaService/Renew': ROLES,
+  'CaService/RenewIssuer': ['coordinator'],
   ...each(['CaService/Issue', 'CaService/Revoke', 'CaService/ListCertificates'], ['operator']),
   ...each(['SubmitJob', 'MissingBlobs', 'PutBlob', 'CancelJob', 'RetryJob'], ['operator', 'submitter']),
   // Logs and results may hold secrets: not for viewers.

@@ -1,6 +1,6 @@
 /**
- * Which coordinators there are. Each keeps a row of itself in the database and reads those of the others every few
- * seconds, so whoever speaks to one learns where all of them are, the leader first, and follows without being told. One
+ * Which coordinators there are. Each keeps a row of itself in the database and reads those of the others every
+ * second, so whoever speaks to one learns where all of them are, the leader first, and follows without being told. One
  * that was not seen for a while is no longer named; a wrong address costs whoever tries it a moment, never correctness.
  */
 import type { Clock } from '../../common/clock.js';
@@ -11,7 +11,7 @@ import { Loop } from '../../common/loop.js';
 import { packageVersion } from '../../common/package.js';
 import type { CoordinatorStore } from '../ports.js';
 
-const EVERY_MS = 2000;
+const EVERY_MS = 1000;
 const UNSEEN_MS_MAX = 30_000;
 /** What agents and profiles remember. */
 const ADDRESSES_MAX = 16;
@@ -105,11 +105,15 @@ export class Roster implements Service {
   }
 
   async #turn(): Promise<void> {
-    const { store, id, name, addresses, clock } = this.#options;
-    await store.announce({ id, name, addresses: addresses(), version: packageVersion });
+    const { store, id, clock } = this.#options;
+    const own = { id, name: this.#options.name, addresses: this.#options.addresses(), version: packageVersion };
+    await store.announce(own);
     const rows = await store.list(UNSEEN_MS_MAX);
     this.#others = rows
       .filter((row) => row.id !== id)
-      .map(({ id: _, ageMs, ...row }) => ({ ...row, lastSeenAtMs: Math.round(clock.wallMs() - ageMs) }));
+      .map(({ name, addresses, leader, version, ageMs }) => ({
+        ...{ name, addresses, leader, version },
+        lastSeenAtMs: Math.round(clock.wallMs() - ageMs),
+      }));
   }
 }

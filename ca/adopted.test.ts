@@ -1,0 +1,41 @@
+import { createPrivateKey, X509Certificate } from 'node:crypto';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test } from 'tap';
+import { chainFromPem, verifyChain } from '../common/identity/check.js';
+import { makeCsr, readCsr } from '../common/identity/csr.js';
+import { makeKeyPair } from '../common/identity/keys.js';
+import { initAdopted, initDirectory, keyForIssuer, openDirectory } from './directory.js';
+
+const publicKeyOf = (privateKeyPem: string): Buffer =>
+  readCsr(makeCsr(createPrivateKey(privateKeyPem), 'x')).publicKeyDer;
+
+test('a directory whose issuer was signed elsewhere certifies, renews, and cannot admit others', async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), 'mesh-ca-'));
+  t.teardown(() => rmSync(folder, { recursive: true, force: true }));
+  const nowMs = Date.now();
+  const first = await initDirectory(join(folder, 'first'), { nowMs });
+  const directory = join(folder, 'second');
+  const key = keyForIssuer(directory);
+  t.equal(keyForIssuer(directory), key, 'the same one after a crash');
+  const { rootPem } = first.authority;
+  await initAdopted(directory, { rootPem, issuerPem: first.signIssuer(publicKeyOf(key), nowMs), nowMs });
+  const second = openDirectory(directory);
+  t.notOk(second.hasRootKey);
+  t.not(second.authority.issuerPem, first.authority.issuerPem);
+  const { publicKeyDer } = makeKeyPair();
+  const leaf = { publicKeyDer, role: 'agent', name: 'attic', nowMs } as const;
+  const before = await second.issue(leaf, { sameHolder: false });
+  const root = new X509Certificate(rootPem);
+  t.doesNotThrow(() => verifyChain(chainFromPem(before.pem), root, nowMs));
+  t.throws(() => second.signIssuer(publicKeyDer, nowMs), { code: 'DATA_DIR' });
+
+  const next = keyForIssuer(directory);
+  await t.rejects(second.adoptIssuer(first.signIssuer(publicKeyDer, nowMs)), { code: 'BAD_CERTIFICATE' });
+  await second.adoptIssuer(first.signIssuer(publicKeyOf(next), nowMs));
+  t.notOk(existsSync(join(directory, 'issuer.key.next')));
+  const after = await openDirectory(directory).issue(leaf, { sameHolder: true });
+  t.doesNotThrow(() => verifyChain(chainFromPem(after.pem), root, nowMs));
+  t.doesNotThrow(() => verifyChain(chainFromPem(before.pem), root, nowMs), 'what the old one signed stays valid');
+});

@@ -1,0 +1,58 @@
+import { test } from 'tap';
+import { MeshError } from '../common/errors.js';
+import { ManualClock } from '../test/support/manual-clock.js';
+import { formatEndpoint } from './endpoints.js';
+import { race } from './race.js';
+
+const standby = (...coordinators: string[]) => new MeshError('NOT_LEADER', 'this one stands by', { coordinators });
+
+const until = async (predicate: () => unknown): Promise<void> => {
+  while (!predicate()) await new Promise((resolve) => setImmediate(resolve));
+};
+
+function run(clock: ManualClock, commit: (where: string) => string) {
+  const asked: string[] = [];
+  const won = race({
+    ...{ what: 'mesh x', addresses: [{ host: 'one', port: 1 }], discovery: undefined, clock, timeoutMs: 30_000 },
+    probe: async () => undefined,
+    commit: async (endpoint) => {
+      const where = formatEndpoint(endpoint);
+      asked.push(where);
+      return commit(where);
+    },
+  });
+  won.catch(() => undefined);
+  return { asked, won };
+}
+
+test('a coordinator that stands by names the one that leads, which is asked next', async (t) => {
+  const { asked, won } = run(new ManualClock(), (where) => {
+    if (where === 'one:1') throw standby('two:2', 'not an address', 'one:1');
+    return where;
+  });
+  t.equal(await won, 'two:2');
+  t.same(asked, ['one:1', 'two:2']);
+});
+
+test('while nobody leads, whoever stands by is asked again', async (t) => {
+  const clock = new ManualClock();
+  let leads = false;
+  const { asked, won } = run(clock, (where) => {
+    if (!leads) throw standby();
+    return where;
+  });
+  for (let times = 1; times <= 3; times++) {
+    await until(() => asked.length === times);
+    await new Promise((resolve) => setImmediate(resolve));
+    leads = times === 3;
+    clock.advance(1000);
+  }
+  t.equal(await won, 'one:1');
+});
+
+test('a refusal that another would repeat ends it', async (t) => {
+  const { won } = run(new ManualClock(), () => {
+    throw new MeshError('REVOKED', 'no more');
+  });
+  await t.rejects(won, { code: 'REVOKED' });
+});
