@@ -94,12 +94,11 @@ async function run(
   };
   const cache = new StagingCache({ directory: join(dataDir, 'cache'), limitBytes: config.cacheBytes });
   await cache.start();
-  let parts: AgentParts | undefined;
   const executors = await makeExecutors(group, {
     ...{ dataDir, bootId, cache, clock, log, slots: config.slots, userName: config.taskUser },
     graceMs: config.killGrace,
     nodeName: () => identity.name,
-    bulk: () => parts?.connection.bulk(),
+    bulk: () => parts.connection.bulk(),
   });
   const spoolDir = prepareOutbox(join(dataDir, 'outbox'));
   const dialer = new NetworkDialer({
@@ -108,7 +107,7 @@ async function run(
   });
   const journal = new FileJournal({ directory: spoolDir, fsync: config.outboxFsync, clock, log });
   const bootMs = bootTime(clock);
-  parts = assembleAgent(
+  const parts: AgentParts = assembleAgent(
     { clock, bootMs, random, executors, dialer, journal, load: new LoadMeter(), log },
     {
       ...{ bootId, capabilities, room, spoolDir, coordinator, onFatal, keepForMs: config.keepFor },

@@ -58,3 +58,57 @@ test('the age counts from the end of the attempt, whenever it is sent', async (t
   clock.jumpWall(-3_600_000);
   t.strictSame(ages(), [1400, 1150], 'the wall clock has no say');
 });
+
+test('what comes twice is kept once, and nothing is sent before it is kept', async (t) => {
+  const { outbox, journal } = await make();
+  const [one, two] = [finishedOf([1, 0, 1]), finishedOf([1, 1, 1])];
+  for (const item of [one, two]) outbox.add(item);
+  t.strictSame(waiting(outbox), []);
+  await outbox.store([one, one, two]);
+  t.equal(journal.live, 2);
+  t.strictSame(waiting(outbox), ['1.0.1', '1.1.1']);
+  outbox.remove(refsOf([1, 0, 1], [1, 1, 1]));
+  t.equal(journal.live, 0);
+});
+
+test('what was acknowledged, replaced or renumbered on its way into the journal pins nothing', async (t) => {
+  const { outbox, journal } = await make();
+  const items = [finishedOf([1, 0, 1]), finishedOf([1, 1, 1]), finishedOf([1, 2, 1]), finishedOf([1, 3, 1])];
+  for (const item of items) outbox.add(item);
+  const storing = outbox.store(items);
+  outbox.remove(refsOf([1, 0, 1]));
+  outbox.add(finishedOf([1, 1, 2]));
+  const renumbered = outbox.renumber({ job: 1, index: 2, generation: 1 }, 9);
+  await storing;
+  t.equal(journal.live, 1);
+  t.match(renumbered, { generation: 9 });
+  await outbox.store([...outbox.all()]);
+  t.strictSame(waiting(outbox), ['1.1.2', '1.2.9', '1.3.1']);
+  t.equal(journal.live, 3);
+});
+
+test('results in an old segment are moved on', async (t) => {
+  const { outbox, journal } = await make([1, 0, 1], [1, 1, 1]);
+  outbox.remove(refsOf([1, 0, 1]));
+  journal.vacate = 1;
+  await keep(outbox, finishedOf([1, 2, 1]));
+  t.strictSame(
+    (await journal.load()).map(({ segment, items }) => [segment, ...items.map(refText)]),
+    [
+      [2, '1.2.1'],
+      [3, '1.1.1'],
+    ],
+  );
+});
+
+test('a result with much output does not make a message too large', async (t) => {
+  const output = { chunks: [{ stream: 1, offset: 0, atMs: 0, data: Buffer.alloc(64 * 1024) }], totalBytes: 64 * 1024 };
+  const { outbox } = await make();
+  const items = Array.from({ length: 100 }, (_, index) => finishedOf([1, index, 1], { output }));
+  await keep(outbox, ...items);
+  const batches = [...outbox.batches(1000)];
+  t.strictSame(
+    batches.map(({ items: { length } }) => length),
+    [31, 31, 31, 7],
+  );
+});

@@ -9,12 +9,13 @@ import type { Clock } from '../../common/clock.js';
 import type { Service } from '../../common/lifecycle.js';
 import type { Logger } from '../../common/log.js';
 import type { Finished, FinishedBatch, TaskRefs } from '../../proto/gen/mesh/v1/agent.js';
-import { addRef, emptyRefs } from '../core/ledger.js';
 import type { AttemptRef } from '../core/types.js';
 import type { Journal } from '../output/journal.js';
 
 /** Not yet in the journal, and not to be sent before. Segments are numbered from 1. */
 const PENDING = -1;
+/** On its way into the journal. */
+const STORING = -2;
 /** The journal could not take it. */
 const UNKEPT = 0;
 /** Bytes of one batch: with what the estimate below cannot know it stays well below the largest message. */
@@ -67,10 +68,6 @@ export class Outbox implements Service {
     this.#put(finished, PENDING, held);
   }
 
-  get(job: number, index: number): Finished | undefined {
-    return this.#jobs.get(job)?.get(index)?.finished;
-  }
-
   /** It may be sent now. */
   ready({ job, index, generation }: AttemptRef): Finished | undefined {
     const waiting = this.#jobs.get(job)?.get(index);
@@ -79,16 +76,15 @@ export class Outbox implements Service {
     return waiting.finished;
   }
 
-  /** It may not be sent until `ready`. */
-  hold({ job, index }: AttemptRef): void {
-    const waiting = this.#jobs.get(job)?.get(index);
-    if (waiting) waiting.held = true;
-  }
-
   /** Keeps these, and returns those of them that may be sent now. What was never added passes through. */
   async store(items: Finished[]): Promise<Finished[]> {
     const { journal } = this.#options;
-    const fresh = items.filter((item) => this.#waiting(item)?.segment === PENDING);
+    const fresh = items.filter((item) => {
+      const waiting = this.#waiting(item);
+      if (waiting?.segment !== PENDING) return false;
+      waiting.segment = STORING;
+      return true;
+    });
     if (fresh.length > 0) {
       const segment = await journal.append(fresh);
       let gone = 0;
@@ -136,10 +132,8 @@ export class Outbox implements Service {
   }
 
   /** Everything in here. */
-  refs(): TaskRefs {
-    const refs = emptyRefs();
-    for (const job of this.#jobs.values()) for (const { finished } of job.values()) addRef(refs, finished);
-    return refs;
+  *all(): Generator<Finished> {
+    for (const job of this.#jobs.values()) for (const { finished } of job.values()) yield finished;
   }
 
   /** Everything that is kept and waits to be sent, in bounded batches, each result with its present age. */
@@ -150,7 +144,7 @@ export class Outbox implements Service {
   *#sendable(): Generator<Finished> {
     for (const job of this.#jobs.values()) {
       for (const waiting of job.values()) {
-        if (waiting.segment !== PENDING && !waiting.held) yield { ...waiting.finished, ageMs: this.#age(waiting) };
+        if (waiting.segment >= UNKEPT && !waiting.held) yield { ...waiting.finished, ageMs: this.#age(waiting) };
       }
     }
   }

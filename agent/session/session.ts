@@ -27,8 +27,9 @@ import type { AgentCalls } from './dialer.js';
 import type { Fence } from './fence.js';
 import type { LoadSource } from './load.js';
 import type { SteadyTime } from './steady-time.js';
+import type { Upstream } from './upstream.js';
 import { problemWith } from './validate.js';
-import type { Upstream, Work } from './work.js';
+import type { Work } from './work.js';
 
 const WELCOME_MS = 10_000;
 const UNANSWERED_MAX = 3;

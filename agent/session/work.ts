@@ -13,31 +13,24 @@ import {
   type Finished,
   type JobBody,
   Outcome,
-  type Renumbered,
   type Started,
   type TaskRefs,
 } from '../../proto/gen/mesh/v1/agent.js';
 import type { Attempt, Launch } from '../core/attempt.js';
-import { addRef, emptyRefs, type FenceLevel, type Ledger, type LedgerReport, stopsAlone } from '../core/ledger.js';
+import { addRef, emptyRefs, type FenceLevel, type Ledger, stopsAlone } from '../core/ledger.js';
 import type { AttemptEnd, Executor, LaunchObserver, RunningLaunch, StopReason } from '../core/types.js';
 import { OutputSpool } from '../output/spool.js';
 import type { Fence, Fenced } from './fence.js';
 import type { LogStreamer } from './log-streamer.js';
 import { inBatches, type Outbox } from './outbox.js';
+import { blank, resultOf } from './results.js';
+import type { Reconciliation, Upstream, WorkReport } from './upstream.js';
 
 /** Attempts younger than this end before anybody needs to know that they run. */
 const RUNNING_AFTER_MS = 250;
 const BATCH_MAX = 1000;
 /** Output up to this size travels with the result alone. */
 const STREAM_OVER_BYTES = 64 * 1024;
-
-/** What the session of the moment does with what happens here; everything is dropped while there is none. */
-export interface Upstream {
-  /** Resolves when there is room for more. */
-  finished(items: Finished[]): Promise<void>;
-  started(items: Started[]): void;
-  retracted(dropped: TaskRefs, kept: TaskRefs): void;
-}
 
 export interface WorkOptions {
   ledger: Ledger;
@@ -48,17 +41,6 @@ export interface WorkOptions {
   spoolDir: string;
   clock: Clock;
   log: Logger;
-}
-
-/** For the hello; the ages are those of `running`, by position. */
-export interface WorkReport extends LedgerReport {
-  runningAgeMs: number[];
-}
-
-/** What the coordinator made of the hello. */
-export interface Reconciliation {
-  superseded: TaskRefs;
-  readopted: Renumbered | undefined;
 }
 
 interface Running {
@@ -126,15 +108,9 @@ export class Work implements Service, Fenced {
       return startedMs === undefined ? 0 : Math.max(0, Math.round(clock.monotonicMs() - startedMs));
     });
     // Results of an earlier life of the agent are in no ledger.
-    const kept = outbox.refs();
-    for (let i = 0; i < kept.jobs.length; i++) {
-      const ref = {
-        job: kept.jobs[i] as number,
-        index: kept.indexes[i] as number,
-        generation: kept.generations[i] as number,
-      };
-      const attempt = ledger.get(ref.job, ref.index);
-      if (attempt?.generation !== ref.generation || attempt.state !== 'ENDED') addRef(unacknowledged, ref);
+    for (const finished of outbox.all()) {
+      const attempt = ledger.get(finished.job, finished.index);
+      if (attempt?.generation !== finished.generation || attempt.state !== 'ENDED') addRef(unacknowledged, finished);
     }
     return { ...report, runningAgeMs };
   }
@@ -415,48 +391,4 @@ export class Work implements Service, Fenced {
     }
     if (items.length > 0) this.#upstream?.started(items);
   }
-}
-
-const OUTCOMES: Record<AttemptEnd['outcome'], Outcome> = {
-  succeeded: Outcome.SUCCEEDED,
-  failed: Outcome.FAILED,
-  'timed-out': Outcome.TIMED_OUT,
-  cancelled: Outcome.CANCELLED,
-  shutdown: Outcome.SHUTDOWN,
-  // Nobody's fault, and due again at once: to the coordinator it is the same.
-  fenced: Outcome.SHUTDOWN,
-  'node-fault': Outcome.NODE_FAULT,
-};
-
-/** What the coordinator is told. Output that the disk would not take makes it the node's failure, whatever it was. */
-function resultOf(attempt: Attempt, end: AttemptEnd, spool: OutputSpool | undefined): Finished {
-  const unkept = end.outcome === 'succeeded' || end.outcome === 'failed' ? spool?.failure : undefined;
-  return {
-    job: attempt.job,
-    index: attempt.index,
-    generation: attempt.generation,
-    outcome: unkept === undefined ? OUTCOMES[end.outcome] : Outcome.NODE_FAULT,
-    exitCode: end.exitCode,
-    signal: end.signal ?? '',
-    error: unkept === undefined ? (end.error ?? '') : `the output could not be kept: ${unkept}`,
-    runUs: Math.round(end.runUs),
-    ageMs: 0,
-    peakMemoryBytes: end.peakMemoryBytes,
-    resultJson: end.resultJson ?? '',
-    output: spool?.tail(),
-  };
-}
-
-function blank(ref: { job: number; index: number; generation: number }, outcome: Outcome, error: string): Finished {
-  const { job, index, generation } = ref;
-  return {
-    ...{ job, index, generation, outcome, error },
-    exitCode: undefined,
-    signal: '',
-    runUs: 0,
-    ageMs: 0,
-    peakMemoryBytes: undefined,
-    resultJson: '',
-    output: undefined,
-  };
 }

@@ -1,0 +1,22 @@
+/** What work and session say to each other. */
+import type { Finished, Renumbered, Started, TaskRefs } from '../../proto/gen/mesh/v1/agent.js';
+import type { LedgerReport } from '../core/ledger.js';
+
+/** What the session of the moment does with what happens here; everything is dropped while there is none. */
+export interface Upstream {
+  /** Resolves when there is room for more. */
+  finished(items: Finished[]): Promise<void>;
+  started(items: Started[]): void;
+  retracted(dropped: TaskRefs, kept: TaskRefs): void;
+}
+
+/** For the hello; the ages are those of `running`, by position. */
+export interface WorkReport extends LedgerReport {
+  runningAgeMs: number[];
+}
+
+/** What the coordinator made of the hello. */
+export interface Reconciliation {
+  superseded: TaskRefs;
+  readopted: Renumbered | undefined;
+}
