@@ -3,7 +3,7 @@
  *
  * QUEUED     waits for its first assignment, or again after a retraction. Left by: assign, cancel, adoption.
  * ASSIGNED   committed to a node, which may not know yet. Left by: start (after ~250 ms), end, retraction, loss, cancel.
- * RUNNING    seen running for a while; short tasks skip it. Left by: end, loss, cancel.
+ * RUNNING    seen running for a while; short tasks skip it. Left by: end, loss, cancel, a copy (which is ASSIGNED next).
  * RETRYING   failed or was lost with attempts left; waits until `due_at`. Left by: assign, cancel, adoption.
  * COMPLETED, FAILED, CANCELLED  terminal.
  */

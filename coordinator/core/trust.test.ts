@@ -23,7 +23,8 @@ test('a job blocks a node that fails what succeeds elsewhere, and never for fail
   const mixed = new JobTrust();
   mixed.succeeded(1);
   mixed.succeeded(2);
-  for (let index = 0; index < FAILED_TASKS_MAX * 2; index++) t.notOk(mixed.failed(1, index, 'timed-out'), 'some succeed');
+  for (let index = 0; index < FAILED_TASKS_MAX * 2; index++)
+    t.notOk(mixed.failed(1, index, 'timed-out'), 'some succeed');
 });
 
 test('after several jobs a node is suspended; a trial that fails doubles the pause, one that succeeds ends it', async (t) => {

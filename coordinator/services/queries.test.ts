@@ -173,7 +173,11 @@ test('retry: a new job of what did not complete, under its old MESH_INDEX; twice
     inputs.map((text) => (JSON.parse(text ?? '{}') as { arrayIndex: number }).arrayIndex),
     [15, 20],
   );
-  await agent.finish(tasks);
-  const done = (await store.jobs.get(retried.id)) as JobRow;
+  await agent.finish(tasks, { outcome: Outcome.FAILED, exitCode: 1 });
+  const second = await plane.resubmission.retry(ended, anna);
+  t.not(second.id, retried.id, 'the first retry did not complete: a new one');
+  await agent.finish(await agent.assignedAll(2));
+  t.equal((await plane.resubmission.retry(ended, anna)).id, second.id, 'this one did');
+  const done = (await store.jobs.get(second.id)) as JobRow;
   await t.rejects(plane.resubmission.retry(done, anna), { code: 'CONFLICT', message: /every task/ });
 });

@@ -4,7 +4,7 @@ import { elapse, jobUntil, PlayedAgent, startPlane, submit } from '../../test/su
 import { withStore } from '../../test/support/postgres.js';
 import { Outcome } from '../../proto/gen/mesh/v1/agent.js';
 import { OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
-import type { Store } from '../ports.js';
+import type { JobRow, Store } from '../ports.js';
 
 /** The same store with some calls of its task statements replaced. */
 const withTasks = (store: Store, tasks: Partial<Store['tasks']>): Store => ({
@@ -270,4 +270,99 @@ test('a node that could not run three attempts of a job gets no more of it', asy
   t.same([...(plane.jobs.get(job.seq)?.blockedNodes ?? [])], [broken.node]);
   clock.advance(31_000);
   t.ok((plane.fleet.get(broken.node)?.reliability ?? 1) < 0.9);
+});
+
+test('a flood of stale results makes one row of the audit a minute', async (t) => {
+  const store = await withStore(t);
+  const rows: { actor: string; action: string; detail: Record<string, unknown> }[] = [];
+  const audited: Store = { ...store, audit: { append: async (row) => void rows.push(row) } };
+  const { plane, clock } = await startPlane(t, { store: audited });
+  const agent = new PlayedAgent(plane, 'attic');
+  await agent.connect();
+  await submit(plane, 1);
+  const [task] = await agent.assigned();
+  if (!task) throw new Error('one task');
+  for (let round = 0; round < 20; round++)
+    await agent.finish(Array.from({ length: 500 }, (_, i) => ({ ...task, generation: 2 + round * 500 + i })));
+  t.same(rows, []);
+  await elapse(clock, 61_000, () => void agent.beat());
+  t.match(rows, [{ actor: 'agent/attic', action: 'result.stale', target: 'attic', detail: { results: 10_000 } }]);
+  await elapse(clock, 120_000, () => void agent.beat());
+  t.equal(rows.length, 1, 'and none while there is nothing to tell');
+  await agent.finish([{ ...task, generation: 3 }]);
+  await plane.stop();
+  t.match(rows.slice(1), [{ detail: { results: 1 } }], 'what is not written yet is written at the end');
+});
+
+test('a node that fails what others do not is blocked for the job, suspended, tried again, and trusted again', async (t) => {
+  const { plane, clock } = await startPlane(t, { config: { prefillMax: 0 } });
+  const broken = new PlayedAgent(plane, 'broken', 1);
+  const whole = new PlayedAgent(plane, 'whole', 1);
+  await whole.connect();
+  await broken.connect();
+  const beats = () => [broken, whole].forEach((agent) => agent.beat());
+  const fault = { outcome: Outcome.NODE_FAULT, exitCode: undefined, error: 'no space' };
+  const jobs: JobRow[] = [];
+  for (let n = 0; n < 3; n++) {
+    const job = await submit(plane, 1000);
+    jobs.push(job);
+    for (let faults = 0; faults < 3; faults++) broken.report(await broken.assigned(), fault);
+    await plane.results.settled();
+    t.ok(plane.jobs.get(job.seq)?.blockedNodes.has(broken.node), `blocked for job ${n + 1}`);
+  }
+  const trust = plane.fleet.get(broken.node)?.trust;
+  t.equal(trust?.state(clock.monotonicMs()), 'suspended');
+  const why = () => plane.explain.answer(jobs[2] as JobRow, undefined).nodes;
+  whole.report(await whole.assigned());
+  await plane.results.settled();
+  await elapse(clock, 2000, beats);
+  t.match(
+    why().find(({ name }) => name === 'broken'),
+    { feasible: false, reason: /failed what others did not; it is tried again in \d+ s/ },
+  );
+  await elapse(clock, 60_000, beats);
+  t.equal(trust?.state(clock.monotonicMs()), 'on-trial');
+  await submit(plane, 1000, { priority: 50 });
+  const trial = await broken.assigned();
+  t.equal(trial.length, 1, 'one task');
+  broken.report(trial);
+  await plane.results.settled();
+  t.equal(trust?.state(clock.monotonicMs()), 'trusted');
+  t.notOk(plane.jobs.get(jobs[0]?.seq ?? 0)?.blockedNodes.has(broken.node), 'and its blocks are forgotten');
+});
+
+test('a quarantine outlives a restart of the coordinator', async (t) => {
+  const store = await withStore(t);
+  const first = await startPlane(t, { store });
+  const spare = new PlayedAgent(first.plane, 'spare', 1);
+  const one = new PlayedAgent(first.plane, 'laptop', 1);
+  await one.connect();
+  const job = await submit(first.plane, 1);
+  await one.assigned();
+  await spare.connect();
+  one.cut();
+  await elapse(first.clock, 16_000);
+  await first.plane.results.settled();
+  await first.plane.stop();
+
+  const second = await startPlane(t, { store });
+  const two = new PlayedAgent(second.plane, 'tower', 1);
+  await two.connect();
+  await two.assigned();
+  two.cut();
+  await second.plane.stop();
+
+  const third = await startPlane(t, { store });
+  await elapse(third.clock, 16_000);
+  await third.plane.results.settled();
+  t.match(await store.tasks.list({ job: job.seq, fromIndex: 0, limit: 1 }), [{ status: 'RETRYING', losses: 2 }]);
+  const last = new PlayedAgent(third.plane, 'desk', 1);
+  await last.connect();
+  await last.assigned();
+  last.cut();
+  await elapse(third.clock, 16_000);
+  await third.plane.results.settled();
+  t.match(await store.tasks.list({ job: job.seq, fromIndex: 0, limit: 1 }), [
+    { status: 'FAILED', lastError: /^quarantined: 3 different nodes/ },
+  ]);
 });

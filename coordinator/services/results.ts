@@ -257,7 +257,11 @@ export class Results implements Service {
     return new Map(started.map((attempt, position) => [attempt, (before[position] ?? 0) + 1]));
   }
 
-  #decide({ finished, outcome, receivedMs, fencedInMs = 0 }: Report, attempt: LiveAttempt, nodesLost: number): Settlement {
+  #decide(
+    { finished, outcome, receivedMs, fencedInMs = 0 }: Report,
+    attempt: LiveAttempt,
+    nodesLost: number,
+  ): Settlement {
     const job = this.#options.jobs.get(attempt.job);
     const policy = job?.policy ?? { failuresMax: 1, lossesMax: 1, backoffMs: 0, backoffCapMs: 0 };
     const sinceMs = beganMs(attempt);

@@ -72,7 +72,7 @@ test('below the threshold no jobs are accepted and ended ones go early; above it
   const store = await withStore(t);
   const epoch = await lead(store);
   const directory = temporaryDirectory(t);
-  const clock = new ManualClock(Date.now() + 60_000);
+  const clock = new ManualClock(Date.now() + 2 * 3_600_000);
   const { job, tasks } = await assignedJob(store, epoch, 1);
   await store.tasks.settle(
     epoch,
@@ -95,4 +95,52 @@ test('below the threshold no jobs are accepted and ended ones go early; above it
   clock.advance(30_000);
   while (clock.waiting.length === 0) await new Promise((resolve) => setImmediate(resolve));
   t.ok(retention.accepts);
+});
+
+test('a short disk takes a few old jobs a turn, none of the last hour, and none where that frees nothing', async (t) => {
+  const store = await withStore(t);
+  const epoch = await lead(store);
+  const directory = temporaryDirectory(t);
+  const clock = new ManualClock(Date.now() + 60_000);
+  const jobs: string[] = [];
+  for (let n = 0; n < 50; n++) {
+    const { job, tasks } = await assignedJob(store, epoch, 1);
+    await store.tasks.settle(epoch, [settlement(tasks[0] as (typeof tasks)[0])]);
+    jobs.push(job.id);
+  }
+  let freeBytes = 1000;
+  const retention = new Retention({
+    ...{ store, clock, directory, log: silentLogger, retentionMs: 7 * DAY_MS, minFreeBytes: 1_000_000 },
+    jobs: { all: () => [].values() } as unknown as Jobs,
+    blobs: new BlobDepot(join(directory, 'blobs'), store.blobs, 1000),
+    logs: new LogStore(join(directory, 'logs'), 1000),
+    freeBytes: async () => freeBytes,
+  });
+  t.teardown(() => retention.stop());
+  const left = async () => (await store.jobs.list({ limit: 100 })).length;
+  const settled = async () => {
+    while (clock.waiting.length === 0) await new Promise((resolve) => setImmediate(resolve));
+  };
+  const turn = async () => {
+    clock.advance(30_000);
+    await settled();
+  };
+  await retention.start();
+  await settled();
+  t.equal(await left(), 50, 'they ended a minute ago');
+  clock.jumpWall(2 * 3_600_000);
+  await turn();
+  t.equal(await left(), 30);
+  freeBytes += 500;
+  await turn();
+  t.equal(await left(), 10, 'it helped');
+  await turn();
+  await turn();
+  t.equal(await left(), 10, 'it did not');
+  for (let n = 0; n < 20; n++) await turn();
+  t.equal(await left(), 10, 'a pause, and still nothing is gained');
+  freeBytes = 2_000_000;
+  await turn();
+  t.ok(retention.accepts);
+  t.ok(await store.jobs.get(jobs[49] ?? ''), 'the latest are there');
 });

@@ -65,6 +65,21 @@ export class Retention implements Service {
     return !this.#short;
   }
 
+  /** The same, looked at now: a disk fills up faster than turns come. */
+  async hasRoom(): Promise<boolean> {
+    await this.#look();
+    return this.accepts;
+  }
+
+  async #look(): Promise<number> {
+    const { directory, minFreeBytes, log } = this.#options;
+    const freeBytes = await (this.#options.freeBytes ?? diskFree)(directory);
+    const short = freeBytes < minFreeBytes;
+    if (short !== this.#short) log.warn({ event: short ? 'disk.short' : 'disk.recovered', freeBytes, minFreeBytes });
+    this.#short = short;
+    return freeBytes;
+  }
+
   async start(): Promise<void> {
     await this.#loop.start();
   }
@@ -74,11 +89,9 @@ export class Retention implements Service {
   }
 
   async #turn(): Promise<void> {
-    const { clock, retentionMs, directory, minFreeBytes, log, store, blobs } = this.#options;
-    const freeBytes = await (this.#options.freeBytes ?? diskFree)(directory);
-    const short = freeBytes < minFreeBytes;
-    if (short !== this.#short) log.warn({ event: short ? 'disk.short' : 'disk.recovered', freeBytes, minFreeBytes });
-    this.#short = short;
+    const { clock, retentionMs, store, blobs } = this.#options;
+    const freeBytes = await this.#look();
+    const short = this.#short;
     const nowMs = clock.wallMs();
     const removed = await this.#removeJobs(nowMs - retentionMs, JOBS_PER_TURN);
     if (removed === JOBS_PER_TURN) this.#loop.wake();
@@ -97,7 +110,10 @@ export class Retention implements Service {
     const atMs = clock.monotonicMs();
     if (this.#early && atMs < this.#early.pausedUntilMs) return;
     if (this.#early && freeBytes <= this.#early.freeBytes) {
-      log.warn({ event: 'retention.useless', freeBytes }, 'removing old jobs frees no space; something else fills the disk');
+      log.warn(
+        { event: 'retention.useless', freeBytes },
+        'removing old jobs frees no space; something else fills the disk',
+      );
       this.#early = { freeBytes, pausedUntilMs: atMs + EARLY_PAUSE_MS };
       return;
     }

@@ -29,7 +29,12 @@ export class StaleAudit {
     this.#counts.clear();
     for (const [node, results] of counts)
       await audit
-        .append({ actor: `agent/${node}`, action: 'result.stale', target: node, detail: { results, windowMs: WINDOW_MS } })
+        .append({
+          actor: `agent/${node}`,
+          action: 'result.stale',
+          target: node,
+          detail: { results, windowMs: WINDOW_MS },
+        })
         .catch((error: unknown) => log.warn({ event: 'audit.unwritten', node, results, err: error }));
   }
 }

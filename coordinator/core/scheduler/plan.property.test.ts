@@ -95,7 +95,8 @@ function fault(snapshot: Snapshot, settings: PlanSettings, seed: number): string
     const able = snapshot.nodes.filter((other) => !ruledOut(work.kind, cost, other));
     const unblocked = able.filter((other) => !work.blockedNodes.has(other.seq));
     const usable = unblocked.length > 0 ? unblocked : able;
-    if (!usable.includes(node)) return `job ${job} went to node ${seq}: ${ruledOut(work.kind, cost, node) ?? 'blocked'}`;
+    if (!usable.includes(node))
+      return `job ${job} went to node ${seq}: ${ruledOut(work.kind, cost, node) ?? 'blocked'}`;
     for (const index of returned) {
       const failed = work.returned.find((task) => task.index === index)?.failedNodes ?? [];
       const others = usable.some((other) => !failed.includes(other.seq));

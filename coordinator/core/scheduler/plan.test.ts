@@ -185,7 +185,11 @@ test('a job that has blocked every node goes on, so that its tasks end within th
   const nodes = [makeNode(1, 2), makeNode(2, 2)];
   t.equal(assigned(run(makeSnapshot(nodes, [makeWork(1, 4, { blockedNodes })]))), 4);
   const away = [makeNode(1, 2), makeNode(2, 2), makeNode(3, 2, { state: 'OFFLINE' })];
-  t.equal(assigned(run(makeSnapshot(away, [makeWork(1, 4, { blockedNodes })]))), 4, 'nobody waits for one that is away');
+  t.equal(
+    assigned(run(makeSnapshot(away, [makeWork(1, 4, { blockedNodes })]))),
+    4,
+    'nobody waits for one that is away',
+  );
 });
 
 test('work that must be fenced goes to agents that can, and the others are told to be upgraded', async (t) => {

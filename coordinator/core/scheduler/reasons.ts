@@ -40,7 +40,8 @@ export class PlanReasons implements Reasons {
     if (!work) return undefined;
     const group = groupOf(work);
     const { nodes } = this.#source;
-    const able = group.blocked.size === 0 ? nodes : nodes.filter((node) => !ruledOut(group.kind, group.cost, node.view));
+    const able =
+      group.blocked.size === 0 ? nodes : nodes.filter((node) => !ruledOut(group.kind, group.cost, node.view));
     const open = new Set(unblocked(able, group.blocked));
     return nodes.map((node) => this.#reason(node, group, open.has(node)));
   }
