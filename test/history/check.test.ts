@@ -113,6 +113,8 @@ test('outbox: a kept result that the next hello does not tell', async (t) => {
   caught(t, 'outbox', [job(), kept, hello()], /generation 1 on a was kept and is not in the agent's hello/);
   t.same(check([job(), kept, hello({ job: 'j', index: 0, generation: 1 })]), []);
   t.same(check([job(), kept, event('attempt-settled'), hello()]), [], 'it was taken');
+  const attempts = [{ job: 'j', index: 0, generation: 1 }];
+  t.same(check([job(), kept, event('agent-released', { attempts } as Given<'agent-released'>), hello()]), []);
   t.same(check([job(), kept, event('task-assigned', { generation: 2, node: 'b' }), hello()]), [], 'nobody wants it');
   t.same(check([job(), kept, event('task-terminal', { status: 'CANCELLED' }), hello()]), []);
 });

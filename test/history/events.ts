@@ -106,6 +106,13 @@ export interface AgentHello extends At {
   unacknowledged: { job: string; index: number; generation: number }[];
 }
 
+/** The coordinator acknowledged these results, or told the agent that nobody wants these attempts any more. */
+export interface AgentReleased extends At {
+  kind: 'agent-released';
+  node: string;
+  attempts: { job: string; index: number; generation: number }[];
+}
+
 /** A task reached its end, by a result, a cancellation or a decision. */
 export interface TaskTerminal extends At, Task {
   kind: 'task-terminal';
@@ -172,6 +179,7 @@ export type HistoryEvent =
   | AttemptSettled
   | ResultKept
   | AgentHello
+  | AgentReleased
   | TaskTerminal
   | LeaderElected
   | FaultInjected

@@ -20,11 +20,17 @@ export const nothingForgotten: Invariant = (history) => {
     const now = current.get(taskKey(result));
     return !over.has(taskKey(result)) && (!now || (now.generation === result.generation && now.node === result.node));
   };
+  const released = new Set<string>();
+  const release = (key: string): void => {
+    kept.delete(key);
+    released.add(key);
+  };
   for (const event of history) {
-    if (event.kind === 'result-kept') kept.set(keyOf(event), event);
+    if (event.kind === 'result-kept' && !released.has(keyOf(event))) kept.set(keyOf(event), event);
     else if (event.kind === 'attempt-settled') kept.delete(keyOf(event));
     else if (event.kind === 'task-terminal') over.add(taskKey(event));
     else if (event.kind === 'task-assigned') current.set(taskKey(event), event);
+    if (event.kind === 'agent-released') for (const ref of event.attempts) release(keyOf(ref));
     if (event.kind !== 'agent-hello') continue;
     const told = new Set(event.unacknowledged.map(keyOf));
     for (const [key, result] of kept) {

@@ -8,6 +8,8 @@ export interface SimArguments {
   from: number;
   workers: number;
   trace: boolean;
+  /** Stop at the first seed that breaks something. */
+  first: boolean;
   mutation: Mutation | undefined;
 }
 
@@ -19,6 +21,7 @@ export const USAGE = `Runs seeded simulations of a whole mesh and checks the inv
 
   --from N      the first seed (1)
   --workers N   processes (2)
+  --first       stop at the first seed that breaks something
   --mutation M  breaks the mesh on purpose: ${MUTATIONS.join(', ')}
 `;
 
@@ -38,6 +41,7 @@ export function readArguments(given: string[]): SimArguments {
       from: { type: 'string', default: '1' },
       workers: { type: 'string', default: '2' },
       trace: { type: 'boolean', default: false },
+      first: { type: 'boolean', default: false },
       mutation: { type: 'string' },
     },
   });
@@ -50,6 +54,7 @@ export function readArguments(given: string[]): SimArguments {
     from: whole('from', values.from),
     workers: whole('workers', values.workers),
     trace: values.trace,
+    first: values.first,
     mutation: mutation as Mutation | undefined,
   };
 }

@@ -44,12 +44,12 @@ const stopAgent: Break = (mesh) => {
   return { target: name, mend };
 };
 
-const sleep: Break = (mesh) => {
+const suspend: Break = (mesh) => {
   const agent = aliveAgent(mesh);
   if (!agent) return undefined;
   const { process, name } = agent;
   const { machine } = process;
-  machine.sleep();
+  machine.suspend();
   mesh.recorder.add({ kind: 'node-asleep', atMs: mesh.world.nowMs, node: name });
   const mend = () => {
     mesh.recorder.add({ kind: 'node-awake', atMs: mesh.world.nowMs, node: name });
@@ -141,7 +141,7 @@ const FAULTS: readonly (readonly [name: string, weight: number, act: Break])[] =
   ['agent-killed', 3, killAgent(false)],
   ['power-cut', 1, killAgent(true)],
   ['agent-stopped', 1, stopAgent],
-  ['machine-asleep', 2, sleep],
+  ['machine-asleep', 2, suspend],
   ['partition', 3, partition(['up', 'down'])],
   ['partition-up', 2, partition(['up'])],
   ['partition-down', 2, partition(['down'])],

@@ -40,7 +40,7 @@ export class Machine {
     return WALL_START_MS + this.world.nowMs + this.wallOffsetMs;
   }
 
-  sleep(): void {
+  suspend(): void {
     if (this.#asleep) return;
     this.#asleep = true;
     this.#sleepSinceMs = this.world.nowMs;

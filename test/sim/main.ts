@@ -1,5 +1,5 @@
 /** `npm run sim`: many seeds on several processes, or one seed with its trace. */
-import { fork } from 'node:child_process';
+import { type ChildProcess, fork } from 'node:child_process';
 import { violationText } from '../history/check.js';
 import { readArguments, type SimArguments, USAGE } from './cli.js';
 import { type RunResult, simulate } from './simulation.js';
@@ -32,23 +32,27 @@ async function work(from: number, to: number, step: number, { mutation }: SimArg
 }
 
 async function many(options: SimArguments): Promise<number> {
-  const { from, seeds, workers, mutation } = options;
+  const { from, seeds, workers, mutation, first } = options;
   const beganMs = performance.now();
   const broken: Report[] = [];
   let done = 0;
   const heard = (given: Report): void => {
+    if (first && broken.length > 0) return;
     done++;
     if (given.violations.length > 0) {
       broken.push(given);
       say(`seed ${given.seed} breaks:\n  ${given.violations.slice(0, 5).join('\n  ')}`);
+      if (first) for (const child of children) child.kill();
     }
     if (done % 1000 === 0) say(`${done} of ${seeds}`);
   };
+  const children: ChildProcess[] = [];
   const ends = Array.from({ length: workers }, (_, i) => {
     const share = [from + i, from + seeds - 1, workers].join();
     const child = fork(process.argv[1] as string, process.argv.slice(2), {
       env: { ...process.env, MESH_SIM_SHARE: share },
     });
+    children.push(child);
     // The loader of the sources talks on the same line.
     child.on('message', (message: { sim?: Report }) => message.sim && heard(message.sim));
     return new Promise<number>((resolve) => child.on('exit', (code) => resolve(code ?? 1)));
@@ -58,6 +62,7 @@ async function many(options: SimArguments): Promise<number> {
   say(
     `${done} seeds in ${seconds.toFixed(1)} s (${((seconds * 1000 * workers) / Math.max(1, done)).toFixed(1)} ms of one core each)`,
   );
+  if (first && broken.length > 0) return 1;
   if (failed || done < seeds) say('a worker process died before it was done');
   const replay = `npm run sim -- --seed ${broken[0]?.seed} --trace${mutation ? ` --mutation ${mutation}` : ''}`;
   say(broken.length === 0 ? 'every history keeps I1 to I8' : `${broken.length} broken; replay one with: ${replay}`);
@@ -74,7 +79,7 @@ async function main(): Promise<number> {
   try {
     options = readArguments(given);
   } catch (error) {
-    say(`${error instanceof Error ? error.message : error}\n\n${USAGE}`);
+    say(`${error instanceof Error ? error.message : String(error)}\n\n${USAGE}`);
     return 2;
   }
   const share = process.env.MESH_SIM_SHARE?.split(',').map(Number);

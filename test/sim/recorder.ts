@@ -23,13 +23,12 @@ export class Recorder {
     this.add({ kind: 'result-kept', atMs: this.atMs, job: String(job), index, generation, node });
   }
 
-  hello(node: string, { jobs, indexes, generations }: TaskRefs): void {
-    const unacknowledged = jobs.map((job, i) => ({
-      job: String(job),
-      index: indexes[i] as number,
-      generation: generations[i] as number,
-    }));
-    this.add({ kind: 'agent-hello', atMs: this.atMs, node, unacknowledged });
+  hello(node: string, unacknowledged: TaskRefs): void {
+    this.add({ kind: 'agent-hello', atMs: this.atMs, node, unacknowledged: toRefs(unacknowledged) });
+  }
+
+  released(node: string, attempts: TaskRefs): void {
+    this.add({ kind: 'agent-released', atMs: this.atMs, node, attempts: toRefs(attempts) });
   }
 
   /** A message that was sent. */
@@ -50,3 +49,10 @@ export class Recorder {
     this.add({ kind: 'attempt-ended', atMs: this.atMs, job: String(job), index, generation, node });
   }
 }
+
+const toRefs = ({ jobs, indexes, generations }: TaskRefs) =>
+  jobs.map((job, i) => ({
+    job: String(job),
+    index: indexes[i] as number,
+    generation: generations[i] as number,
+  }));

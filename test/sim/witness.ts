@@ -40,6 +40,13 @@ export class Witness {
         this.world.after(this.world.random.next() * LATE_MS_MAX, () => later(message));
       return pass(message, '->');
     };
-    return { request: say, response: (message) => pass(message, '<-') };
+    const hear = (message: SessionResponse): SessionResponse[] => {
+      const { body } = message;
+      const released =
+        body?.$case === 'finishedAck' ? body.value : body?.$case === 'welcome' ? body.value.superseded : undefined;
+      if (released && released.jobs.length > 0) this.recorder.released(agent, released);
+      return pass(message, '<-');
+    };
+    return { request: say, response: hear };
   }
 }
