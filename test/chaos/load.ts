@@ -13,7 +13,19 @@ const RETRIES = 6;
 /** Live jobs beyond which no more come. */
 const LIVE_MAX = 12;
 
-const FUNCTION = 'export default (value) => ({ squared: value * value });\n';
+/** A module whose function leaves the same lines as a recorded script. */
+const squareModule = (trail: string): string => `
+import { appendFileSync, readFileSync } from 'node:fs';
+const say = ({ jobId, index, generation, node }, what) => {
+  const [up] = readFileSync('/proc/uptime', 'utf8').split(' ');
+  appendFileSync(${JSON.stringify(trail)}, [up, jobId, index, generation, node, process.pid, what].join(' ') + '\\n');
+};
+export default (value, context) => {
+  say(context, 'began');
+  say(context, 'ended');
+  return { squared: value * value };
+};
+`;
 
 interface Plan {
   args: string[];
@@ -34,8 +46,8 @@ export interface Submitted {
 
 export class Load {
   readonly submitted: Submitted[] = [];
-  /** Submissions that nobody acknowledged; whatever became of them, nothing was promised. */
-  refused = 0;
+  /** Submissions that nobody acknowledged, by the reason; whatever became of them, nothing was promised. */
+  readonly refused = new Map<string, number>();
   cancelled = 0;
   readonly #module: string;
   readonly #under = new Set<Promise<void>>();
@@ -46,7 +58,7 @@ export class Load {
     private readonly random: SeededRandom,
   ) {
     this.#module = join(world.mesh.root, 'square.mjs');
-    writeFileSync(this.#module, FUNCTION);
+    writeFileSync(this.#module, squareModule(world.trail));
   }
 
   /** Submits until told to stop, a job or two a second. */
@@ -101,9 +113,10 @@ export class Load {
     const cancelAfterMs = this.random.integer(0, 3000);
     const result = await mesh
       .cliWith({ input: plan.input }, 'submit', '--json', ...plan.args, ...plan.command)
-      .catch(() => undefined);
-    if (!result || result.code !== 0 || result.stdout === '') {
-      this.refused++;
+      .catch((error: Error) => error);
+    if (result instanceof Error || result.code !== 0 || result.stdout === '') {
+      const reason = result instanceof Error ? result.message : result.stderr.trim();
+      this.refused.set(reason, (this.refused.get(reason) ?? 0) + 1);
       return;
     }
     const { id } = result.json<JobShape>();

@@ -118,7 +118,7 @@ function report(verdict: Verdict, havoc: Havoc, load: Load): string {
     table([
       ['jobs', load.submitted.length],
       ['jobs cancelled', load.cancelled],
-      ['submissions refused', load.refused],
+      ['submissions refused', [...load.refused.values()].reduce((sum, count) => sum + count, 0)],
       ['longest stall', `${(longestStallMs / 1000).toFixed(1)} s`],
     ]),
   ].join('\n');
@@ -145,6 +145,7 @@ async function chaos(minutes: number, seed: number): Promise<void> {
       problems.push(`${live} jobs did not end within ${SETTLE_MS_MAX / 1000} s after everything was healed`);
     const verdict = await judge(world, load.submitted);
     process.stdout.write(`${report(verdict, havoc, load)}\n`);
+    for (const [reason, count] of load.refused) say(`refused ${count} times: ${reason}`);
     problems.push(...havoc.problems, ...verdict.violations.slice(0, VIOLATIONS_SHOWN).map(violationText));
     if (verdict.lost > 0) problems.push(`${verdict.lost} acknowledged tasks are lost`);
     if (problems.length > 0) {

@@ -58,9 +58,10 @@ test('PostgreSQL is killed under load, again and again, and nothing is lost or r
 });
 
 test('a standby is promoted: the mesh goes on there', async (t) => {
-  const primary = await DatabaseServer.start(t, { synchronous_standby_names: '*', synchronous_commit: 'local' });
+  const primary = await DatabaseServer.start(t);
   const standby = await primary.follow(t);
-  await primary.query("alter system set synchronous_commit = 'on'");
+  // From here on what is acknowledged is in both.
+  await primary.query("alter system set synchronous_standby_names = '*'");
   await primary.query('select pg_reload_conf()');
   const both = primary.url.replace('@127.0.0.1:', `@127.0.0.1:${standby.port},127.0.0.1:`);
   const on = await startOn(t, `${both}&target_session_attrs=read-write`);
@@ -96,7 +97,15 @@ test('a whole job through a pooler in transaction mode', { skip: noPgbouncer }, 
   const bytes = randomBytes(3_000_000);
   const cwd = mesh.folder('here');
   writeFileSync(join(cwd, 'one.bin'), bytes);
-  const staged = await mesh.cliWith({ cwd }, 'submit', '--each', '*.bin', '--results', '--json', ...shell('wc -c < "$1"', '{}'));
+  const staged = await mesh.cliWith(
+    { cwd },
+    'submit',
+    '--each',
+    '*.bin',
+    '--results',
+    '--json',
+    ...shell('wc -c < "$1"', '{}'),
+  );
   t.equal(staged.code, 0, staged.stderr);
   t.match(staged.json(), { result: `${bytes.length}\n` });
   t.match(await server.query('select count(*)::integer as parts from blob_content'), [{ parts: 3 }]);
@@ -119,6 +128,8 @@ test('every statement takes longer than a lease: the leader leads on, and no nod
   t.match(await mesh.wait(job.id), { status: 'COMPLETED', tasks: { completed: 20 } });
   t.equal(mesh.witness.lines(begun).length, 20, 'none ran twice');
   t.ok((await renewals()) > before + 5, 'the lease was renewed meanwhile');
-  const missed = program.events.slice(from).filter(({ event }) => event?.startsWith('node.') || event === 'leader.lost');
+  const missed = program.events
+    .slice(from)
+    .filter(({ event }) => event?.startsWith('node.') || event === 'leader.lost');
   t.same(missed, []);
 });

@@ -1,4 +1,5 @@
 /** Two coordinators on one PostgreSQL: one leads, the other stands by, and whoever leads next, nothing is lost. */
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { before, test } from 'tap';
 import t from 'tap';
@@ -7,6 +8,7 @@ import type { Connection } from '../../coordinator/store/connection.js';
 import { certificateFiles, get } from '../support/https.js';
 import { type Coordinator, type Mesh, makeMesh } from '../support/mesh.js';
 import { withDatabase } from '../support/postgres.js';
+import { FolderSignal, until } from '../support/until.js';
 
 const TASKS = 300;
 const LEASE = ['--leader-lease', '1500ms', '--node-lease', '4s', '--heartbeat', '500ms'];
@@ -44,19 +46,30 @@ const ran = (name: string): number[] =>
     .sort((a, b) => a - b);
 
 before(async () => {
-  mesh = makeMesh(t);
   const database = await withDatabase(t, { migrated: false });
+  mesh = makeMesh(t);
   flags = ['--listen', '127.0.0.1', '--database-url', urlOf(database), ...LEASE];
   first = await mesh.startCoordinator({ args: [...flags, '--name', 'first'] });
   const operator = mesh.profile;
-  await Promise.all(['a1', 'a2'].map((name) => mesh.startAgent(name, { args: AGENT })));
+  const agents = await Promise.all(['a1', 'a2'].map((name) => mesh.startAgent(name, { args: AGENT })));
   const token = await mesh.token('--role', 'coordinator');
   second = await mesh.startCoordinator({
     data: 'second',
     args: [...flags, '--name', 'second', '--join', token, '--coordinator', first.ready.address],
   });
   mesh.profile = operator;
+  // What nobody had the time to hear of cannot be followed to.
+  await Promise.all(agents.map(({ dataDir }) => untilRemembered(dataDir, second.ready.address)));
 });
+
+/** The agent wrote down that there is a coordinator at this address. */
+async function untilRemembered(dataDir: string, address: string): Promise<void> {
+  const signal = new FolderSignal(dataDir);
+  const path = join(dataDir, 'coordinators.json');
+  const known = () => existsSync(path) && readFileSync(path, 'utf8').includes(address);
+  await until(`${dataDir} to know ${address}`, known, signal);
+  signal.close();
+}
 
 test('the second one stands by, says so, and is known', async (t) => {
   t.same(await readiness(first), [200, '']);

@@ -24,7 +24,7 @@ before(async () => {
 });
 
 test('everything restarts, one after the other, under load: nothing is lost, and only what ran on a stopped agent runs again', async (t) => {
-  const total = 3000;
+  const total = 2200;
   const gate = mesh.witness.gate('upgrade-gate');
   const longScript = `echo "$MESH_NODE $MESH_INDEX" >> ${traces}/long; read x < ${gate.path}; echo done`;
   const long = await mesh.submit('--array', '0-2', '--cpus', '1', ...shell(longScript));

@@ -70,13 +70,9 @@ export class DatabaseServer {
     writeFileSync(join(dataDirectory, 'standby.signal'), '');
     chmodSync(dataDirectory, 0o700);
     const { port, password } = this;
-    const standby = new DatabaseServer(
-      directory,
-      { ...this.account, dataDirectory },
-      await freePort(),
-      password,
-      { primary_conninfo: `host=127.0.0.1 port=${port} user=${SUPERUSER} password=${password}` },
-    );
+    const standby = new DatabaseServer(directory, { ...this.account, dataDirectory }, await freePort(), password, {
+      primary_conninfo: `host=127.0.0.1 port=${port} user=${SUPERUSER} password=${password}`,
+    });
     t.teardown(() => standby.remove());
     await this.run();
     await standby.run();

@@ -11,6 +11,8 @@ import type postgres from 'postgres';
 import { type HistoryEvent, merge, type TerminalStatus } from '../history/events.js';
 import { isAlive } from './leftovers.js';
 
+const UPTIME_STEP_MS = 10;
+
 /** Uptime of the machine, which tasks can read without a process of their own; 10 ms fine. */
 export const uptimeMs = (): number => Number(readFileSync('/proc/uptime', 'utf8').split(' ')[0]) * 1000;
 
@@ -154,7 +156,8 @@ function becameBy({ became, failed, lost }: TrailRow): string {
 
 /** What the database saw, and how everything stands at the end. */
 export async function databaseEvents(sql: postgres.Sql): Promise<HistoryEvent[]> {
-  const bootMs = Date.now() - uptimeMs();
+  // Rounded so that a commit is never dated before what a task wrote before it.
+  const bootMs = Date.now() - uptimeMs() - UPTIME_STEP_MS;
   const rows = await sql<TrailRow[]>`
     select extract(epoch from trail.at)::float8 * 1000 as at_ms, trail.epoch, trail.holder, job.id as job, trail.index,
            trail.generation, node.name as node, was, became, trail.assigned, trail.failed, lost, due_ms
