@@ -67,6 +67,31 @@ test('a repeated assignment is ignored, a higher generation supersedes', async (
   t.match(give(ledger, 1, [0], 1), { added: 0, repeated: 1 });
 });
 
+test('a task that is assigned anew waits until nothing of its former attempt runs, however much room there is', async (t) => {
+  const ledger = make(4);
+  ledger.addBodies([body(1)]);
+  give(ledger, 1, [0]);
+  const old = ledger.launch(one)[0]!.attempts[0]!;
+  t.same(give(ledger, 1, [0], 2).kill, [old]);
+  t.equal(ledger.launch(one).length, 0);
+  give(ledger, 1, [0], 3);
+  t.equal(ledger.launch(one).length, 0, 'nor does the next');
+  ledger.ended(old);
+  t.same(
+    ledger.launch(one).map((launch) => launch.attempts.map((attempt) => attempt.generation)),
+    [[3]],
+  );
+
+  const [other] = [give(ledger, 1, [1]), ledger.launch(one)[0]!.attempts[0]!].slice(1) as [typeof old];
+  t.same(ledger.discard(refs([1, 1, 1])), [other], 'superseded in a hello');
+  ledger.forgetIdleBodies();
+  give(ledger, 1, [1], 2);
+  t.equal(ledger.launch(one).length, 0);
+  t.same(ledger.retract(refs([1, 1, 2])).dropped, refs([1, 1, 2]), 'it can be given back meanwhile');
+  ledger.ended(other);
+  t.equal(ledger.launch(one).length, 0);
+});
+
 test('a superseded attempt that waited never starts', async (t) => {
   const ledger = make(4);
   ledger.addBodies([body(1)]);

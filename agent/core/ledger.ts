@@ -22,6 +22,8 @@ interface JobEntry {
   /** Why no task of it can ever run here. */
   impossible: string | undefined;
   attempts: Map<number, Attempt>;
+  /** Forgotten and not dead yet, by index: a task never runs twice at a time on one node. */
+  dying: Map<number, Attempt>;
 }
 
 export interface AssignResult {
@@ -134,14 +136,14 @@ export class Ledger {
       let lane = this.#lanes.get(key);
       if (!lane) this.#lanes.set(key, (lane = new Lane(key, demand, stops)));
       const impossible = this.#room.impossible(demand);
-      this.#jobs.set(body.job, { body, demand: lane.demand, lane, impossible, attempts: new Map() });
+      this.#jobs.set(body.job, { body, demand: lane.demand, lane, impossible, attempts: new Map(), dying: new Map() });
     }
   }
 
   /** A new session sends its bodies again: forgets those that nothing here needs. */
   forgetIdleBodies(): void {
     for (const [job, entry] of this.#jobs) {
-      if (entry.attempts.size === 0) this.#jobs.delete(job);
+      if (entry.attempts.size + entry.dying.size === 0) this.#jobs.delete(job);
     }
     const used = new Set([...this.#jobs.values()].map((entry) => entry.lane.key));
     for (const [key, lane] of this.#lanes) {
@@ -181,7 +183,7 @@ export class Ledger {
     if (entry.impossible !== undefined) {
       this.#move(attempt, 'ENDED');
       result.impossible.push({ attempt, reason: entry.impossible });
-    } else {
+    } else if (!entry.dying.has(index)) {
       entry.lane.push(attempt);
     }
   }
@@ -257,6 +259,11 @@ export class Ledger {
     if (!launch) return;
     attempt.launch = undefined;
     if (--launch.live === 0) this.#room.give(launch.demand, launch.gpus);
+    const entry = this.#jobs.get(attempt.job);
+    if (entry?.dying.get(attempt.index) !== attempt) return;
+    entry.dying.delete(attempt.index);
+    const successor = entry.attempts.get(attempt.index);
+    if (successor?.state === 'PREFILLED') entry.lane.push(successor);
   }
 
   /** Its result is committed. Forgets it, and nothing else: a newer generation of the task stays. */
@@ -289,7 +296,7 @@ export class Ledger {
         result.kill.push(attempt);
         return;
       }
-      this.#jobs.get(attempt.job)?.lane.dropped();
+      this.#dropFromLane(attempt);
       this.#move(attempt, 'ENDED');
       result.ended.push(attempt);
     });
@@ -344,10 +351,18 @@ export class Ledger {
   /** Drops it from the account; true when it runs and must be killed. */
   #forget(attempt: Attempt): boolean {
     const entry = this.#jobs.get(attempt.job);
-    if (attempt.state === 'PREFILLED') entry?.lane.dropped();
+    if (attempt.state === 'PREFILLED') this.#dropFromLane(attempt);
     this.#move(attempt, 'GONE');
     if (entry?.attempts.get(attempt.index) === attempt) entry.attempts.delete(attempt.index);
-    return attempt.launch !== undefined;
+    if (!attempt.launch) return false;
+    entry?.dying.set(attempt.index, attempt);
+    return true;
+  }
+
+  /** One whose predecessor is still dying is in no lane yet. */
+  #dropFromLane({ job, index }: Attempt): void {
+    const entry = this.#jobs.get(job);
+    if (!entry?.dying.has(index)) entry?.lane.dropped();
   }
 
   #select(refs: TaskRefs, take: (attempt: Attempt) => boolean): Attempt[] {
