@@ -12,6 +12,7 @@ import type { AssignGroup, JobBody, TaskRefs } from '../../proto/gen/mesh/v1/age
 import { OnDisconnect } from '../../proto/gen/mesh/v1/common.js';
 import { Attempt, type AttemptState, Launch } from './attempt.js';
 import { Lane } from './lanes.js';
+import { addRef, emptyRefs } from './refs.js';
 import type { AttemptRef } from './types.js';
 import { type Demand, demandOf, Room, type RoomTotal } from './room.js';
 
@@ -58,14 +59,6 @@ export type FenceLevel = 'open' | 'stop' | 'all';
 
 /** Whether nothing of it may run while the coordinator is lost. */
 export const stopsAlone = (body: JobBody): boolean => body.onDisconnect === OnDisconnect.STOP;
-
-export const emptyRefs = (): TaskRefs => ({ jobs: [], indexes: [], generations: [] });
-
-export function addRef(refs: TaskRefs, ref: { job: number; index: number; generation: number }): void {
-  refs.jobs.push(ref.job);
-  refs.indexes.push(ref.index);
-  refs.generations.push(ref.generation);
-}
 
 export interface LedgerOptions {
   /** How often younger attempts may pass the oldest one that does not fit. Default: as many as there are slots. */

@@ -17,7 +17,7 @@ import { assignOf, endOf, makeWork, processBody, refsOf } from '../../test/suppo
 import { closedPort, openTestDoor } from '../../test/support/test-door.js';
 import { makeTestMesh } from '../../test/support/test-mesh.js';
 import type { Door } from '../../coordinator/door/door.js';
-import { emptyRefs } from '../core/ledger.js';
+import { emptyRefs } from '../core/refs.js';
 import { Connection } from './connection.js';
 import { LoadMeter } from './load.js';
 import { NetworkDialer } from './network-dialer.js';

@@ -17,7 +17,7 @@ import { type Endpoint, formatEndpoint } from '../../link/endpoints.js';
 import type { Welcome } from '../../proto/gen/mesh/v1/agent.js';
 import type { CaServiceClient } from '../../proto/gen/mesh/v1/ca.js';
 import type { Capabilities } from '../../proto/gen/mesh/v1/common.js';
-import { emptyRefs } from '../core/ledger.js';
+import { emptyRefs } from '../core/refs.js';
 import type { LeaseClock } from '../core/lease.js';
 import { Addresses } from './addresses.js';
 import type { AgentCalls, Dialer, Line } from './dialer.js';

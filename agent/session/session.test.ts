@@ -19,7 +19,7 @@ import {
   type Welcome,
 } from '../../proto/gen/mesh/v1/agent.js';
 import { assignOf, endOf, makeWork, processBody, reconciled, refsOf, turn } from '../../test/support/agent-work.js';
-import { emptyRefs } from '../core/ledger.js';
+import { emptyRefs } from '../core/refs.js';
 import { LoadMeter } from './load.js';
 import { Session } from './session.js';
 

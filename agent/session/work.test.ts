@@ -12,7 +12,7 @@ import {
   refText,
   turn,
 } from '../../test/support/agent-work.js';
-import { emptyRefs } from '../core/ledger.js';
+import { emptyRefs } from '../core/refs.js';
 
 const outcomes = (results: readonly Finished[]) => results.map((item) => [refText(item), Outcome[item.outcome]]);
 

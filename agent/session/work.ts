@@ -17,7 +17,8 @@ import {
   type TaskRefs,
 } from '../../proto/gen/mesh/v1/agent.js';
 import type { Attempt, Launch } from '../core/attempt.js';
-import { addRef, emptyRefs, type FenceLevel, type Ledger, stopsAlone } from '../core/ledger.js';
+import { type FenceLevel, type Ledger, stopsAlone } from '../core/ledger.js';
+import { addRef, emptyRefs } from '../core/refs.js';
 import type { AttemptEnd, Executor, LaunchObserver, RunningLaunch, StopReason } from '../core/types.js';
 import { OutputSpool } from '../output/spool.js';
 import type { Fence, Fenced } from './fence.js';

@@ -23,7 +23,8 @@ import {
   type Share,
 } from './live-attempt.js';
 import { costOf, fitCount, isLarge, NO_ROOM, Space } from './room.js';
-import type { Cost, Kind, Room, Snapshot } from './scheduler/types.js';
+import { type NodeRoom, nodeRoom } from './node-room.js';
+import type { Kind, Room, Snapshot } from './scheduler/types.js';
 import type { AttemptCounts, TaskRef } from './task.js';
 
 export type { LiveAttempt } from './live-attempt.js';
@@ -31,24 +32,11 @@ export type { LiveAttempt } from './live-attempt.js';
 /** How far past attempts that do not fit a start looks for one that does. */
 const PASS_MAX = 64;
 
-/** Assumed for held tasks of jobs nothing is known about, in `turnoverPerMs`. */
-const TASK_MS_UNKNOWN = 1000;
-
 /** An assignment as the store returned it. */
 export interface AssignedRef extends TaskRef {
   node: number;
   failures: number;
   losses: number;
-}
-
-/** A node as the ledger sees it; spread it into a NodeView. */
-export interface NodeRoom {
-  total: Room;
-  free: Room;
-  /** Waiting beyond what fits, those that were asked back included. */
-  queued: number;
-  reserve: Cost | undefined;
-  turnoverPerMs: number | undefined;
 }
 
 export class Ledger {
@@ -243,19 +231,7 @@ export class Ledger {
 
   /** How the node stands. `taskMsOf` gives a job's learned task time. The free room is live: copy it to keep it. */
   room(seq: number, taskMsOf: (job: number) => number | undefined = () => undefined): NodeRoom {
-    const node = this.#nodes.get(seq);
-    if (!node) return { total: NO_ROOM, free: NO_ROOM, queued: 0, reserve: undefined, turnoverPerMs: undefined };
-    let turnover = 0;
-    for (const share of node.shares.values())
-      if (share.holding > 0)
-        turnover += share.holding / Math.max(taskMsOf(share.account.job) ?? TASK_MS_UNKNOWN, 0.001);
-    return {
-      total: node.total,
-      free: node.free,
-      queued: node.waiting.size,
-      reserve: node.largeWaiting > 0 ? firstLarge(node) : undefined,
-      turnoverPerMs: turnover > 0 ? turnover : undefined,
-    };
+    return nodeRoom(this.#nodes.get(seq), taskMsOf);
   }
 
   /** Attempts that wait and were not asked back yet, per node and job: Snapshot.prefilled. */
@@ -397,12 +373,6 @@ export class Ledger {
       entry = next;
     }
   }
-}
-
-function firstLarge(node: NodeAccount): Cost | undefined {
-  for (let entry = node.waiting.first; entry; entry = entry.next)
-    if (isLarge(entry.share.account.cost, node.total)) return entry.share.account.cost;
-  return undefined;
 }
 
 const keyOf = (ref: TaskRef): string => `${ref.job}.${ref.index}.${ref.generation}`;

@@ -9,12 +9,9 @@ import type { Clock } from '../../common/clock.js';
 import { MeshError } from '../../common/errors.js';
 import type { Service } from '../../common/lifecycle.js';
 import type { Logger } from '../../common/log.js';
-import { type Finished, Outcome, type Started } from '../../proto/gen/mesh/v1/agent.js';
-import { OutputTail } from '../../proto/gen/mesh/v1/common.js';
+import type { Finished, Started } from '../../proto/gen/mesh/v1/agent.js';
 import { OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
 import type { Ledger, LiveAttempt } from '../core/ledger.js';
-import { settle } from '../core/settle.js';
-import { isFenced } from '../core/spec.js';
 import type { AttemptOutcome, TaskRef } from '../core/task.js';
 import type { JobChange, JobRow, Settlement, Store } from '../ports.js';
 import type { Changes } from './changes.js';
@@ -24,7 +21,9 @@ import type { Jobs, LiveJob } from './jobs.js';
 import { NodeJudge } from './node-judge.js';
 import type { PipelineDelay } from './pipeline-delay.js';
 import { type AgentSession, toRefs } from './session.js';
+import { beganMs, blankFinished, type Report, settlementOf, toOutcome } from './settlement.js';
 import { StaleAudit } from './stale-audit.js';
+import { Starts } from './starts.js';
 
 const BATCH_MAX = 1000;
 const RETRY_MS = 500;
@@ -57,23 +56,6 @@ export interface ResultObserver {
   jobEnded(seconds: number): void;
 }
 
-interface Report {
-  session: AgentSession | undefined;
-  finished: Finished;
-  outcome: AttemptOutcome;
-  /** Monotonic; however long the database is away, a result is no younger than that. */
-  receivedMs: number;
-  /** A commit of it failed, and nobody knows whether it took effect. */
-  unsure?: true;
-  fencedInMs?: number;
-}
-
-interface StartedReport {
-  session: AgentSession;
-  item: Started;
-  startedMs: number;
-}
-
 interface Prepared extends Report {
   attempt: LiveAttempt;
   settlement: Settlement;
@@ -85,7 +67,7 @@ export class Results implements Service {
   readonly #judge: NodeJudge;
   readonly #stale: StaleAudit;
   readonly #finished: Batcher<Report>;
-  readonly #started: Batcher<StartedReport>;
+  readonly #starts: Starts;
   /** Being given away: an attempt is lost once, however often somebody notices. */
   readonly #leaving = new WeakSet<LiveAttempt>();
   #stopped = false;
@@ -99,11 +81,7 @@ export class Results implements Service {
       flush: (items) => this.#settle(items),
       onError: (error, items) => this.#again(error, items),
     });
-    this.#started = new Batcher({
-      itemsMax: BATCH_MAX,
-      flush: (items) => this.#markRunning(items),
-      onError: (error, items) => this.#startedAgain(error, items),
-    });
+    this.#starts = new Starts(options);
   }
 
   async start(): Promise<void> {}
@@ -112,12 +90,13 @@ export class Results implements Service {
     await this.settled();
     await this.#stale.flush();
     this.#stopped = true;
+    this.#starts.stop();
   }
 
   /** Resolves when everything that was said so far is committed, or has failed and waits for the next try. */
   async settled(): Promise<void> {
     await this.#finished.idle();
-    await this.#started.idle();
+    await this.#starts.idle();
   }
 
   report(session: AgentSession, items: readonly Finished[]): void {
@@ -128,8 +107,7 @@ export class Results implements Service {
   }
 
   started(session: AgentSession, items: readonly Started[]): void {
-    const nowMs = this.#options.clock.monotonicMs();
-    this.#started.addAll(items.map((item) => ({ session, item, startedMs: nowMs - item.ageMs })));
+    this.#starts.add(session, items);
   }
 
   /** The infrastructure took these away: the node is gone, or it restarted without them. */
@@ -257,51 +235,13 @@ export class Results implements Service {
     return new Map(started.map((attempt, position) => [attempt, (before[position] ?? 0) + 1]));
   }
 
-  #decide(
-    { finished, outcome, receivedMs, fencedInMs = 0 }: Report,
-    attempt: LiveAttempt,
-    nodesLost: number,
-  ): Settlement {
-    const job = this.#options.jobs.get(attempt.job);
-    const policy = job?.policy ?? { failuresMax: 1, lossesMax: 1, backoffMs: 0, backoffCapMs: 0 };
-    const sinceMs = beganMs(attempt);
-    const ranMs = finished.runUs > 0 ? finished.runUs / 1000 : Math.max(0, receivedMs - (sinceMs ?? receivedMs));
-    // Of what its node took with it, the row must tell what had begun from what had not: it counts for quarantine.
-    const guessUs =
-      outcome === 'node-lost' && sinceMs !== undefined ? Math.max(1, Math.round(ranMs * 1000)) : undefined;
-    const decision = settle(
-      {
-        outcome,
-        error: finished.error || undefined,
-        counts: { failures: attempt.failures, losses: attempt.losses },
-        policy,
-        ranMs,
-        fenced: job !== undefined && isFenced(job.row.spec),
-        fencedInMs,
-        nodesLost,
-        nodes: this.#options.fleet.count(),
-      },
-      this.#options.random(),
-    );
-    return {
-      job: attempt.job,
-      index: attempt.index,
-      generation: attempt.generation,
-      node: attempt.node,
-      to: decision.to,
-      outcome,
-      failure: decision.failure,
-      loss: decision.loss,
-      dueInMs: decision.dueInMs,
-      exitCode: finished.exitCode,
-      signal: finished.signal || undefined,
-      error: decision.error,
-      resultJson: finished.resultJson || undefined,
-      output: finished.output ? OutputTail.encode(finished.output).finish() : undefined,
-      runUs: finished.runUs || guessUs,
-      finishedAgeMs: finished.ageMs + this.#options.clock.monotonicMs() - receivedMs,
-      peakMemoryBytes: finished.peakMemoryBytes,
-    };
+  #decide(report: Report, attempt: LiveAttempt, nodesLost: number): Settlement {
+    const { jobs, fleet, clock, random } = this.#options;
+    return settlementOf(report, attempt, {
+      ...{ job: jobs.get(attempt.job), nodes: fleet.count(), nodesLost },
+      nowMs: clock.monotonicMs(),
+      random: random(),
+    });
   }
 
   #afterCommit(prepared: Prepared[], accepted: boolean[], jobChanges: JobChange[]): void {
@@ -379,26 +319,6 @@ export class Results implements Service {
     for (const [session, refs] of bySession) session.send({ $case: 'finishedAck', value: toRefs(refs) });
   }
 
-  /** The ledger follows the agent's word at once; the rows follow for people, and for whoever leads next. */
-  async #markRunning(items: StartedReport[]): Promise<void> {
-    const { store, jobs, ledger, clock, epoch } = this.#options;
-    const live = items.filter(({ session, item, startedMs }) => ledger.markRunning(item, session.node, startedMs));
-    if (live.length === 0) return;
-    const nowMs = clock.monotonicMs();
-    const rows = live.map(({ session, item, startedMs }) => ({
-      ...item,
-      node: session.node,
-      ageMs: nowMs - startedMs,
-    }));
-    const { jobs: jobChanges } = await store.tasks.markRunning(epoch(), rows);
-    jobs.apply(jobChanges);
-  }
-
-  #startedAgain(error: unknown, items: StartedReport[]): void {
-    this.#options.log.warn({ event: 'task.running-unsaved', count: items.length, err: error });
-    if (!this.#stopped) this.#options.clock.after(RETRY_MS, () => this.#started.addAll(items));
-  }
-
   /** The database was away: what was not committed is not acknowledged, and is tried again until it is. */
   #again(error: unknown, items: Report[]): void {
     const { log, clock } = this.#options;
@@ -407,35 +327,4 @@ export class Results implements Service {
     for (const item of items) item.unsure = true;
     clock.after(RETRY_MS, () => this.#finished.addAll(items));
   }
-}
-
-const OUTCOMES: Partial<Record<Outcome, AttemptOutcome>> = {
-  [Outcome.SUCCEEDED]: 'succeeded',
-  [Outcome.FAILED]: 'failed',
-  [Outcome.TIMED_OUT]: 'timed-out',
-  [Outcome.CANCELLED]: 'cancelled',
-  [Outcome.SHUTDOWN]: 'shutdown',
-};
-
-/** What has not begun has not run: prefilled attempts of a lost node are due at once and condemn nobody. */
-const beganMs = (attempt: LiveAttempt): number | undefined =>
-  attempt.startedAtMs ?? (attempt.holding ? attempt.assignedAtMs : undefined);
-
-const toOutcome = (outcome: Outcome): AttemptOutcome => OUTCOMES[outcome] ?? 'node-fault';
-
-function blankFinished(ref: TaskRef): Finished {
-  return {
-    job: ref.job,
-    index: ref.index,
-    generation: ref.generation,
-    outcome: Outcome.NODE_FAULT,
-    exitCode: undefined,
-    signal: '',
-    error: '',
-    runUs: 0,
-    ageMs: 0,
-    peakMemoryBytes: undefined,
-    resultJson: '',
-    output: undefined,
-  };
 }

@@ -29,7 +29,7 @@ export const ZONES: readonly Zone[] = [
 
   { name: 'migrations', files: /^migrations\//, from: [] },
   { name: 'coordinator/core', files: /^coordinator\/core\//, from: ['common'], typesFrom: ['proto'] },
-  { name: 'coordinator/ports', files: /^coordinator\/ports\.ts$/, from: ['coordinator/core', ...FLOOR] },
+  { name: 'coordinator/ports', files: /^coordinator\/ports(?:\.ts$|\/)/, from: ['coordinator/core', ...FLOOR] },
   { name: 'coordinator/postgres', files: /^coordinator\/postgres\//, from: FLOOR },
   { name: 'coordinator/store', files: /^coordinator\/store\//, from: [...COORDINATOR_CORE, 'migrations', ...FLOOR] },
   { name: 'coordinator/door', files: /^coordinator\/door\//, from: ['link', ...COORDINATOR_CORE, ...FLOOR] },

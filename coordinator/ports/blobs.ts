@@ -1,0 +1,21 @@
+/** Staged files: what is known of them, and their bytes where the database keeps those. */
+
+export interface BlobStore {
+  missing(digests: string[]): Promise<string[]>;
+  /** Stored now; known ones count as used now. */
+  record(blobs: readonly { digest: string; sizeBytes: number }[]): Promise<void>;
+  unusedSince(ms: number, limit: number): Promise<string[]>;
+  touch(digests: string[]): Promise<void>;
+  forget(digests: string[]): Promise<void>;
+}
+
+/** Bytes of stored files in parts of BLOB_PART_BYTES, the last one shorter; an empty file has one empty part. */
+export interface BlobContentStore {
+  /** Which of these are not there as a whole. */
+  absent(digests: string[]): Promise<string[]>;
+  /** Part 0 last: it says that the others are there. Repeating is harmless. */
+  put(digest: string, part: number, bytes: Uint8Array): Promise<void>;
+  get(digest: string, part: number): Promise<Buffer | undefined>;
+}
+
+export const BLOB_PART_BYTES = 1 << 20;

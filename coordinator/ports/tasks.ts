@@ -1,0 +1,154 @@
+/** Tasks as they are stored, and every way to move one. */
+import type { AttemptOutcome, TaskRef, TaskStatus } from '../core/task.js';
+import type { JobChange } from './jobs.js';
+
+/** A contiguous range of fresh tasks for one node, or returned tasks by index. */
+export type AssignItem =
+  | { job: number; node: number; from: number; to: number }
+  | { job: number; node: number; indexes: number[] };
+
+export interface AssignedTask extends TaskRef {
+  node: number;
+  failures: number;
+  losses: number;
+  /** JSON TaskInput, or undefined. */
+  input: string | undefined;
+}
+
+/** One attempt's end, with the state the core decided on. */
+export interface Settlement extends TaskRef {
+  node: number;
+  to: 'COMPLETED' | 'FAILED' | 'RETRYING' | 'QUEUED';
+  outcome: AttemptOutcome;
+  /** Added to the task's counters: 0 or 1. */
+  failure: 0 | 1;
+  loss: 0 | 1;
+  /** For RETRYING and QUEUED: from now. */
+  dueInMs: number | undefined;
+  exitCode: number | undefined;
+  signal: string | undefined;
+  error: string | undefined;
+  resultJson: string | undefined;
+  /** An encoded OutputTail, or undefined. */
+  output: Uint8Array | undefined;
+  /** Microseconds the attempt ran; milliseconds since it ended. */
+  runUs: number | undefined;
+  finishedAgeMs: number;
+  peakMemoryBytes: number | undefined;
+}
+
+export interface Settled {
+  /** Which of the given settlements matched, by position. */
+  accepted: boolean[];
+  jobs: JobChange[];
+}
+
+export interface LiveTask extends TaskRef {
+  node: number;
+  status: 'ASSIGNED' | 'RUNNING';
+  failures: number;
+  losses: number;
+  /** Milliseconds since it started, or since it was assigned where no more is known; absent where nobody asks. */
+  ageMs?: number;
+}
+
+/** An attempt that was given away, comes back, and is further ahead than the one that replaced it. */
+export interface ReadoptItem extends TaskRef {
+  /** Where it ran, and still runs or has ended. */
+  node: number;
+  /** The present attempt of the task. */
+  replacement: { generation: number; node: number };
+  /** Milliseconds since it started; undefined when only its row knows. */
+  ageMs: number | undefined;
+}
+
+export interface ReadoptedTask extends LiveTask {
+  /** The generation its agent knows it by. */
+  former: number;
+  replacement: { generation: number; node: number };
+}
+
+export interface TaskRow extends TaskRef {
+  status: TaskStatus;
+  failures: number;
+  losses: number;
+  node: string | undefined;
+  exitCode: number | undefined;
+  queuedAtMs: number;
+  assignedAtMs: number | undefined;
+  startedAtMs: number | undefined;
+  finishedAtMs: number | undefined;
+  lastError: string | undefined;
+  resultJson: string | undefined;
+  output: Uint8Array | undefined;
+  runUs: number | undefined;
+  peakMemoryBytes: number | undefined;
+}
+
+export interface TaskStore {
+  /** QUEUED or due RETRYING → ASSIGNED; raises generation, moves the cursor, starts the job. */
+  assign(epoch: number, items: AssignItem[]): Promise<{ tasks: AssignedTask[]; jobs: JobChange[] }>;
+  /** ASSIGNED → RUNNING. `ageMs` since the attempt started. */
+  markRunning(
+    epoch: number,
+    items: (TaskRef & { node: number; ageMs: number })[],
+  ): Promise<{ changed: TaskRef[]; jobs: JobChange[] }>;
+  /** ASSIGNED or RUNNING → what the core decided; ends jobs whose last task this was. */
+  settle(epoch: number, items: Settlement[]): Promise<Settled>;
+  /** RETRYING or QUEUED → RUNNING on the node and generation it had before it was given up; again, if it was done before. */
+  adopt(epoch: number, items: (TaskRef & { node: number })[]): Promise<{ changed: LiveTask[]; jobs: JobChange[] }>;
+  /**
+   * ASSIGNED or RUNNING as `replacement` → RUNNING on the node that returns, under a generation of its own. Only what was
+   * recorded as lost with that node and in that generation can come back; the loss is taken back. The replacement, if it
+   * ran, is recorded as cancelled. Repeating one that was done names it again.
+   */
+  readopt(epoch: number, items: ReadoptItem[]): Promise<{ changed: ReadoptedTask[]; jobs: JobChange[] }>;
+  /** Any live state → CANCELLED, at most `limit` rows from `fromIndex`; also covers rows that were never made. */
+  cancel(
+    epoch: number,
+    job: number,
+    fromIndex: number,
+    limit: number,
+  ): Promise<{ nextIndex: number | undefined; live: LiveTask[]; cancelled: number; job: JobChange }>;
+  /** Returned tasks whose time has come, oldest first. */
+  due(
+    limit: number,
+  ): Promise<{ job: number; index: number; failedNodes: number[]; failures: number; losses: number }[]>;
+  /** Milliseconds until the earliest returned task is due; undefined when none waits. */
+  nextDueInMs(): Promise<number | undefined>;
+  /** ASSIGNED and RUNNING tasks of jobs that are not terminal; how a new leader learns what is out there. */
+  live(): Promise<LiveTask[]>;
+  list(query: { job: number; status?: TaskStatus; fromIndex: number; limit: number }): Promise<TaskRow[]>;
+  /** Attempts of one task that did not succeed, oldest first. */
+  attempts(
+    job: number,
+    index: number,
+  ): Promise<
+    {
+      generation: number;
+      attempt: number;
+      node: string;
+      outcome: AttemptOutcome;
+      error: string | undefined;
+      output: Uint8Array | undefined;
+      startedAtMs: number | undefined;
+      finishedAtMs: number;
+    }[]
+  >;
+  /** Terminal tasks from an index on, in index order, for results; stops before the first that is not terminal. */
+  results(
+    job: number,
+    fromIndex: number,
+    limit: number,
+  ): Promise<{ index: number; status: TaskStatus; resultJson: string | undefined; output: Uint8Array | undefined }[]>;
+  /** The stored input of each given task, by position. */
+  inputs(refs: readonly TaskRef[]): Promise<(string | undefined)[]>;
+  /** How many distinct nodes, other than the given one, were lost while they ran each given task, by position. */
+  nodesLost(refs: readonly (TaskRef & { node: number })[]): Promise<number[]>;
+  /** Inputs of the tasks that did not complete, in index order, for a retry. */
+  unfinishedInputs(
+    job: number,
+    fromIndex: number,
+    limit: number,
+  ): Promise<{ index: number; input: string | undefined }[]>;
+}

@@ -1,0 +1,107 @@
+/** From what was said about the end of an attempt to what is committed about its task. */
+import { type Finished, Outcome } from '../../proto/gen/mesh/v1/agent.js';
+import { OutputTail } from '../../proto/gen/mesh/v1/common.js';
+import type { LiveAttempt } from '../core/ledger.js';
+import { settle } from '../core/settle.js';
+import { isFenced } from '../core/spec.js';
+import type { AttemptOutcome, TaskRef } from '../core/task.js';
+import type { Settlement } from '../ports.js';
+import type { LiveJob } from './jobs.js';
+import type { AgentSession } from './session.js';
+
+export interface Report {
+  /** Undefined when it is the coordinator's own finding. */
+  session: AgentSession | undefined;
+  finished: Finished;
+  outcome: AttemptOutcome;
+  /** Monotonic; however long the database is away, a result is no younger than that. */
+  receivedMs: number;
+  /** A commit of it failed, and nobody knows whether it took effect. */
+  unsure?: true;
+  fencedInMs?: number;
+}
+
+export interface Circumstances {
+  job: LiveJob | undefined;
+  /** Distinct nodes this task took down, the present one included. */
+  nodesLost: number;
+  /** Nodes that may get work some time. */
+  nodes: number;
+  /** Monotonic. */
+  nowMs: number;
+  /** In [0, 1). */
+  random: number;
+}
+
+const NO_POLICY = { failuresMax: 1, lossesMax: 1, backoffMs: 0, backoffCapMs: 0 };
+
+export function settlementOf(report: Report, attempt: LiveAttempt, circumstances: Circumstances): Settlement {
+  const { finished, outcome, receivedMs, fencedInMs = 0 } = report;
+  const { job, nodesLost, nodes, nowMs, random } = circumstances;
+  const sinceMs = beganMs(attempt);
+  const ranMs = finished.runUs > 0 ? finished.runUs / 1000 : Math.max(0, receivedMs - (sinceMs ?? receivedMs));
+  // Of what its node took with it, the row must tell what had begun from what had not: it counts for quarantine.
+  const guessUs = outcome === 'node-lost' && sinceMs !== undefined ? Math.max(1, Math.round(ranMs * 1000)) : undefined;
+  const decision = settle(
+    {
+      outcome,
+      error: finished.error || undefined,
+      counts: { failures: attempt.failures, losses: attempt.losses },
+      policy: job?.policy ?? NO_POLICY,
+      ranMs,
+      fenced: job !== undefined && isFenced(job.row.spec),
+      ...{ fencedInMs, nodesLost, nodes },
+    },
+    random,
+  );
+  return {
+    job: attempt.job,
+    index: attempt.index,
+    generation: attempt.generation,
+    node: attempt.node,
+    to: decision.to,
+    outcome,
+    failure: decision.failure,
+    loss: decision.loss,
+    dueInMs: decision.dueInMs,
+    exitCode: finished.exitCode,
+    signal: finished.signal || undefined,
+    error: decision.error,
+    resultJson: finished.resultJson || undefined,
+    output: finished.output ? OutputTail.encode(finished.output).finish() : undefined,
+    runUs: finished.runUs || guessUs,
+    finishedAgeMs: finished.ageMs + nowMs - receivedMs,
+    peakMemoryBytes: finished.peakMemoryBytes,
+  };
+}
+
+const OUTCOMES: Partial<Record<Outcome, AttemptOutcome>> = {
+  [Outcome.SUCCEEDED]: 'succeeded',
+  [Outcome.FAILED]: 'failed',
+  [Outcome.TIMED_OUT]: 'timed-out',
+  [Outcome.CANCELLED]: 'cancelled',
+  [Outcome.SHUTDOWN]: 'shutdown',
+};
+
+/** What has not begun has not run: prefilled attempts of a lost node are due at once and condemn nobody. */
+export const beganMs = (attempt: LiveAttempt): number | undefined =>
+  attempt.startedAtMs ?? (attempt.holding ? attempt.assignedAtMs : undefined);
+
+export const toOutcome = (outcome: Outcome): AttemptOutcome => OUTCOMES[outcome] ?? 'node-fault';
+
+export function blankFinished(ref: TaskRef): Finished {
+  return {
+    job: ref.job,
+    index: ref.index,
+    generation: ref.generation,
+    outcome: Outcome.NODE_FAULT,
+    exitCode: undefined,
+    signal: '',
+    error: '',
+    runUs: 0,
+    ageMs: 0,
+    peakMemoryBytes: undefined,
+    resultJson: '',
+    output: undefined,
+  };
+}
