@@ -3,7 +3,7 @@
  * coordinator/store (PostgreSQL); a second implementation, in memory, belongs to the simulator.
  *
  * Every write that moves a task takes the leader's epoch and is one guarded statement in one transaction. What it
- * returns is what happened; what it does not return did not match its guard and is stale (DESIGN §5).
+ * returns is what happened; what it does not return did not match its guard and is stale (docs/architecture.md).
  */
 import type { BlobStore } from './ports/blobs.js';
 import type { CoordinatorStore, LeaderStore } from './ports/coordinators.js';

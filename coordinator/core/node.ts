@@ -1,6 +1,6 @@
 /**
  * What the coordinator believes about a node, from what it hears: liveness, reliability, round trip. All times are the
- * coordinator's own monotonic clock (DESIGN §7); the agent's lease began earlier, when it sent what was answered, so it
+ * coordinator's own monotonic clock; the agent's lease began earlier, when it sent what was answered, so it
  * ends first.
  */
 import type { AttemptOutcome } from './task.js';

@@ -1,6 +1,6 @@
 /**
  * What becomes of a task when an attempt ends. Failures are the task's own doing, losses the infrastructure's; they are
- * counted and bounded separately (invariant I4), and a retraction is neither (DESIGN §5 and §7).
+ * counted and bounded separately (invariant I4), and a retraction is neither (docs/architecture.md).
  */
 import { backoffMs } from '../../common/retry.js';
 import type { AttemptCounts, AttemptOutcome, RetryPolicy } from './task.js';

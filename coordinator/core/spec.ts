@@ -1,6 +1,6 @@
 /**
  * What a submitted job may say. Everything that reaches a node has passed here: the agent executes argument vectors and
- * writes staged files by these rules (THREATS: nothing leaves a task's directory, nothing is passed through a shell).
+ * writes staged files by these rules (nothing leaves a task's directory, nothing is passed through a shell).
  * Each refusal is one line: what, why, what to do.
  */
 import { MeshError } from '../../common/errors.js';

@@ -9,7 +9,7 @@ const SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5
 const STORE_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5];
 const ROWS = [1, 3, 10, 30, 100, 300, 1000, 3000, 10_000];
 
-/** Every metric of CONTRACT. Counters move as things happen; gauges are read when Prometheus asks. */
+/** Every metric. Counters move as things happen; gauges are read when Prometheus asks. */
 export class Metrics {
   readonly registry = new Registry();
   readonly retries = this.#counter('mesh_task_retries_total', 'Attempts given another try, by reason', 'reason');

@@ -14,7 +14,7 @@ import { makeCopyStatement, runTimesStatement, settleCopyStatement } from './tas
 
 /**
  * The hot statements must reach `task` by its primary key whatever the planner believes about the table: one plan for all
- * states of the statistics. DESIGN §5 tells what the wrong plan costs.
+ * states of the statistics. adr/0005-plan-stability.md tells what the wrong plan costs.
  */
 interface PlanNode {
   'Node Type': string;

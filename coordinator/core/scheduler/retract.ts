@@ -7,7 +7,7 @@
  * - nothing of its job waits any more and another node has room for it.
  *
  * Asking back costs a round trip and two commits, so the last two only apply when the queue is longer than what the node
- * works off in PATIENCE pipeline delays. Retracting is a question: what has started meanwhile stays (DESIGN §10).
+ * works off in PATIENCE pipeline delays. Retracting is a question: what has started meanwhile stays.
  */
 import { groupOf, type NodeState, roomFor } from './candidates.js';
 import { Space } from '../room.js';
