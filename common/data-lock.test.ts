@@ -76,8 +76,9 @@ test('garbage is nobody’s', async (t) => {
 
 test('a dead process that nobody has waited for holds nothing', async (t) => {
   if (process.platform !== 'linux') return t.comment('skipped: only Linux tells the state of a process');
-  // The child of a shell that is replaced by one which never waits stays a zombie.
-  const parent = spawn('/bin/sh', ['-c', 'sh -c "exit 0" & echo $!; exec cat'], { stdio: ['pipe', 'pipe', 'ignore'] });
+  // The child of a shell that is replaced by one which never waits stays a zombie; it ends when that has happened.
+  const script = '(while [ "$(cat /proc/$$/comm)" = sh ]; do :; done) & echo $!; exec cat';
+  const parent = spawn('/bin/sh', ['-c', script], { stdio: ['pipe', 'pipe', 'ignore'] });
   t.teardown(() => parent.kill());
   const [output] = (await once(parent.stdout, 'data')) as [Buffer];
   const pid = Number(output.toString());

@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { type Test, test } from 'tap';
+import { PROTOCOL } from '../common/package.js';
 import { packageRoot } from '../common/package.js';
 import { createLan, type LanHost, noNetns } from '../test/support/netns.js';
 
@@ -102,7 +103,7 @@ test('avahi-browse sees and resolves a coordinator', options, async (t) => {
   const resolved = await line(browse, 'stdout', /^=/);
   t.match(resolved, `;${coordinator.address()};7443;`);
   t.match(resolved, /;one-[0-9a-f]{8};_mesh\._tcp;local;one-[0-9a-f]{8}\.local;/);
-  t.match(resolved, '"v=1-1"');
+  t.match(resolved, `"v=${PROTOCOL.min}-${PROTOCOL.max}"`);
   t.match(resolved, '"id=aaaaaaaaaaaaaaaa"');
 });
 

@@ -13,7 +13,11 @@ function make(t: Test, directory = t.testdir(), clock = new ManualClock()) {
   const events: string[] = [];
   const note = (fields: { event?: string }) => void events.push(fields.event ?? '');
   const log = { ...silentLogger, info: note, warn: note, error: note, debug: note } as unknown as Logger;
-  const open = (fsync = false) => new FileJournal({ directory, fsync, clock, log });
+  const open = (fsync = false) => {
+    const journal = new FileJournal({ directory, fsync, clock, log });
+    t.teardown(() => journal.close());
+    return journal;
+  };
   return { directory, clock, events, open, journal: open(), files: () => readdirSync(directory).sort() };
 }
 
