@@ -1,6 +1,6 @@
 import { test } from 'tap';
 import { MeshError } from '../common/errors.js';
-import { formatEndpoint, grpcTarget, parseEndpoint } from './endpoints.js';
+import { formatEndpoint, grpcTarget, knownEndpoints, parseEndpoint } from './endpoints.js';
 
 test('every way to write an endpoint', async (t) => {
   t.same(parseEndpoint('192.168.1.5'), { host: '192.168.1.5', port: 7443 });
@@ -14,6 +14,13 @@ test('every way to write an endpoint', async (t) => {
   t.equal(grpcTarget(parseEndpoint('10.0.0.1')), 'ipv4:10.0.0.1:7443');
   t.equal(grpcTarget(parseEndpoint('::1')), 'ipv6:[::1]:7443');
   t.equal(grpcTarget(parseEndpoint('box')), 'dns:box:7443');
+});
+
+test('of remembered addresses those that can be read count', async (t) => {
+  t.same(knownEndpoints(['host:0', 'box:1', 'a b', '', '::1']), [
+    { host: 'box', port: 1 },
+    { host: '::1', port: 7443 },
+  ]);
 });
 
 test('what is no endpoint is refused in one line', async (t) => {

@@ -24,6 +24,16 @@ export function parseEndpoint(text: string): Endpoint {
   return { host, port: port === undefined ? DEFAULT_PORT : parsePort(text, port) };
 }
 
+/** Of addresses that were remembered or heard of, those that can be read: a bad one is no reason to fail. */
+export const knownEndpoints = (addresses: readonly string[]): Endpoint[] =>
+  addresses.flatMap((address) => {
+    try {
+      return [parseEndpoint(address)];
+    } catch {
+      return [];
+    }
+  });
+
 function splitEndpoint(text: string): [host: string, port: string | undefined] {
   const bracketed = /^\[([^\]]*)\](?::(.*))?$/.exec(text);
   if (bracketed) {

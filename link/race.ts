@@ -7,7 +7,7 @@
 import type { Clock, Timer } from '../common/clock.js';
 import { type ErrorCode, MeshError } from '../common/errors.js';
 import type { Discovery } from './discovery.js';
-import { type Endpoint, formatEndpoint, parseEndpoint } from './endpoints.js';
+import { type Endpoint, formatEndpoint, knownEndpoints } from './endpoints.js';
 import { reasonOf } from './probe.js';
 
 export interface RaceOptions<P, T> {
@@ -166,13 +166,7 @@ class Race<P, T> {
 
   /** What a proven coordinator names are candidates like any other: each must prove itself. */
   #follow(addresses: readonly string[]): void {
-    for (const address of addresses) {
-      try {
-        this.#offer(parseEndpoint(address));
-      } catch {
-        // A coordinator of another version may write addresses that this one cannot read.
-      }
-    }
+    for (const endpoint of knownEndpoints(addresses)) this.#offer(endpoint);
   }
 
   /** Runs `act` with a signal that aborts at the deadline or when the race ends; rejects at the deadline at the latest. */

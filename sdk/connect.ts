@@ -9,7 +9,7 @@ import { systemClock } from '../common/clock.js';
 import { MeshError } from '../common/errors.js';
 import { CredentialStore } from '../link/credential-store.js';
 import { type Credential, channelCredentials, channelOptions } from '../link/credentials.js';
-import { type Endpoint, formatEndpoint, grpcTarget, parseEndpoint } from '../link/endpoints.js';
+import { type Endpoint, formatEndpoint, grpcTarget, knownEndpoints, parseEndpoint } from '../link/endpoints.js';
 import { CaServiceService } from '../proto/gen/mesh/v1/ca.js';
 import { MeshServiceService } from '../proto/gen/mesh/v1/mesh.js';
 import type { Api } from './api.js';
@@ -44,9 +44,8 @@ const SEARCH_MS = 5000;
 export async function connect(options: ConnectOptions = {}): Promise<MeshConnection> {
   const profile = readProfile(findProfileDir(options.profile, options.environment ?? process.env));
   const credential = readCredential(profile);
-  const addresses = (options.coordinator === undefined ? profile.coordinators : [options.coordinator]).map(
-    parseEndpoint,
-  );
+  const addresses =
+    options.coordinator === undefined ? knownEndpoints(profile.coordinators) : [parseEndpoint(options.coordinator)];
   const open = (endpoint: Endpoint) => openClient(endpoint, credential, profile.meshId);
   const reached =
     (await readyClient(addresses, open, KNOWN_MS)) ??

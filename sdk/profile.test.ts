@@ -50,6 +50,12 @@ test('a missing or damaged profile is named', async (t) => {
   }
 });
 
+test('an address that cannot be read is passed over', async (t) => {
+  const directory = t.testdir();
+  writeProfile(directory, { meshId: 'm', coordinators: ['host:0', 'a b', 'box', '', '[fd00::5]:1', 'box:70000'] });
+  t.same(readProfile(directory).coordinators, ['box:7443', '[fd00::5]:1']);
+});
+
 test('the address that answered goes first', async (t) => {
   t.equal(withAddress(['a:1', 'b:1'], 'a:1'), undefined);
   t.same(withAddress(['a:1', 'b:1'], 'b:1'), ['b:1', 'a:1']);

@@ -6,6 +6,7 @@ import { existsSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { MeshError } from '../common/errors.js';
+import { formatEndpoint, knownEndpoints } from '../link/endpoints.js';
 import { defaultDataDir, makePrivateDir, readIfExists, writeFileAtomic } from '../common/files.js';
 
 /** As many addresses as a profile remembers; the latest come first. */
@@ -42,7 +43,10 @@ export function findProfileDir(flag: string | undefined, environment: NodeJS.Pro
   throw new MeshError('NO_PROFILE', 'there is no profile on this machine');
 }
 
-/** @throws MeshError NO_PROFILE when the folder holds none, BAD_CONFIG when it is damaged */
+/**
+ * An address that cannot be read is passed over, here and in what is written next: where the mesh was is a hint.
+ * @throws MeshError NO_PROFILE when the folder holds none, BAD_CONFIG when it is damaged
+ */
 export function readProfile(directory: string): Profile {
   const path = profileJson(directory);
   const text = readIfExists(path);
@@ -57,7 +61,7 @@ export function readProfile(directory: string): Profile {
   const addresses = Array.isArray(coordinators) && coordinators.every((address) => typeof address === 'string');
   if (typeof meshId !== 'string' || meshId === '' || !addresses)
     throw new MeshError('BAD_CONFIG', `${path} needs meshId and coordinators`, { hint: 'log in again: mesh login' });
-  return { directory, meshId, coordinators };
+  return { directory, meshId, coordinators: knownEndpoints(coordinators).map(formatEndpoint) };
 }
 
 export function writeProfile(directory: string, content: ProfileFile): void {

@@ -112,6 +112,7 @@ export function nodeShape(node: Node) {
     certFingerprint: node.certFingerprint,
     certExpiresAt: isoTime(node.certExpiresAtMs),
     version: node.version,
+    suspended: node.suspended === '' ? null : node.suspended,
   };
 }
 

@@ -2,7 +2,7 @@ import { sql } from 'kysely';
 import { type Test, test } from 'tap';
 import { systemClock } from '../../common/clock.js';
 import { withDatabase } from '../../test/support/postgres.js';
-import { type DatabaseProxy, startDatabaseProxy } from '../../test/support/tcp-proxy.js';
+import { type DatabaseProxy, startDatabaseProxy } from '../../test/support/database-proxy.js';
 import { fromConnection } from './connection.js';
 import { Database, type DatabaseOptions } from './database.js';
 

@@ -23,6 +23,8 @@ export interface DatabaseOptions {
   prepare: boolean;
   /** How long a statement is waited for before its caller is told that the database does not answer; 30 s when absent. */
   patienceMs?: number;
+  /** Aborts when every connection is to be cut, and none made any more. */
+  cut?: AbortSignal | undefined;
 }
 
 const CONNECT_TIMEOUT_S = 10;
@@ -146,7 +148,7 @@ export class Database {
     this.place = options.target.place;
     this.#clock = options.clock;
     this.#options = options;
-    this.dialer = new Dialer(options.target);
+    this.dialer = new Dialer(options.target, options.cut);
     this.#pool = this.#open();
   }
 

@@ -1,3 +1,4 @@
+import { unlessAborted } from '../../common/abort.js';
 import type { Clock } from '../../common/clock.js';
 import type { Logger } from '../../common/log.js';
 import { sql } from 'kysely';
@@ -37,6 +38,8 @@ export interface StoreOptions {
    * SESSION_PARAMETERS would (role-settings.ts).
    */
   prepare?: boolean | undefined;
+  /** Aborts when nothing is to be waited for any more: what is under way is refused. */
+  cut?: AbortSignal | undefined;
 }
 
 export interface PostgresStore extends Store {
@@ -61,12 +64,12 @@ const RESERVED_PATIENCE_MS = 5000;
  * @throws MeshError DATABASE_DOWN, BAD_CONFIG
  */
 export async function openStore(options: StoreOptions): Promise<PostgresStore> {
-  const { clock, log } = options;
+  const { clock, log, cut } = options;
   const target = options.connection ? fromConnection(options.connection) : fromUrl(options.url ?? '');
   if (target.warning) log.warn({ event: 'database.unverified' }, target.warning);
   const prepare = options.prepare ?? true;
-  const database = new Database({ target, clock, poolMax: options.poolMax ?? 8, prepare });
-  const reserved = new Database({ target, clock, poolMax: 1, prepare, patienceMs: RESERVED_PATIENCE_MS });
+  const database = new Database({ target, clock, poolMax: options.poolMax ?? 8, prepare, cut });
+  const reserved = new Database({ target, clock, poolMax: 1, prepare, patienceMs: RESERVED_PATIENCE_MS, cut });
   const close = async (): Promise<void> => void (await Promise.all([database.close(), reserved.close()]));
   const pingOver = async (over: Database): Promise<void> => void (await over.run((db) => sql`select 1`.execute(db)));
   const ping = () => pingOver(reserved);
@@ -100,7 +103,9 @@ export async function openStore(options: StoreOptions): Promise<PostgresStore> {
       return rows[0]?.present ? settings.get('mesh-id') : undefined;
     },
     migrate: async () => {
-      await migrate(target, log, undefined, database.dialer);
+      const migrated = migrate(target, log, undefined, database.dialer);
+      // Kysely undoes on the connection it began on, and the driver never says that this one is gone.
+      await (cut ? unlessAborted(migrated, cut, 'the migration was cut off') : migrated);
       if (!prepare) await settleRole(database, log);
       await sweepInputs(database);
       await sweepBlobContent(database);

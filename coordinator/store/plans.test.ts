@@ -6,7 +6,7 @@ import type { PostgresStore } from './index.js';
 import { materialiseStatement } from './jobs.js';
 import { assignStatement } from './tasks-assign.js';
 import { cancelStatement } from './tasks-cancel.js';
-import { dueStatement, listQuery, nextDueStatement } from './tasks-read.js';
+import { dueStatement, listQuery, nextDueStatement, returnedStatement } from './tasks-read.js';
 import { readoptStatement } from './tasks-readopt.js';
 import { adoptStatement, markRunningStatement } from './tasks-running.js';
 import { settleStatement } from './tasks-settle.js';
@@ -24,6 +24,7 @@ interface PlanNode {
   Plans?: PlanNode[];
 }
 
+const ACCESS = new Set(['Index Scan', 'Index Only Scan']);
 const SMALL = 20_000;
 const LARGE = 200_000;
 
@@ -140,11 +141,28 @@ async function checkPlans(store: PostgresStore, epoch: number, job: number, stat
     .map((node) => `${node['Node Type']} ${node['Index Name']}`);
   check(sample.join() === 'Index Scan task_pkey', `${state}: running times are read along the key: ${sample.join()}`);
   const db = store.database.kysely;
-  for (const [name, statement] of [['due', dueStatement(100)] as const, ['next due', nextDueStatement()] as const]) {
-    const ways = (await planOf(store, statement))
-      .filter((node) => node['Relation Name'] === 'task')
-      .map((node) => `${node['Node Type']} ${node['Index Name']}`);
-    check(ways.join() === 'Index Scan task_due', `${state}: ${name} reads the index of what is due: ${ways.join()}`);
+  const few = Array.from({ length: 500 }, (_, other) => job + other);
+  const returning: [string, RawBuilder<unknown>, number][] = [
+    ['due', dueStatement([job], 5000), 1],
+    ['due of many jobs', dueStatement(few, 10), 1],
+    ['returned', returnedStatement(0, 500), 2],
+    ['next due', nextDueStatement(few), 1],
+  ];
+  for (const [name, statement, times] of returning) {
+    const plans = [await planOf(store, statement)];
+    if (await hasGenericPlans(store)) plans.push(await keptPlanOf(store, statement));
+    for (const plan of plans) {
+      const touching = plan.filter((node) => node['Relation Name'] === 'task');
+      const ways = touching.map((node) => `${node['Node Type']} ${node['Index Name']}`);
+      const good = touching.length === times && touching.every((node) => ACCESS.has(node['Node Type']));
+      check(
+        good && touching.every((node) => node['Index Name'] === 'task_returned' && node['Index Cond'] !== undefined),
+        `${state}: ${name} reads the index of what is due: ${ways.join()}`,
+      );
+      const limited = plan.filter((node) => node['Node Type'] === 'Limit').flatMap((node) => node.Plans ?? []);
+      const sorted = limited.filter((node) => /Sort/.test(node['Node Type']));
+      check(limited.length > 0 && sorted.length === 0, `${state}: ${name} sorts nothing that it then cuts off`);
+    }
   }
   for (const status of [undefined, 'FAILED'] as const) {
     const query = { job, fromIndex: 5000, limit: 50, ...(status ? { status } : {}) };

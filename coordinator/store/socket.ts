@@ -25,10 +25,13 @@ const failure = (code: string, message: string): Error => Object.assign(new Erro
 /** Remembers which address of a target serves; pools that replace one another share it. */
 export class Dialer {
   readonly #target: Target;
+  readonly #cut: AbortSignal | undefined;
   #first = 0;
 
-  constructor(target: Target) {
+  /** @param cut aborts when every socket is to be cut, and none opened any more */
+  constructor(target: Target, cut?: AbortSignal) {
     this.#target = target;
+    this.#cut = cut;
   }
 
   /** A connected socket, starting at the next address each time one fails. */
@@ -38,7 +41,7 @@ export class Dialer {
     for (let tried = 0; tried < addresses.length; tried++) {
       const used = this.#first;
       try {
-        const socket = await open(addresses[used % addresses.length] as Address, tls);
+        const socket = await open(addresses[used % addresses.length] as Address, tls, this.#cut);
         refuseReadOnly(socket, () => this.turn(used));
         return socket;
       } catch (cause) {
@@ -60,19 +63,28 @@ export class Dialer {
   }
 }
 
-async function open(address: Address, tls: TlsTerms): Promise<Socket> {
-  const signal = AbortSignal.timeout(OPEN_MS_MAX);
+async function open(address: Address, tls: TlsTerms, cut?: AbortSignal): Promise<Socket> {
+  if (cut?.aborted) throw failure('CONNECTION_ENDED', 'no connection is made any more');
+  const patience = AbortSignal.timeout(OPEN_MS_MAX);
+  const signal = cut ? AbortSignal.any([patience, cut]) : patience;
   const raw = connect('path' in address ? { path: address.path } : { host: address.host, port: address.port });
   try {
     await once(raw, 'connect', { signal });
     raw.setNoDelay(true);
     const socket = 'host' in address && tls.mode !== 'off' ? await encrypt(raw, address.host, tls, signal) : raw;
     socket.once('end', () => socket.destroy(failure('ECONNRESET', 'the server closed the connection')));
+    if (cut) destroyWhen(cut, socket);
     return socket;
   } catch (error) {
     raw.destroy();
     throw signal.aborted ? failure('CONNECT_TIMEOUT', 'the connection was not made in time') : error;
   }
+}
+
+function destroyWhen(cut: AbortSignal, socket: Socket): void {
+  const destroy = () => socket.destroy(failure('ECONNRESET', 'the connection was cut'));
+  cut.addEventListener('abort', destroy, { once: true });
+  socket.once('close', () => cut.removeEventListener('abort', destroy));
 }
 
 async function encrypt(raw: Socket, host: string, tls: TlsTerms, signal: AbortSignal): Promise<Socket> {

@@ -9,15 +9,25 @@ import type { Schema } from './schema.js';
 /** Reading tasks: always along the primary key or the index of what is due, and a bounded page at a time. */
 type Reads = Pick<
   TaskStore,
-  'due' | 'nextDueInMs' | 'live' | 'list' | 'attempts' | 'results' | 'inputs' | 'nodesLost' | 'unfinishedInputs'
+  | 'returned'
+  | 'due'
+  | 'nextDueInMs'
+  | 'live'
+  | 'list'
+  | 'attempts'
+  | 'results'
+  | 'inputs'
+  | 'nodesLost'
+  | 'unfinishedInputs'
 >;
 
 const TERMINAL: ReadonlySet<TaskStatus> = new Set(['COMPLETED', 'FAILED', 'CANCELLED']);
 
 export function taskReads(database: Database): Reads {
   return {
-    due: (limit) => due(database, limit),
-    nextDueInMs: () => nextDueInMs(database),
+    returned: (afterJob, limit) => returned(database, afterJob, limit),
+    due: (jobs, limitEach) => due(database, jobs, limitEach),
+    nextDueInMs: (jobs) => nextDueInMs(database, jobs),
     live: () => live(database),
     list: (query) => list(database, query),
     attempts: (job, index) => attempts(database, job, index),
@@ -36,28 +46,61 @@ interface DueRow {
   losses: number;
 }
 
-/** Found by the index of what is due and joined outwards from it: `offset 0` keeps the planner from starting at the jobs. */
-const waiting = sql`
-  task t cross join lateral (
-    select from job j where j.seq = t.job and not j.cancelling and j.completed_at is null offset 0
-  ) j`;
+/** From one job to the next along the index of what is due, one probe each, however much came back to a job. */
+export const returnedStatement = (afterJob: number, limit: number): RawBuilder<{ job: number }> => {
+  const next = (after: RawBuilder<unknown>) => sql`
+    select t.job from task t
+    where t.due_at is not null and (t.job, t.due_at) > (${after}, 'infinity'::timestamptz)
+    order by t.job, t.due_at limit 1`;
+  return sql<{ job: number }>`
+    with recursive back as (
+      (${next(sql`${afterJob}::bigint`)})
+      union all
+      select n.job from back b cross join lateral (${next(sql`b.job`)}) n
+    )
+    select job from back limit ${limit}::integer`;
+};
 
-export const dueStatement = (limit: number): RawBuilder<DueRow> => sql<DueRow>`
-  select t.job, t.index, t.failed_nodes, t.failures, t.losses from ${waiting}
-  where t.due_at <= now() order by t.due_at limit ${limit}::integer`;
+/** `offset 0` keeps the planner from looking at the jobs in any other order, or reading more of each than it is asked for. */
+export const dueStatement = (jobs: readonly number[], limitEach: number): RawBuilder<DueRow> => sql<DueRow>`
+  select t.job, t.index, t.failed_nodes, t.failures, t.losses
+  from unnest(${bigints(jobs, (job) => job)}) with ordinality as w(job, position)
+  cross join lateral (
+    select from job j where j.seq = w.job and not j.cancelling and j.completed_at is null offset 0
+  ) j
+  cross join lateral (
+    select * from task t where t.job = w.job and t.due_at <= now() order by t.job, t.due_at limit ${limitEach}::integer
+  ) t
+  order by w.position, t.due_at`;
 
-export const nextDueStatement = (): RawBuilder<{ in_ms: number }> => sql<{ in_ms: number }>`
-  select greatest(0, extract(epoch from t.due_at - now()) * 1000)::double precision as in_ms from ${waiting}
-  where t.due_at is not null order by t.due_at limit 1`;
+/** One probe of the index of what is due for each of these jobs. */
+export const nextDueStatement = (jobs: readonly number[]): RawBuilder<{ in_ms: number | null }> => sql<{
+  in_ms: number | null;
+}>`
+  select min(greatest(0, extract(epoch from t.due_at - now()) * 1000))::double precision as in_ms
+  from unnest(${bigints(jobs, (job) => job)}) as w(job)
+  cross join lateral (
+    select from job j where j.seq = w.job and not j.cancelling and j.completed_at is null offset 0
+  ) j
+  cross join lateral (
+    select t.due_at from task t where t.job = w.job and t.due_at > now() order by t.job, t.due_at limit 1
+  ) t`;
 
-async function due(database: Database, limit: number): ReturnType<TaskStore['due']> {
-  const { rows } = await database.run((db) => dueStatement(limit).execute(db));
+async function returned(database: Database, afterJob: number, limit: number): Promise<number[]> {
+  const { rows } = await database.run((db) => returnedStatement(afterJob, limit).execute(db));
+  return rows.map(({ job }) => job);
+}
+
+async function due(database: Database, jobs: readonly number[], limitEach: number): ReturnType<TaskStore['due']> {
+  if (jobs.length === 0) return [];
+  const { rows } = await database.run((db) => dueStatement(jobs, limitEach).execute(db));
   return rows.map(({ failed_nodes, ...row }) => ({ ...row, failedNodes: failed_nodes ?? [] }));
 }
 
-async function nextDueInMs(database: Database): Promise<number | undefined> {
-  const { rows } = await database.run((db) => nextDueStatement().execute(db));
-  return rows[0]?.in_ms;
+async function nextDueInMs(database: Database, jobs: readonly number[]): Promise<number | undefined> {
+  if (jobs.length === 0) return undefined;
+  const { rows } = await database.run((db) => nextDueStatement(jobs).execute(db));
+  return rows[0]?.in_ms ?? undefined;
 }
 
 /** Each job is read backwards from its cursor and no further than its counters say there is something to find. */

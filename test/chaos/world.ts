@@ -88,11 +88,21 @@ export class ChaosCoordinator {
     return this.#program;
   }
 
+  /** Again when the database went away while it started: it says so and ends, and services of a system are restarted. */
   async start(): Promise<void> {
-    this.#program = await this.begin();
+    for (let restarts = 0; ; restarts++) {
+      try {
+        this.#program = await this.begin();
+        return;
+      } catch (error) {
+        if (restarts === RESTARTS_MAX || !UNREACHED.test((error as Error).message)) throw error;
+      }
+    }
   }
 }
 
+const RESTARTS_MAX = 5;
+const UNREACHED = /ended with code 3: mesh-coordinator: the database /;
 const COORDINATORS = ['coordinator', 'standby'];
 const PORT = 7443;
 

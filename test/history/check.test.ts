@@ -94,6 +94,18 @@ test('I3: a superseded generation, node or epoch', async (t) => {
   caught(t, 'I3', [elected, event('leader-elected')], /one was elected in epoch 1 after epoch 2/);
 });
 
+test('I3: a copy leaves its original current until that is settled or the task is given away again', async (t) => {
+  const original = event('task-assigned');
+  const copy = event('task-assigned', { generation: 2, node: 'b', copy: true });
+  const won = event('attempt-settled');
+  t.same(check([original, copy, won]), [], 'the original wins');
+  t.same(check([original, copy, event('attempt-settled', { generation: 2, node: 'b' })]), [], 'the copy wins');
+  const lost = event('attempt-settled', { outcome: 'node-lost', to: 'RETRYING' });
+  caught(t, 'I3', [original, copy, lost, won], /generation 1 on a was accepted .*; current is 2 on b/);
+  const anew = event('task-assigned', { generation: 3, node: 'c' });
+  caught(t, 'I3', [original, copy, anew, won], /generation 1 on a was accepted .*; current is 3 on c/);
+});
+
 test('I3: a result that is not of the attempt it ended', async (t) => {
   const settled = (generation: number, outcome = 'succeeded', to: 'COMPLETED' | 'RETRYING' = 'COMPLETED') =>
     event('attempt-settled', { generation, outcome, to, atMs: 40 });

@@ -66,6 +66,8 @@ export interface TaskAssigned extends At, Attempt {
   kind: 'task-assigned';
   node: string;
   epoch: number;
+  /** A straggler's copy: the attempt that was current goes on, and either may end the task. */
+  copy?: true;
 }
 
 /** The work itself began on a node: a process, or a function. Its generation is the one it was started under. */

@@ -69,10 +69,17 @@ export const oneResult: Invariant = (history) => {
   return found;
 };
 
-/** I3: no result from a superseded generation or epoch is accepted. */
+/**
+ * I3: no result from a superseded generation or epoch is accepted. A straggler's copy does not supersede what it is a copy
+ * of: both are current until one of them is settled.
+ */
 export const onlyCurrent: Invariant = (history) => {
   const found: Violation[] = [];
   const current = new Map<string, { generation: number; node: string }>();
+  /** Attempts whose copies are the current ones. */
+  const originals = new Map<string, { generation: number; node: string }>();
+  const isSame = (attempt: { generation: number; node: string }, known?: { generation: number; node: string }) =>
+    attempt.generation === known?.generation && attempt.node === known.node;
   let epoch = 0;
   for (const event of history) {
     if (event.kind === 'leader-elected') {
@@ -92,8 +99,12 @@ export const onlyCurrent: Invariant = (history) => {
     if (event.kind === 'task-assigned') {
       if (now && event.generation <= now.generation)
         violated(`${attemptText(event)} was assigned after generation ${now.generation}`);
+      if (event.copy && now) originals.set(taskKey(event), now);
+      else originals.delete(taskKey(event));
       current.set(taskKey(event), { generation: event.generation, node: event.node });
-    } else if (now && (now.generation !== event.generation || now.node !== event.node)) {
+    } else if (isSame(event, originals.get(taskKey(event)))) {
+      originals.delete(taskKey(event));
+    } else if (now && !isSame(event, now)) {
       violated(`${attemptText(event)} was accepted (${event.outcome}); current is ${now.generation} on ${now.node}`);
     }
   }

@@ -13,7 +13,7 @@ import type { PostgresStore } from '../../coordinator/store/index.js';
 import { ManualClock } from '../support/manual-clock.js';
 import { columns, elapse, PlayedAgent, startPlane, submission, submit, type TestPlane } from '../support/plane.js';
 import { openTestStore, withDatabase } from '../support/postgres.js';
-import { type DatabaseProxy, type Lost, startDatabaseProxy } from '../support/tcp-proxy.js';
+import { type DatabaseProxy, type Lost, startDatabaseProxy } from '../support/database-proxy.js';
 
 const newRequest = (): Uint8Array => makeCsr(makeKeyPair().privateKey, 'whatever');
 const down = { code: 'DATABASE_DOWN' };
@@ -30,8 +30,8 @@ async function setUp(t: Test): Promise<Bench> {
   const connection = await withDatabase(t, { migrated: true });
   const proxy = await startDatabaseProxy(t, connection);
   const store = await openTestStore(t, proxy.connection);
-  // The test's time runs much faster than the database: leases that never end by themselves.
-  const config = { leaderLease: LEASE_MS, nodeLease: LEASE_MS, heartbeat: LEASE_MS / 10 };
+  // The test's time runs much faster than the database: leases that never end by themselves, the leader's least of all.
+  const config = { leaderLease: 100 * LEASE_MS, nodeLease: LEASE_MS, heartbeat: LEASE_MS / 10 };
   const bench = await startPlane(t, { store, config, clock: new ManualClock(systemClock.wallMs()) });
   return { ...bench, proxy, truth: await openTestStore(t, connection) };
 }

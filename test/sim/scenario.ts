@@ -4,7 +4,7 @@ import type { SeededRandom } from '../support/random.js';
 export interface Scenario {
   coordinators: number;
   nodes: { slots: number; speed: number; dieTogether: boolean }[];
-  config: { heartbeat: number; nodeLease: number; leaderLease: number };
+  config: { heartbeat: number; nodeLease: number; leaderLease: number; stragglerFloor: number };
   jobs: number;
   tasksMax: number;
   /** Jobs come and things break for so long; then all is healed. */
@@ -27,7 +27,7 @@ export function scenarioOf(random: SeededRandom): Scenario {
   return {
     coordinators: random.chance(0.6) ? 2 : 1,
     nodes,
-    config: { heartbeat, nodeLease: heartbeat * 7.5, leaderLease: random.pick([3000, 6000]) },
+    config: { heartbeat, nodeLease: heartbeat * 7.5, leaderLease: random.pick([3000, 6000]), stragglerFloor: 1000 },
     jobs: random.integer(2, 6),
     tasksMax: random.pick([3, 10, 25]),
     faultyMs: random.integer(20_000, 70_000),

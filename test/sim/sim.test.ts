@@ -3,7 +3,7 @@ import { readArguments } from './cli.js';
 import { sim } from './run-sim.js';
 
 /** `npm run sim -- --seeds 10000` goes further. */
-const SEEDS = 150;
+const SEEDS = 250;
 test(`${SEEDS} meshes in trouble keep every invariant`, async (t) => {
   const { code, text } = await sim('--seeds', String(SEEDS));
   t.equal(code, 0, text);

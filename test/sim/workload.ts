@@ -43,7 +43,11 @@ interface Character {
   meanMs: number;
   failRate: number;
   faultRate: number;
+  /** Attempts that take ten times as long as they should. */
+  straggleRate: number;
 }
+
+const STRAGGLE = 10;
 
 export class Workload {
   readonly #options: WorkloadOptions;
@@ -75,7 +79,9 @@ export class Workload {
   /** What an attempt will do: its own chance, of its job's character. */
   readonly planner = (attempt: AttemptSpec): Plan => {
     const { random } = this.#options.world;
-    const character = this.#characters.get(argument(attempt)) ?? { meanMs: 100, failRate: 0, faultRate: 0 };
+    const character = this.#characters.get(argument(attempt)) ?? {
+      ...{ meanMs: 100, failRate: 0, faultRate: 0, straggleRate: 0 },
+    };
     const roll = random.next();
     const outcome =
       roll < character.faultRate
@@ -83,17 +89,21 @@ export class Workload {
         : roll < character.faultRate + character.failRate
           ? 'failed'
           : 'succeeded';
-    return { outcome, durationMs: 1 + random.exponential(character.meanMs) };
+    const length = random.chance(character.straggleRate) ? STRAGGLE : 1;
+    return { outcome, durationMs: 1 + length * random.exponential(character.meanMs) };
   };
 
   #draw(number: number): Order {
     const { world, scenario } = this.#options;
     const { random } = world;
     const name = `order-${number}`;
+    const onDisconnect = random.chance(0.5) && PROTOCOL.max >= 2 ? OnDisconnect.STOP : OnDisconnect.KEEP;
+    const speculate = onDisconnect === OnDisconnect.KEEP && random.chance(0.5);
     this.#characters.set(name, {
       meanMs: random.pick([5, 300, 3000, 12_000]),
       failRate: random.pick([0, 0, 0.1, 0.4]),
       faultRate: random.pick([0, 0, 0.03]),
+      straggleRate: speculate ? 0.2 : 0,
     });
     this.#options.stage(String(number).padStart(64, '0'));
     const work = random.chance(0.8)
@@ -109,7 +119,7 @@ export class Workload {
       backoffMs: random.pick([0, 500, 2000]),
       priority: random.pick([0, 0, 10]),
       onFailure: random.pick([OnFailure.FINISH, OnFailure.FINISH, OnFailure.PARTIAL, OnFailure.FAIL_FAST]),
-      onDisconnect: random.chance(0.5) && PROTOCOL.max >= 2 ? OnDisconnect.STOP : OnDisconnect.KEEP,
+      ...{ onDisconnect, speculate },
     });
     return { number, spec, cancelAfterMs: random.chance(0.2) ? random.next() * 10_000 : undefined, job: undefined };
   }
@@ -175,6 +185,7 @@ export class Workload {
     recorder.add({
       ...{ kind: 'job-acknowledged', atMs: world.nowMs, job: String(job.seq), tasks: job.counts.total },
       onDisconnect: spec.onDisconnect === OnDisconnect.STOP ? 'stop' : 'keep',
+      ...(spec.speculate ? { speculate: true } : {}),
       ...{ failuresMax: spec.retries + 1, lossesMax: LOSSES_MAX },
     });
     if (order.cancelAfterMs !== undefined) world.after(order.cancelAfterMs, () => this.#cancel(order));

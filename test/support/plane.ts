@@ -199,7 +199,9 @@ export class PlayedAgent {
     const node = this.plane.fleet.get(this.node);
     if (!node) throw new Error('this agent was admitted');
     const rest = { load: 0, running: 1, queued: 0, memoryFreeBytes: 0, echoUs: 0, echoHeldUs: 0, stopping: false };
-    return this.plane.vitals.heartbeat(node, { sequence: 1, ...rest, ...over });
+    const reply = this.plane.vitals.heartbeat(node, { sequence: 1, ...rest, ...over });
+    if (!reply) throw new Error('the coordinator is not sure to lead');
+    return reply;
   }
 
   /** The tasks of the next assignment. */

@@ -1,6 +1,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { sql } from 'kysely';
 import postgres from 'postgres';
 import t, { type Test } from 'tap';
 import { systemClock } from '../../common/clock.js';
@@ -143,4 +144,12 @@ export async function openTransaction(test: Test, store: PostgresStore, statemen
       session.release();
     },
   };
+}
+
+/** Rows of originals of copied tasks, valid or not. */
+export async function originals(store: PostgresStore): Promise<number> {
+  const { rows } = await sql<{ n: number }>`select count(*)::integer as n from task_original`.execute(
+    store.database.kysely,
+  );
+  return rows[0]?.n ?? -1;
 }

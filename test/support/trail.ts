@@ -136,7 +136,9 @@ function transitionEvents(row: TrailRow, atMs: number): HistoryEvent[] {
   if (row.job === null) return [{ kind: 'leader-elected', atMs, epoch, holder: row.holder ?? '' }];
   const { job, index, generation, became } = row;
   const attempt = { job, index, generation, node: row.node ?? '', epoch };
-  if (row.assigned) return [{ kind: 'task-assigned', atMs, ...attempt }];
+  // What ran and is assigned anew has got a copy.
+  const copy = row.was === 'RUNNING' && became === 'ASSIGNED' ? ({ copy: true } as const) : {};
+  if (row.assigned) return [{ kind: 'task-assigned', atMs, ...attempt, ...copy }];
   const events: HistoryEvent[] = [];
   const returned = became === 'RETRYING' || became === 'QUEUED';
   if (became === 'COMPLETED' || became === 'FAILED' || returned) {

@@ -102,6 +102,7 @@ export function remove(tables: Tables, seq: number): void {
   if (!job || !isTerminal(job.status)) return;
   tables.jobs.delete(seq);
   tables.attempts.splice(0, tables.attempts.length, ...tables.attempts.filter((attempt) => attempt.job !== seq));
+  for (const [key, original] of tables.originals) if (original.job === seq) tables.originals.delete(key);
 }
 
 export const endedBefore = (tables: Tables, ms: number, limit: number): { seq: number; id: string }[] =>

@@ -1,6 +1,6 @@
 /**
  * The store in memory: the second implementation of coordinator/ports.ts, for the simulator. It shares its conformance
- * suite (test/support/store-conformance.ts) with the one over PostgreSQL.
+ * suite (test/conformance/store.ts) with the one over PostgreSQL.
  *
  * Every statement goes through `run`, which decides when it reaches the tables, whether it does, and whether the answer
  * gets back: a lost COMMIT is a transaction that ran and an answer that did not come.
@@ -65,8 +65,9 @@ function taskStore(tables: Tables, read: RunStatement, write: RunStatement): Tas
     adopt: (epoch, items) => write('tasks.adopt', () => tasks.adopt(tables, epoch, items)),
     readopt: (epoch, items) => write('tasks.readopt', () => tasks.readopt(tables, epoch, items)),
     cancel: (epoch, job, from, limit) => write('tasks.cancel', () => tasks.cancel(tables, epoch, job, from, limit)),
-    due: (limit) => read('tasks.due', () => reads.due(tables, limit)),
-    nextDueInMs: () => read('tasks.nextDueInMs', () => reads.nextDueInMs(tables)),
+    returned: (after, limit) => read('tasks.returned', () => reads.returned(tables, after, limit)),
+    due: (jobs, limitEach) => read('tasks.due', () => reads.due(tables, jobs, limitEach)),
+    nextDueInMs: (jobs) => read('tasks.nextDueInMs', () => reads.nextDueInMs(tables, jobs)),
     live: () => read('tasks.live', () => reads.live(tables)),
     list: (query) => read('tasks.list', () => reads.list(tables, query)),
     attempts: (job, index) => read('tasks.attempts', () => reads.attempts(tables, job, index)),

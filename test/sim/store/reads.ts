@@ -1,6 +1,7 @@
 /** Reading tasks, as coordinator/store/tasks-read.ts does. */
 import type { TaskStore } from '../../../coordinator/ports.js';
 import type { JobRecord, Tables, TaskRecord } from './tables.js';
+import { withAge } from './tasks.js';
 
 type Result<K extends keyof TaskStore> = Awaited<ReturnType<TaskStore[K]>>;
 
@@ -14,30 +15,38 @@ function waiting(tables: Tables): { job: JobRecord; task: TaskRecord; dueAtMs: n
   return found.sort((a, b) => a.dueAtMs - b.dueAtMs);
 }
 
-export const due = (tables: Tables, limit: number): Result<'due'> =>
-  waiting(tables)
-    .filter(({ dueAtMs }) => dueAtMs <= tables.now())
-    .slice(0, limit)
-    .map(({ job, task: { index, failedNodes, failures, losses } }) => ({
-      ...{ job: job.seq, index, failedNodes: [...failedNodes], failures, losses },
-    }));
+export const returned = (tables: Tables, afterJob: number, limit: number): Result<'returned'> =>
+  [...tables.jobs.values()]
+    .filter(({ seq, tasks }) => seq > afterJob && tasks.some((task) => task.dueAtMs !== undefined))
+    .map(({ seq }) => seq)
+    .sort((a, b) => a - b)
+    .slice(0, limit);
 
-export function nextDueInMs(tables: Tables): Result<'nextDueInMs'> {
-  const first = waiting(tables)[0];
-  return first && Math.max(0, first.dueAtMs - tables.now());
+export function due(tables: Tables, jobs: readonly number[], limitEach: number): Result<'due'> {
+  const ready = waiting(tables).filter(({ dueAtMs }) => dueAtMs <= tables.now());
+  return jobs.flatMap((seq) =>
+    ready
+      .filter(({ job }) => job.seq === seq)
+      .slice(0, limitEach)
+      .map(({ task: { index, failedNodes, failures, losses } }) => ({
+        ...{ job: seq, index, failedNodes: [...failedNodes], failures, losses },
+      })),
+  );
 }
 
-export function live(tables: Tables): Result<'live'> {
-  return [...tables.jobs.values()]
+export function nextDueInMs(tables: Tables, jobs: readonly number[]): Result<'nextDueInMs'> {
+  const first = waiting(tables).find(({ job, dueAtMs }) => dueAtMs > tables.now() && jobs.includes(job.seq));
+  return first && first.dueAtMs - tables.now();
+}
+
+export const live = (tables: Tables): Result<'live'> =>
+  [...tables.jobs.values()]
     .filter((job) => job.completedAtMs === undefined)
     .flatMap((job) =>
-      job.tasks.flatMap(({ index, generation, node, status, failures, losses }) =>
-        status === 'ASSIGNED' || status === 'RUNNING'
-          ? [{ job: job.seq, index, generation, node: node as number, status, failures, losses }]
-          : [],
-      ),
+      job.tasks
+        .filter(({ status }) => status === 'ASSIGNED' || status === 'RUNNING')
+        .map((task) => withAge(tables, job, task)),
     );
-}
 
 export function list(tables: Tables, query: Parameters<TaskStore['list']>[0]): Result<'list'> {
   const tasks = (tables.jobs.get(query.job)?.tasks ?? []).filter(

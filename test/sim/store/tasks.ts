@@ -17,7 +17,7 @@ import { type Delta, type JobRecord, type Tables, type TaskRecord, toChange } fr
 type Move<T> = { changed: T[]; jobs: JobChange[] };
 
 /** Sums up what a statement does to each job and applies it at its end. */
-class Deltas {
+export class Deltas {
   readonly #byJob = new Map<JobRecord, Delta>();
 
   add(job: JobRecord, delta: Delta): void {
@@ -32,15 +32,21 @@ class Deltas {
   }
 }
 
-const COUNTER = { QUEUED: 'queued', ASSIGNED: 'assigned', RUNNING: 'running', RETRYING: 'retrying' } as const;
-const ENDED = { COMPLETED: 'completed', FAILED: 'failed', CANCELLED: 'cancelled' } as const;
-type LiveStatus = keyof typeof COUNTER;
+export const COUNTER = { QUEUED: 'queued', ASSIGNED: 'assigned', RUNNING: 'running', RETRYING: 'retrying' } as const;
+export const ENDED = { COMPLETED: 'completed', FAILED: 'failed', CANCELLED: 'cancelled' } as const;
+export type LiveStatus = keyof typeof COUNTER;
 
 const isLive = (status: TaskRecord['status']): status is LiveStatus => status in COUNTER;
 
-const toLive = (job: JobRecord, task: TaskRecord): LiveTask => ({
+export const toLive = (job: JobRecord, task: TaskRecord): LiveTask => ({
   ...{ job: job.seq, index: task.index, generation: task.generation, node: task.node as number },
   ...{ status: task.status as LiveTask['status'], failures: task.failures, losses: task.losses },
+});
+
+/** With how long it has run, or been assigned, as far as is known. */
+export const withAge = (tables: Tables, job: JobRecord, task: TaskRecord): LiveTask => ({
+  ...toLive(job, task),
+  ageMs: Math.max(0, tables.now() - (task.startedAtMs ?? task.assignedAtMs ?? tables.now())),
 });
 
 export function assign(tables: Tables, epoch: number, items: readonly AssignItem[]): ReturnType<typeof assigned> {
@@ -78,10 +84,11 @@ export function assign(tables: Tables, epoch: number, items: readonly AssignItem
 
 const assigned = (tasks: AssignedTask[], jobs: JobChange[]) => ({ tasks, jobs });
 
-function observeAssigned(tables: Tables, job: JobRecord, task: TaskRecord, epoch: number): void {
+export function observeAssigned(tables: Tables, job: JobRecord, task: TaskRecord, epoch: number, copy?: true): void {
   const { index, generation } = task;
   const node = tables.nodeName(task.node);
-  tables.observe({ kind: 'task-assigned', atMs: tables.now(), job: String(job.seq), index, generation, node, epoch });
+  const attempt = { job: String(job.seq), index, generation, node, epoch, ...(copy && { copy }) };
+  tables.observe({ kind: 'task-assigned', atMs: tables.now(), ...attempt });
 }
 
 /** The task in exactly this generation on exactly this node, of a job that is open. */
@@ -157,12 +164,17 @@ function settleOne(
       ...{ outcome: item.outcome, error: item.error?.replaceAll('\0', ''), output: item.output },
       ...{ startedAtMs: task.startedAtMs, finishedAtMs: atMs },
     });
+  observeSettled(tables, epoch, item);
+}
+
+export function observeSettled(tables: Tables, epoch: number, item: Settlement): void {
   const { index, generation, outcome, to } = item;
-  const where = { job: String(job.seq), index, generation, node: tables.nodeName(item.node), atMs: nowMs };
+  const job = String(item.job);
+  const atMs = tables.now();
   const due = item.dueInMs === undefined ? {} : { dueInMs: item.dueInMs };
-  tables.observe({ kind: 'attempt-settled', ...where, epoch, outcome, to, ...due });
-  if (item.to === 'COMPLETED' || item.to === 'FAILED')
-    tables.observe({ kind: 'task-terminal', atMs: nowMs, job: String(job.seq), index, status: item.to });
+  const node = tables.nodeName(item.node);
+  tables.observe({ kind: 'attempt-settled', atMs, job, index, generation, node, epoch, outcome, to, ...due });
+  if (to === 'COMPLETED' || to === 'FAILED') tables.observe({ kind: 'task-terminal', atMs, job, index, status: to });
 }
 
 export function adopt(tables: Tables, epoch: number, items: readonly (TaskRef & { node: number })[]): Move<LiveTask> {
@@ -173,7 +185,7 @@ export function adopt(tables: Tables, epoch: number, items: readonly (TaskRef & 
     const found = find(tables, item, { assignable: true });
     if (!found) continue;
     const { job, task } = found;
-    if (task.status === 'RUNNING') changed.push(toLive(job, task));
+    if (task.status === 'RUNNING') changed.push(withAge(tables, job, task));
     if (task.status !== 'QUEUED' && task.status !== 'RETRYING') continue;
     const ends = tables.attempts.filter(
       (end) => end.job === job.seq && end.index === task.index && end.generation === task.generation,
@@ -185,7 +197,7 @@ export function adopt(tables: Tables, epoch: number, items: readonly (TaskRef & 
     for (const end of ends) tables.attempts.splice(tables.attempts.indexOf(end), 1);
     const startedAtMs = task.startedAtMs ?? task.assignedAtMs;
     Object.assign(task, { status: 'RUNNING', dueAtMs: undefined, runningAtMs: tables.now(), startedAtMs });
-    changed.push(toLive(job, task));
+    changed.push(withAge(tables, job, task));
   }
   return { changed, jobs: deltas.apply(tables) };
 }
