@@ -77,7 +77,9 @@ export class ControlPlane implements Service {
       }),
     );
     const coordinators = () => this.roster.addresses();
-    this.#parts = { config, store, clock, log, random, metrics, blobs: this.blobs, logs, freeBytes, coordinators };
+    const holdsLead = () => this.holdsLead;
+    const own = { store, metrics, blobs: this.blobs, logs, coordinators, holdsLead };
+    this.#parts = { config, clock, log, random, freeBytes, ...own };
     this.#leadership = this.#services.add(
       new Leadership({
         ...{ store: store.leader, holder: options.holder, leaseMs: config.leaderLease, clock, log },
@@ -91,6 +93,11 @@ export class ControlPlane implements Service {
   /** The present term; undefined while another coordinator leads. */
   get term(): Term | undefined {
     return this.#term;
+  }
+
+  /** Whether no other coordinator can lead now; see `Leadership.holds`. */
+  get holdsLead(): boolean {
+    return this.#leadership.holds(this.#options.clock.monotonicMs());
   }
 
   /** @throws MeshError NOT_LEADER that names the leader and where it may be reached */

@@ -4,6 +4,7 @@
  */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { unlessAborted } from '../common/abort.js';
 import type { Clock } from '../common/clock.js';
 import { DataLock } from '../common/data-lock.js';
 import { makePrivateDir, readIfExists, removeIfEmpty, writeFileAtomic } from '../common/files.js';
@@ -21,6 +22,7 @@ import { openStore } from './store/index.js';
 import { EmbeddedPostgres } from './postgres/embedded.js';
 import { registerServices } from './rpc/register.js';
 import { Advertiser } from './services/advertise.js';
+import { checkLeases } from './services/leases.js';
 import type { coordinatorSettings } from './services/settings.js';
 import { ControlPlane } from './control-plane.js';
 import { foreignDatabase, joinedName, joinIfAsked } from './joining.js';
@@ -43,37 +45,63 @@ export interface Surroundings {
   signal: AbortSignal;
 }
 
-/** @throws MeshError; nothing runs any more when it does, and nothing new is there unless it is whole */
+/** A start that is interrupted ends in good order, if that takes no longer; then it is cut off from the database. */
+const GOOD_ORDER_MS_MAX = 1000;
+
+/**
+ * @throws MeshError, INTERRUPTED when it was told to end before it was ready; nothing runs any more when it does, and
+ * nothing new is there unless it is whole
+ */
 export async function startCoordinator(config: CoordinatorConfig, surroundings: Surroundings): Promise<Running> {
-  const { clock, log } = surroundings;
+  const { log, signal } = surroundings;
+  checkLeases(config, log);
   const isNew = !existsSync(config.dataDir);
   makePrivateDir(config.dataDir);
   const lock = new DataLock(join(config.dataDir, 'coordinator.lock'), 'a coordinator');
   lock.acquire();
   const group = new ServiceGroup('coordinator');
   group.add({ name: 'data-lock', start: async () => undefined, stop: async () => lock.release() });
+  const cut = new AbortController();
+  await group.start();
+  const starting = start(config, surroundings, group, cut.signal);
+  starting.catch(() => undefined);
   try {
-    await group.start();
-    await assertListenable(hostOf(config), config.port);
-    const store = await startStore(config, surroundings, group);
-    await joinIfAsked(config, await store.owner(), surroundings);
-    await store.migrate();
-    const name = config.name ?? joinedName(config.dataDir);
-    const authority = await EmbeddedAuthority.open(config.dataDir, { name, clock, log });
-    await claimDatabase(store, authority.meshId);
-    await authority.importIndex(store.certificates);
-    return await serve(config, surroundings, { authority, store, group });
+    return await unlessAborted(starting, signal, 'the coordinator was stopped while it started');
   } catch (error) {
+    const timer = surroundings.clock.after(GOOD_ORDER_MS_MAX, () => cut.abort());
     await group.stop().catch((stopping: unknown) => log.error({ event: 'stop.failed', err: stopping }));
+    timer.cancel();
+    // What had not been started yet, such as a database that does not answer, is none of the group's.
+    cut.abort();
+    await starting.catch(() => undefined);
     if (isNew) removeIfEmpty(config.dataDir);
     throw error;
   }
+}
+
+async function start(
+  config: CoordinatorConfig,
+  surroundings: Surroundings,
+  group: ServiceGroup,
+  cut: AbortSignal,
+): Promise<Running> {
+  const { clock, log } = surroundings;
+  await assertListenable(hostOf(config), config.port);
+  const store = await startStore(config, surroundings, group, cut);
+  await joinIfAsked(config, await store.owner(), surroundings);
+  await store.migrate();
+  const name = config.name ?? joinedName(config.dataDir);
+  const authority = await EmbeddedAuthority.open(config.dataDir, { name, clock, log });
+  await claimDatabase(store, authority.meshId);
+  await authority.importIndex(store.certificates);
+  return await serve(config, surroundings, { authority, store, group });
 }
 
 async function startStore(
   config: CoordinatorConfig,
   { clock, log }: Surroundings,
   group: ServiceGroup,
+  cut: AbortSignal,
 ): Promise<PostgresStore> {
   let postgres: EmbeddedPostgres | undefined;
   if (!config.databaseUrl) {
@@ -84,8 +112,7 @@ async function startStore(
     url: config.databaseUrl,
     connection: postgres?.connection,
     prepare: config.preparedStatements,
-    log,
-    clock,
+    ...{ log, clock, cut },
   });
   await group.run({ name: 'store', start: async () => undefined, stop: () => store.close() });
   return store;

@@ -44,6 +44,8 @@ export interface StandingParts {
   blobs: BlobDepot;
   logs: LogStore;
   freeBytes: ControlPlaneOptions['freeBytes'];
+  /** Whether no other coordinator can lead now; see `Leadership.holds`. */
+  holdsLead: () => boolean;
   /** Every live coordinator, as `host:port`, the leader's addresses first. */
   coordinators: () => string[];
 }

@@ -1,6 +1,7 @@
 import type { Command } from 'commander';
 import { systemClock } from '../common/clock.js';
 import { defaultDataDir, writeReadyFile } from '../common/files.js';
+import { toMeshError } from '../common/errors.js';
 import { createLogger } from '../common/log.js';
 import { makeProgram } from '../common/program.js';
 import { addSettings, printConfig, resolveSettings } from '../common/settings.js';
@@ -35,12 +36,12 @@ async function run(program: Command): Promise<void> {
   const stopping = new AbortController();
   void signal.promise.then(() => stopping.abort());
   const { startCoordinator } = await import('./coordinator.js');
-  const running = await startCoordinator(config, {
-    clock: systemClock,
-    log,
-    random: Math.random,
-    signal: stopping.signal,
+  const around = { clock: systemClock, log, random: Math.random, signal: stopping.signal };
+  const running = await startCoordinator(config, around).catch((error: unknown) => {
+    if (!stopping.signal.aborted || toMeshError(error).code !== 'INTERRUPTED') throw error;
+    return undefined;
   });
+  if (!running) return log.info({ event: 'coordinator.stopped', cause: await signal.promise }, 'before it was ready');
   if (config.readyFile) {
     const { meshId, caFingerprint, address, adminProfile } = running;
     writeReadyFile(config.readyFile, { meshId, caFingerprint, address, adminProfile, pid: process.pid });

@@ -112,12 +112,12 @@ export class Term implements Service {
         accepts: () => retention.hasRoom(),
       }),
     );
-    const { coordinators } = parts;
+    const { coordinators, holdsLead } = parts;
     this.vitals = services.add(
-      new Vitals({ ...shared, nodes: store.nodes, results: this.results, heartbeatMs, coordinators }),
+      new Vitals({ ...shared, nodes: store.nodes, results: this.results, heartbeatMs, coordinators, holdsLead }),
     );
     this.logIntake = services.add(new LogIntake({ ...shared, logs }));
-    this.admission = new Admission({ ...shared, results: this.results, heartbeatMs, leaseMs, coordinators });
+    this.admission = new Admission({ ...shared, results: this.results, heartbeatMs, leaseMs, coordinators, holdsLead });
     this.cancellation = services.add(new Cancellation(shared));
     this.resubmission = new Resubmission(store, this.intake);
     this.queries = new Queries(store, jobs, changes, clock);

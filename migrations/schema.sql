@@ -216,7 +216,7 @@ CASE status
     ELSE false
 END)
 ) with (autovacuum_analyze_scale_factor=0.1, autovacuum_vacuum_cost_delay=0, autovacuum_vacuum_insert_scale_factor=0.2, autovacuum_vacuum_scale_factor=0.1, fillfactor=70);
-CREATE INDEX task_due ON task USING btree (due_at) WHERE (due_at IS NOT NULL);
+CREATE INDEX task_returned ON task USING btree (job, due_at) WHERE (due_at IS NOT NULL);
 
 create table task_attempt (
   job bigint not null,

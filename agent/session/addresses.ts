@@ -1,4 +1,4 @@
-import { type Endpoint, formatEndpoint, parseEndpoint } from '../../link/endpoints.js';
+import { type Endpoint, formatEndpoint, knownEndpoints } from '../../link/endpoints.js';
 
 const ADDRESSES_MAX = 16;
 
@@ -9,31 +9,20 @@ export class Addresses {
 
   /** @param remember called with the whole list whenever it has changed */
   constructor(remembered: readonly string[], remember: (addresses: string[]) => void) {
-    this.#list = remembered.filter((address) => parsed(address) !== undefined).slice(0, ADDRESSES_MAX);
+    this.#list = knownEndpoints(remembered).slice(0, ADDRESSES_MAX).map(formatEndpoint);
     this.#remember = remember;
   }
 
   get endpoints(): Endpoint[] {
-    return this.#list.map(parsed).filter((endpoint) => endpoint !== undefined);
+    return knownEndpoints(this.#list);
   }
 
   /** These before what was known. What is no address is passed over: it came from outside. */
   prefer(addresses: readonly string[]): void {
-    const good = addresses
-      .slice(0, ADDRESSES_MAX)
-      .map(parsed)
-      .filter((endpoint) => endpoint !== undefined);
+    const good = knownEndpoints(addresses.slice(0, ADDRESSES_MAX));
     const list = [...new Set([...good.map(formatEndpoint), ...this.#list])].slice(0, ADDRESSES_MAX);
     if (list.join() === this.#list.join()) return;
     this.#list = list;
     this.#remember(list);
-  }
-}
-
-function parsed(address: string): Endpoint | undefined {
-  try {
-    return parseEndpoint(address);
-  } catch {
-    return undefined;
   }
 }

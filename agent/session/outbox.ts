@@ -21,6 +21,8 @@ const UNKEPT = 0;
 /** Bytes of one batch: with what the estimate below cannot know it stays well below the largest message. */
 const BATCH_BYTES_MAX = 2 * 2 ** 20;
 const AGE_MS_MAX = 2 ** 32 - 1;
+/** One that waited no longer than this goes as it is. */
+const AGED_MS = 50;
 
 interface Waiting {
   finished: Finished;
@@ -28,6 +30,8 @@ interface Waiting {
   segment: number;
   /** Kept, and not to be sent before its output has arrived. */
   held: boolean;
+  /** Its size when it was sent in this session; 0 before. */
+  sentBytes: number;
 }
 
 export interface OutboxOptions {
@@ -42,8 +46,15 @@ export class Outbox implements Service {
   /** By job and index; a newer generation of a task takes the place of an older one, which nobody wants any more. */
   readonly #jobs = new Map<number, Map<number, Waiting>>();
 
+  #inFlightBytes = 0;
+
   constructor(options: OutboxOptions) {
     this.#options = options;
+  }
+
+  /** Sent in this session and not acknowledged. */
+  get inFlightBytes(): number {
+    return this.#inFlightBytes;
   }
 
   /** Takes over what an earlier life of the agent left. */
@@ -111,6 +122,7 @@ export class Outbox implements Service {
       const waiting = job?.get(index);
       if (!job || !waiting || waiting.finished.generation !== refs.generations[i]) continue;
       job.delete(index);
+      this.#inFlightBytes -= waiting.sentBytes;
       if (job.size === 0) this.#jobs.delete(refs.jobs[i] as number);
       if (waiting.segment !== segment && count > 0) {
         journal.release(segment, count);
@@ -136,7 +148,32 @@ export class Outbox implements Service {
     for (const job of this.#jobs.values()) for (const { finished } of job.values()) yield finished;
   }
 
-  /** Everything that is kept and waits to be sent, in bounded batches, each result with its present age. */
+  /** A session begins: nothing was sent in it. */
+  nothingSent(): void {
+    if (this.#inFlightBytes === 0) return;
+    for (const job of this.#jobs.values()) for (const waiting of job.values()) waiting.sentBytes = 0;
+    this.#inFlightBytes = 0;
+  }
+
+  /** These are sent now. Returns them with their present age, without those that were sent in this session already. */
+  take(items: readonly Finished[]): Finished[] {
+    const taken: Finished[] = [];
+    for (const item of items) {
+      const waiting = this.#jobs.get(item.job)?.get(item.index);
+      if (!waiting || waiting.finished.generation !== item.generation) {
+        taken.push(item);
+        continue;
+      }
+      if (waiting.sentBytes > 0) continue;
+      waiting.sentBytes = bytesOf(item);
+      this.#inFlightBytes += waiting.sentBytes;
+      const ageMs = this.#age(waiting);
+      taken.push(ageMs - item.ageMs > AGED_MS ? { ...item, ageMs } : item);
+    }
+    return taken;
+  }
+
+  /** Everything that is kept and was not sent in this session, in bounded batches, each result with its present age. */
   *batches(sizeMax: number): Generator<FinishedBatch> {
     for (const items of inBatches(this.#sendable(), sizeMax)) yield { items };
   }
@@ -144,7 +181,8 @@ export class Outbox implements Service {
   *#sendable(): Generator<Finished> {
     for (const job of this.#jobs.values()) {
       for (const waiting of job.values()) {
-        if (waiting.segment >= UNKEPT && !waiting.held) yield { ...waiting.finished, ageMs: this.#age(waiting) };
+        if (waiting.segment >= UNKEPT && !waiting.held && waiting.sentBytes === 0)
+          yield { ...waiting.finished, ageMs: this.#age(waiting) };
       }
     }
   }
@@ -168,7 +206,8 @@ export class Outbox implements Service {
     if (before && before.finished.generation > finished.generation) return false;
     if (before && before.segment > UNKEPT) this.#options.journal.release(before.segment, 1);
     const endedMs = this.#options.clock.monotonicMs() - finished.ageMs;
-    job.set(finished.index, { finished, endedMs, segment, held });
+    if (before) this.#inFlightBytes -= before.sentBytes;
+    job.set(finished.index, { finished, endedMs, segment, held, sentBytes: 0 });
     return true;
   }
 

@@ -21,6 +21,7 @@ import { type FenceLevel, type Ledger, stopsAlone } from '../core/ledger.js';
 import { addRef, emptyRefs } from '../core/refs.js';
 import type { AttemptEnd, Executor, LaunchObserver, RunningLaunch, StopReason } from '../core/types.js';
 import { OutputSpool } from '../output/spool.js';
+import { Delivery } from './delivery.js';
 import type { Fence, Fenced } from './fence.js';
 import type { LogStreamer } from './log-streamer.js';
 import { inBatches, type Outbox } from './outbox.js';
@@ -57,6 +58,7 @@ export class Work implements Service, Fenced {
   readonly #options: WorkOptions;
   readonly #running = new Map<Attempt, Running>();
   readonly #outgoing: Batcher<Finished>;
+  readonly #delivery: Delivery;
   #bodies = new RecentSet<number, JobBody>(SESSION_BODIES_MAX);
   #upstream: Upstream | undefined;
   #stopping = false;
@@ -67,6 +69,7 @@ export class Work implements Service, Fenced {
 
   constructor(options: WorkOptions) {
     this.#options = options;
+    this.#delivery = new Delivery(options.outbox);
     this.#outgoing = new Batcher({
       itemsMax: BATCH_MAX,
       flush: (items) => this.#flush(items),
@@ -130,7 +133,7 @@ export class Work implements Service, Fenced {
     for (const attempt of ledger.discard(superseded)) this.#stopOne(attempt, 'cancelled');
     outbox.remove(superseded);
     this.#upstream = upstream;
-    for (const { items } of outbox.batches(BATCH_MAX)) await upstream.finished(items);
+    await this.#delivery.connected(upstream);
     for (const running of this.#running.values()) running.told = false;
     this.#watch();
     this.#launch();
@@ -138,6 +141,7 @@ export class Work implements Service, Fenced {
 
   disconnected(): void {
     this.#upstream = undefined;
+    this.#delivery.disconnected();
   }
 
   /** Attempts that were given away and are further ahead than their replacements: they go on under a new generation. */
@@ -200,6 +204,7 @@ export class Work implements Service, Fenced {
   acknowledged(refs: TaskRefs): void {
     this.#options.outbox.remove(refs);
     this.#options.ledger.acknowledge(refs);
+    void this.#delivery.pump();
   }
 
   /** Takes no more work and gives back what has not started. */
@@ -332,8 +337,7 @@ export class Work implements Service, Fenced {
   /** Keeps results, then sends those that may go. Without a session they wait in the outbox. */
   async #flush(items: Finished[]): Promise<void> {
     for (const batch of inBatches(items, BATCH_MAX)) {
-      const sendable = await this.#options.outbox.store(batch);
-      if (sendable.length > 0) await this.#upstream?.finished(sendable);
+      await this.#delivery.send(await this.#options.outbox.store(batch));
     }
   }
 

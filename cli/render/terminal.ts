@@ -58,6 +58,7 @@ const STATUS_COLOURS: Record<string, 'green' | 'red' | 'yellow' | 'cyan' | 'gray
   RETRYING: 'yellow',
   SUSPECT: 'yellow',
   draining: 'yellow',
+  suspended: 'red',
   CANCELLED: 'gray',
 };
 

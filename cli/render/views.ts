@@ -73,8 +73,9 @@ export function tasksTable(tasks: readonly TaskShape[]): string {
 
 /** The state and the flags beside it. */
 function nodeState(node: NodeShape): string {
-  const flags = [node.draining ? 'draining' : '', node.revoked ? 'revoked' : ''].filter(Boolean);
-  return [node.state, ...flags].map(paintStatus).join(' ');
+  const flags = { draining: node.draining, suspended: node.suspended !== null, revoked: node.revoked };
+  const raised = Object.entries(flags).flatMap(([flag, isSet]) => (isSet ? [flag] : []));
+  return [node.state, ...raised].map(paintStatus).join(' ');
 }
 
 const percent = (share: number): string => `${Math.round(share * 100)} %`;
@@ -116,6 +117,7 @@ export function nodeView(node: NodeShape): string {
     ['node', safe(node.name)],
     ['id', safe(node.id)],
     ['state', nodeState(node)],
+    ...(node.suspended === null ? [] : [['suspended', safe(node.suspended)] as [string, string]]),
     ['platform', safe(`${capabilities.os}/${capabilities.arch}`)],
     ['cpus', `${capabilities.cpus}, ${capabilities.slots} slots`],
     ['memory', formatSize(capabilities.memoryBytes)],

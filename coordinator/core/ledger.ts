@@ -176,6 +176,11 @@ export class Ledger {
     if (entry?.node === node) this.#bury(entry);
   }
 
+  /** What is being killed there. A copy. */
+  condemnedOn(node: number): TaskRef[] {
+    return [...this.#condemned.values()].filter((entry) => entry.node === node);
+  }
+
   /** The node is gone, or knows nothing of what was condemned there. */
   releaseAll(node: number): void {
     for (const entry of [...this.#condemned.values()]) if (entry.node === node) this.#bury(entry);

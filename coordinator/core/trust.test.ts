@@ -33,6 +33,8 @@ test('after several jobs a node is suspended; a trial that fails doubles the pau
   t.notOk(trust.blocked(0, 1), 'the same job again is no other');
   t.ok(trust.blocked(0, JOBS_MAX));
   t.equal(trust.state(PAUSE_MS - 1), 'suspended');
+  t.equal(trust.whySuspended(PAUSE_MS - 500), 'it failed what others did not; it is tried again in 1 s');
+  t.equal(trust.whySuspended(PAUSE_MS), '', 'it is on trial');
   t.notOk(trust.failed(10, 1, 0), 'what had begun before says nothing new');
   let nowMs = PAUSE_MS;
   let pauseMs = PAUSE_MS;

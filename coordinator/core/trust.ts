@@ -92,6 +92,12 @@ export class NodeTrust {
     return Math.max(0, (this.#suspendedUntilMs ?? nowMs) - nowMs);
   }
 
+  /** For people: why it gets nothing now. Empty when it is not suspended. */
+  whySuspended(nowMs: number): string {
+    if (this.state(nowMs) !== 'suspended') return '';
+    return `it failed what others did not; it is tried again in ${Math.ceil(this.suspendedForMs(nowMs) / 1000)} s`;
+  }
+
   /** True when that ended its probation. */
   succeeded(nowMs: number): boolean {
     this.#streak = undefined;

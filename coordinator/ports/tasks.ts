@@ -110,12 +110,18 @@ export interface TaskStore {
     fromIndex: number,
     limit: number,
   ): Promise<{ nextIndex: number | undefined; live: LiveTask[]; cancelled: number; job: JobChange }>;
-  /** Returned tasks whose time has come, oldest first. */
+  /** Jobs after the given one, in order, to which work came back, due or not; at most `limit`. */
+  returned(afterJob: number, limit: number): Promise<number[]>;
+  /**
+   * Returned tasks of these jobs whose time has come: of each job the oldest, at most `limitEach`, so that what one has
+   * too much of, or no node for, hides nothing of another. Jobs that are being cancelled have none.
+   */
   due(
-    limit: number,
+    jobs: readonly number[],
+    limitEach: number,
   ): Promise<{ job: number; index: number; failedNodes: number[]; failures: number; losses: number }[]>;
-  /** Milliseconds until the earliest returned task is due; undefined when none waits. */
-  nextDueInMs(): Promise<number | undefined>;
+  /** Milliseconds until the next returned task of these jobs falls due; undefined when none waits for its time. */
+  nextDueInMs(jobs: readonly number[]): Promise<number | undefined>;
   /** ASSIGNED and RUNNING tasks of jobs that are not terminal; how a new leader learns what is out there. */
   live(): Promise<LiveTask[]>;
   list(query: { job: number; status?: TaskStatus; fromIndex: number; limit: number }): Promise<TaskRow[]>;

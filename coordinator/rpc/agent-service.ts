@@ -140,8 +140,11 @@ function handle(
   const node = fleet.get(session.node);
   if (!node) return;
   switch (body.$case) {
-    case 'heartbeat':
-      return session.send({ $case: 'heartbeatReply', value: vitals.heartbeat(node, body.value) });
+    case 'heartbeat': {
+      const reply = vitals.heartbeat(node, body.value);
+      if (reply) session.send({ $case: 'heartbeatReply', value: reply });
+      return;
+    }
     case 'started':
       return results.started(session, body.value.items);
     case 'finished':

@@ -188,32 +188,33 @@ async function* whileLeading<T>(
 }
 
 function nodeMethods({ gate, plane }: MeshServiceOptions): Methods<'listNodes' | 'getNode' | 'drainNode'> {
-  const present = (node: LiveNode, ledger?: Ledger) => {
-    const attempts = ledger?.ofNode(node.row.seq) ?? [];
+  const present = (node: LiveNode, term?: Pick<LeadingPlane, 'fleet' | 'ledger'>) => {
+    const attempts = term?.ledger.ofNode(node.row.seq) ?? [];
     const running = attempts.filter((attempt) => attempt.holding).length;
-    return presentNode(node, { running, queued: attempts.length - running });
+    const suspended = term?.fleet.whySuspended(node) ?? '';
+    return presentNode(node, { running, queued: attempts.length - running, suspended });
   };
   return {
     listNodes: gate.unary<api.ListNodesRequest, api.ListNodesResponse>(Mesh.listNodes.path, async () => {
       const { term, roster } = plane;
       const nodes = term ? [...term.fleet.all()] : await plane.storedNodes();
       return {
-        items: nodes.sort((a, b) => (a.row.name < b.row.name ? -1 : 1)).map((node) => present(node, term?.ledger)),
+        items: nodes.sort((a, b) => (a.row.name < b.row.name ? -1 : 1)).map((node) => present(node, term)),
         coordinators: roster.list(),
       };
     }),
     getNode: gate.unary<api.GetNodeRequest, api.GetNodeResponse>(Mesh.getNode.path, async ({ name }) => {
-      const { fleet, ledger } = plane.lead();
-      const node = fleet.byName(name);
+      const term = plane.lead();
+      const node = term.fleet.byName(name);
       if (!node)
         throw new MeshError('NOT_FOUND', `there is no node "${name.slice(0, 80)}"`, { hint: 'see: mesh nodes' });
-      return { node: present(node, ledger) };
+      return { node: present(node, term) };
     }),
     drainNode: gate.unary<api.DrainNodeRequest, api.DrainNodeResponse>(
       Mesh.drainNode.path,
       async ({ name, draining }) => {
-        const { vitals, ledger } = plane.lead();
-        return { node: present(await vitals.setDraining(name, draining), ledger) };
+        const term = plane.lead();
+        return { node: present(await term.vitals.setDraining(name, draining), term) };
       },
     ),
   };

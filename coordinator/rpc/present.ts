@@ -55,7 +55,15 @@ export function presentTask(job: JobRow, row: TaskRow): Task {
   };
 }
 
-export function presentNode(node: LiveNode, account: { running: number; queued: number }): Node {
+/** What the leader knows of a node besides its row. */
+export interface NodeAccount {
+  running: number;
+  queued: number;
+  /** Why it gets nothing now; empty when it does. */
+  suspended: string;
+}
+
+export function presentNode(node: LiveNode, account: NodeAccount): Node {
   const { row } = node;
   return {
     id: row.id,
@@ -73,6 +81,7 @@ export function presentNode(node: LiveNode, account: { running: number; queued: 
     certFingerprint: row.certificateFingerprint,
     certExpiresAtMs: row.certificateExpiresAtMs,
     version: row.version,
+    suspended: account.suspended,
   };
 }
 

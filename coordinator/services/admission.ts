@@ -31,6 +31,7 @@ export interface AdmissionOptions {
   epoch: () => number;
   heartbeatMs: number;
   leaseMs: number;
+  holdsLead: () => boolean;
   coordinators: () => string[];
   onCapacity: () => void;
 }
@@ -78,6 +79,9 @@ export class Admission {
     const restarted = bootBefore !== undefined && bootBefore !== hello.bootId;
     const session = new AgentSession(node.row.seq, hello.bootId, protocol, send, end);
     const { adopted, renumbered } = await this.#reclaim(node.row.seq, protocol, hello);
+    // A welcome grants a lease, as the answer to a heartbeat does.
+    if (!this.#options.holdsLead())
+      throw new MeshError('NOT_READY', 'this coordinator cannot be sure that it still leads', { hint: 'try again' });
     // From here to the welcome nothing may wait: what is assigned meanwhile would be told to neither session.
     const held = this.#compare(node, hello, { restarted, renumbered });
     node.session = session;
@@ -99,6 +103,7 @@ export class Admission {
         readopted: renumbered.length > 0 ? toRenumbered(renumbered) : undefined,
       },
     });
+    if (held.dying.length > 0) session.send({ $case: 'cancel', value: toRefs(held.dying) });
     await this.#resend(session, held.unheard);
     log.info({
       event: 'node.connected',
@@ -174,7 +179,7 @@ export class Admission {
     node: LiveNode,
     hello: AgentHello,
     { restarted, renumbered }: { restarted: boolean; renumbered: Renumberings },
-  ): { superseded: TaskRef[]; unheard: LiveAttempt[] } {
+  ): { superseded: TaskRef[]; dying: TaskRef[]; unheard: LiveAttempt[] } {
     const { ledger, results, clock } = this.#options;
     const { seq, name } = node.row;
     const reported = [...fromRefs(hello.prefilled), ...fromRefs(hello.running), ...fromRefs(hello.unacknowledged)];
@@ -183,9 +188,13 @@ export class Admission {
       keys.delete(keyOf(former));
       keys.add(keyOf({ ...former, generation }));
     }
+    // It was told to kill these. One that runs still is told again, and holds its room until its end is heard; what a
+    // former process ran died with it.
+    const running = new Set(restarted ? [] : fromRefs(hello.running).map(keyOf));
+    const dying = ledger.condemnedOn(seq).filter((ref) => running.has(keyOf(ref)));
+    for (const ref of ledger.condemnedOn(seq)) if (!dying.includes(ref)) ledger.release(ref, seq);
+    for (const ref of dying) keys.delete(keyOf(ref));
     const superseded = reported.filter((ref) => keys.has(keyOf(ref)) && !ledger.get(ref, seq));
-    // It was told to kill these, and is told again if it lists them still.
-    ledger.releaseAll(seq);
     const held = ledger.ofNode(seq);
     // A question that the former session did not answer is open no more.
     for (const attempt of held) ledger.keep(attempt, seq);
@@ -200,7 +209,11 @@ export class Admission {
     // A copied data directory is another machine: until the lease of the first one ends, nothing there is known dead.
     const fencedInMs = restarted ? node.liveness.leaseLeftMs(nowMs) : 0;
     if (gone.length > 0) results.lost(gone, 'node-lost', why, fencedInMs);
-    return { superseded, unheard: restarted ? [] : missing.filter((attempt) => attempt.startedAtMs === undefined) };
+    return {
+      superseded,
+      dying,
+      unheard: restarted ? [] : missing.filter((attempt) => attempt.startedAtMs === undefined),
+    };
   }
 
   /** Committed, but the message was lost: the same assignment again, same generation; the agent drops repeats. */

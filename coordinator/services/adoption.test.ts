@@ -126,25 +126,39 @@ test('when the welcome is lost the agent hears of its generation again; nothing 
   t.match(await store.tasks.attempts(job.seq, 0), [{ outcome: 'cancelled' }]);
 });
 
+/** A store that commits the statement and loses its answer, once, when told to. */
+async function lossyStore(t: Test, statement: 'adopt' | 'readopt'): Promise<{ store: Store; loseNext: () => void }> {
+  const store = await withStore(t);
+  let lose = false;
+  const ask = async (epoch: number, items: never[]) => {
+    const result = await store.tasks[statement](epoch, items);
+    if (!lose || items.length === 0) return result;
+    lose = false;
+    throw new MeshError('DATABASE_DOWN', 'the connection broke');
+  };
+  return { store: { ...store, tasks: { ...store.tasks, [statement]: ask } }, loseNext: () => void (lose = true) };
+}
+
+test('what was adopted by an answer that was lost waits for its agent for a whole lease', async (t) => {
+  const { store, loseNext } = await lossyStore(t, 'adopt');
+  const all = await replaced(t, { store, free: true });
+  const { plane, clock, attic, job, lost } = all;
+  loseNext();
+  await t.rejects(attic.connect({ running: [lost], runningAgeMs: [5000] }), { code: 'DATABASE_DOWN' });
+  while (plane.ledger.size === 0) await elapse(clock, 250);
+  await elapse(clock, 10_000);
+  await plane.results.settled();
+  const welcome = await attic.connect({ running: [lost], runningAgeMs: [15_000] });
+  t.same(welcome.superseded?.indexes, []);
+  t.match(await rowOf(all, job.seq), { status: 'RUNNING', generation: 1, losses: 0 });
+});
+
 for (const statement of ['adopt', 'readopt'] as const)
   test(`when the answer of ${statement} is lost the task is nobody else's, and no result is lost`, async (t) => {
-    const store = await withStore(t);
-    let lose = false;
-    const lossy: Store = {
-      ...store,
-      tasks: {
-        ...store.tasks,
-        [statement]: async (epoch: number, items: never[]) => {
-          const result = await store.tasks[statement](epoch, items);
-          if (!lose || items.length === 0) return result;
-          lose = false;
-          throw new MeshError('DATABASE_DOWN', 'the connection broke');
-        },
-      },
-    };
-    const all = await replaced(t, { ranMs: 10, store: lossy, free: statement === 'adopt' });
+    const { store, loseNext } = await lossyStore(t, statement);
+    const all = await replaced(t, { ranMs: 10, store, free: statement === 'adopt' });
     const { plane, clock, attic, cellar, job, lost, replacement } = all;
-    lose = true;
+    loseNext();
     await t.rejects(attic.connect({ running: [lost], runningAgeMs: [5000] }), { code: 'DATABASE_DOWN' });
     // The agent is not heard of again: what was adopted for it is given away once more when that is known.
     const beats = () => void (statement === 'readopt' ? cellar.beat() : undefined);
@@ -234,7 +248,7 @@ test('a long attempt is not taken for a young one after a restart of the coordin
   t.ok(ageMs >= 3_600_000 && ageMs < 3_700_000, `${ageMs} ms`);
   await elapse(second.clock, 16_000);
   await second.plane.results.settled();
-  const dueInMs = (await store.tasks.nextDueInMs()) ?? 0;
+  const dueInMs = (await store.tasks.nextDueInMs([job.seq])) ?? 0;
   t.ok(dueInMs > 300_000 && dueInMs <= 400_000, `${dueInMs} ms: its node may come back for a tenth of its time`);
   t.match((await store.jobs.get(job.id))?.counts, { retrying: 1 });
 });
@@ -255,7 +269,7 @@ test('a fenced task is due at the end of the lease, and no sooner when its agent
   agent.bootId = 'another-boot';
   await agent.connect();
   await plane.results.settled();
-  const soon = (await store.tasks.nextDueInMs()) ?? -1;
+  const soon = (await store.tasks.nextDueInMs([task.job])) ?? -1;
   t.ok(soon > 8000 && soon <= 10_000, `${soon} ms: the former process may believe in its lease for so long`);
 });
 

@@ -143,9 +143,12 @@ export class Adoption {
     return changed;
   }
 
-  /** Into the ledger, as old as the agent says, or the row. */
+  /**
+   * Into the ledger, as old as the agent says, or the row. Its node was OFFLINE perhaps, and its session is not open yet:
+   * the hello was a sign of life, and without a lease of its own what was adopted would be given away at the next look.
+   */
   #enter(tasks: readonly LiveTask[], ask: Ask): void {
-    const { ledger, jobs, clock } = this.#options;
+    const { fleet, ledger, jobs, clock } = this.#options;
     const nowMs = clock.monotonicMs();
     const ages = new Map<string, number | undefined>();
     for (const { job, index, ageMs } of 'adopt' in ask ? ask.adopt : ask.readopt)
@@ -156,6 +159,10 @@ export class Adoption {
       const ageMs = ages.get(`${task.job}.${task.index}`) ?? task.ageMs ?? 0;
       ledger.add(task, job.kind, job.row.submitter, nowMs - ageMs);
       ledger.markRunning(task, task.node, nowMs - ageMs);
+    }
+    for (const seq of new Set(tasks.map(({ node }) => node))) {
+      const node = fleet.get(seq);
+      if (node) fleet.alive(node);
     }
   }
 

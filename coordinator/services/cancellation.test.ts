@@ -24,13 +24,38 @@ test('a cancelled job ends; its agents are told; room falls free when they say t
     indexes,
     held.map(({ index }) => index),
   );
-  t.equal(plane.ledger.ofNode(agent.node).length, held.length, 'they may still be dying');
+  const freeSlots = () => plane.ledger.room(agent.node).free.slots;
+  t.equal(freeSlots(), 0, 'they may still be dying');
   await agent.finish(held, { outcome: Outcome.CANCELLED });
+  t.equal(freeSlots(), 1);
   t.equal(plane.ledger.size, 0);
   await t.rejects(plane.cancellation.cancel(job, undefined), {
     code: 'CONFLICT',
     message: /ended already \(CANCELLED\)/,
   });
+});
+
+test('a cancellation that its agent never heard of leaves no room taken', async (t) => {
+  const { plane } = await startPlane(t);
+  const agent = new PlayedAgent(plane, 'attic', 1);
+  await agent.connect();
+  const job = await submit(plane, 100);
+  const held = await agent.assigned();
+  await plane.cancellation.cancel(job, undefined);
+  agent.cut();
+  const running = held.slice(0, 1);
+  await agent.connect({ running, prefilled: held.slice(1) });
+  await agent.finish(running, { outcome: Outcome.CANCELLED });
+  t.equal(plane.ledger.room(agent.node).free.slots, 1, 'it is told again to kill what it lists');
+
+  const second = await submit(plane, 100);
+  await agent.assigned();
+  await plane.cancellation.cancel(second, undefined);
+  agent.cut();
+  await agent.connect();
+  t.equal(plane.ledger.room(agent.node).free.slots, 1, 'what it lists no more is dead');
+  await submit(plane, 1);
+  t.equal((await agent.assigned()).length, 1);
 });
 
 test('cancel races completion: one wins, and whoever asked hears which', async (t) => {

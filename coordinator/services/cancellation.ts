@@ -147,14 +147,21 @@ export class Cancellation implements Service {
     return cancelled;
   }
 
-  /** The row is CANCELLED already; the attempt keeps its room in the ledger until the agent says it is dead. */
+  /**
+   * The row is CANCELLED already; the attempt keeps its room in the ledger until the agent says it is dead, or comes back
+   * without it.
+   */
   #stop(tasks: readonly (TaskRef & { node: number })[]): void {
     const { fleet, ledger } = this.#options;
     const byNode = groupBy(tasks, (task) => task.node);
     for (const [node, list] of byNode) {
       const session = fleet.get(node)?.session;
-      if (session?.open) session.send({ $case: 'cancel', value: toRefs(list) });
-      else for (const task of list) ledger.remove(task);
+      if (session?.open) {
+        for (const task of list) ledger.condemn(task, node);
+        session.send({ $case: 'cancel', value: toRefs(list) });
+      } else {
+        for (const task of list) ledger.remove(task);
+      }
     }
   }
 }

@@ -161,13 +161,16 @@ export class Copies {
     );
   }
 
-  /** It keeps its room until its agent says that it is dead, which is then stale. */
+  /**
+   * Each keeps its room until its agent says that it is dead, which is then stale. A session that never hears of it is told
+   * after its next hello (admission.ts); a node that does not return gives the room back with its lease.
+   */
   #stop(refs: readonly Pair[]): void {
     const { fleet, ledger } = this.#options;
     for (const [node, list] of groupBy(refs, (ref) => ref.node)) {
+      for (const ref of list) ledger.condemn(ref, node);
       const session = fleet.get(node)?.session;
       if (session?.open) session.send({ $case: 'cancel', value: toRefs(list) });
-      else for (const ref of list) ledger.remove(ref);
     }
   }
 }

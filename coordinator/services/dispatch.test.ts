@@ -2,6 +2,7 @@ import { test } from 'tap';
 import { MeshError } from '../../common/errors.js';
 import { elapse, jobUntil, PlayedAgent, startPlane, submit } from '../../test/support/plane.js';
 import { withStore } from '../../test/support/postgres.js';
+import { lost, newJob, pages } from '../../test/support/store-fixtures.js';
 import { Outcome } from '../../proto/gen/mesh/v1/agent.js';
 import type { AssignItem, Store } from '../ports.js';
 
@@ -69,9 +70,38 @@ test('returned work is found when it is due, and not before', async (t) => {
   plane.results.lost(plane.ledger.ofNode(agent.node), 'node-lost', 'a cable');
   await plane.results.settled();
   plane.dispatch.wake();
-  const due = await store.tasks.nextDueInMs();
+  const due = await store.tasks.nextDueInMs([job.seq]);
   t.ok(due !== undefined && due > 300_000 && due <= 360_000, `${due} ms are a tenth of an hour`);
   t.equal(plane.ledger.heldByJob(job.seq), 0, 'it waits');
+});
+
+test('six thousand returned tasks that no node can take delay nobody else’s', async (t) => {
+  const store = await withStore(t);
+  // The coordinator that starts below goes by the same name, and takes its own lease over at once.
+  const epoch = (await store.leader.take(await store.leader.read(), 'one')) as number;
+  const hopeless = newJob(6000);
+  hopeless.spec.resources = { cpuMillis: 1_000_000, memoryBytes: 0, gpus: 0, custom: {} };
+  const jobs: number[] = [];
+  // Those of the hopeless one came back first.
+  for (const job of [hopeless, newJob(2)]) {
+    const { seq } = (await store.jobs.create(job, pages())).job;
+    await store.jobs.materialise(epoch, seq, job.total);
+    const { tasks } = await store.tasks.assign(epoch, [{ job: seq, node: 1, from: 0, to: job.total }]);
+    await store.tasks.settle(
+      epoch,
+      tasks.map((task) => lost(task, { dueInMs: 0 })),
+    );
+    jobs.push(seq);
+  }
+  const { plane } = await startPlane(t, { store });
+  const agent = new PlayedAgent(plane, 'attic', 2);
+  await agent.connect();
+  const given = await agent.assignedAll(2);
+  t.same(
+    given.map((task) => task.job),
+    [jobs[1], jobs[1]],
+  );
+  t.match(plane.jobs.get(jobs[0] as number)?.row.counts, { retrying: 6000 }, 'the others still wait');
 });
 
 test('ASSIGNED is committed before the agent hears of it', async (t) => {

@@ -25,8 +25,10 @@ import type { Jobs, LiveJob } from './jobs.js';
 import type { PipelineDelay } from './pipeline-delay.js';
 import { FENCING_PROTOCOL, toRefs } from './session.js';
 
-/** Returned tasks looked at per turn; the rest is found in the next. */
+/** Returned tasks looked at per turn, shared equally among the jobs that have any. */
 const DUE_PAGE = 5000;
+/** Jobs whose returned tasks are looked at in one turn; the next turn goes on with the jobs that follow. */
+const DUE_JOBS_MAX = 500;
 const UNKNOWN_RTT_MS = 5;
 /** Without a sign that something came back, the store is asked this often anyway. */
 const DUE_LOOK_MS = 1000;
@@ -52,6 +54,8 @@ export class Dispatch implements Service {
   #dueTimer: Timer | undefined;
   #lookForDue = true;
   #lookedMs = Number.NEGATIVE_INFINITY;
+  /** The last job whose returned work was looked at; 0 when the next look begins with the first. */
+  #lookedUpTo = 0;
   #reasons = new Map<number, Reasons>();
   /** Assignments whose commit failed: nobody knows whether it took effect. */
   #unsure: AssignItem[] = [];
@@ -106,7 +110,10 @@ export class Dispatch implements Service {
     if (result.assignments.length > 0) await this.#commit(result);
   }
 
-  /** Returned tasks by job; arms a timer for the next one that is not due yet. */
+  /**
+   * Returned tasks by job; arms a timer for the next one that is not due yet. Every job with returned work gets its share
+   * of the page, and many jobs take turns: thousands of tasks that no node can take delay nobody else's.
+   */
   async #dueWork(): Promise<Map<number, ReturnedTask[]>> {
     const { store, clock } = this.#options;
     const byJob = new Map<number, ReturnedTask[]>();
@@ -114,21 +121,31 @@ export class Dispatch implements Service {
     if (!this.#lookForDue && nowMs - this.#lookedMs < DUE_LOOK_MS) return byJob;
     this.#lookForDue = false;
     this.#lookedMs = nowMs;
-    const nextDueInMs = await store.tasks.nextDueInMs();
+    const back = await this.#jobsWithReturned();
     this.#dueTimer?.cancel();
-    if (nextDueInMs === undefined) return byJob;
-    if (nextDueInMs > 0) {
-      if (nextDueInMs < 60_000)
-        this.#dueTimer = clock.after(nextDueInMs + 1, () => this.returned(), { background: true });
-      return byJob;
-    }
-    this.#lookForDue = true;
-    for (const { job, index, failedNodes } of await store.tasks.due(DUE_PAGE)) {
+    if (back.length === 0) return byJob;
+    // Asked before what is due: a task whose time comes between the two is in both, and never in neither.
+    const nextDueInMs = await store.tasks.nextDueInMs(back);
+    if (nextDueInMs !== undefined && nextDueInMs < 60_000)
+      this.#dueTimer = clock.after(nextDueInMs + 1, () => this.returned(), { background: true });
+    const due = await store.tasks.due(back, Math.floor(DUE_PAGE / back.length));
+    this.#lookForDue = due.length > 0;
+    for (const { job, index, failedNodes } of due) {
       const list = byJob.get(job);
       if (list) list.push({ index, failedNodes });
       else byJob.set(job, [{ index, failedNodes }]);
     }
     return byJob;
+  }
+
+  /** All of them, or those whose turn it is. */
+  async #jobsWithReturned(): Promise<number[]> {
+    const { tasks } = this.#options.store;
+    const from = this.#lookedUpTo;
+    let back = await tasks.returned(from, DUE_JOBS_MAX);
+    if (back.length === 0 && from > 0) back = await tasks.returned(0, DUE_JOBS_MAX);
+    this.#lookedUpTo = back.length < DUE_JOBS_MAX ? 0 : (back.at(-1) as number);
+    return back;
   }
 
   #snapshot(returned: Map<number, ReturnedTask[]>): Snapshot {
@@ -177,10 +194,7 @@ export class Dispatch implements Service {
     const nowMs = clock.monotonicMs();
     const state = node.trust.state(nowMs);
     if (state === 'trusted') return {};
-    if (state === 'suspended') {
-      const forS = Math.ceil(node.trust.suspendedForMs(nowMs) / 1000);
-      return { barred: `it failed what others did not; it is tried again in ${forS} s` };
-    }
+    if (state === 'suspended') return { barred: node.trust.whySuspended(nowMs) };
     if (ledger.ofNode(node.row.seq).length > 0)
       return { barred: 'it is on probation: one task at a time, and that one is under way' };
     const { cpuMillis, memoryBytes, gpus, custom, slots } = ledger.room(node.row.seq).free;

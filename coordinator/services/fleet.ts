@@ -62,6 +62,11 @@ export class Fleet {
     private readonly ledger: Ledger,
   ) {}
 
+  /** For people; empty when it is not suspended. */
+  whySuspended(node: LiveNode): string {
+    return node.trust.whySuspended(this.clock.monotonicMs());
+  }
+
   /** Known nodes after a start: each gets a whole lease of grace before it is declared OFFLINE. */
   load(rows: readonly NodeRow[]): void {
     for (const row of rows) this.#add(row, NodeLiveness.recovered(this.liveness, this.clock.monotonicMs()));

@@ -226,3 +226,22 @@ test('a control plane that lost the lead: its sessions end, its late writes are 
     [held].map((task) => ({ job: task?.job, index: task?.index, generation: task?.generation })),
   );
 });
+
+test('it holds the lead for a lease from when the last renewal was asked for, and not after its term', async (t) => {
+  const { leader } = await withStore(t);
+  const { leader: counted, state } = flaky(leader);
+  const { leadership, clock } = candidate(t, counted, 'one');
+  t.notOk(leadership.holds(clock.monotonicMs()), 'it stands by');
+  await leadership.start();
+  const sinceMs = clock.monotonicMs();
+  t.ok(leadership.holds(sinceMs + LEASE_MS - 1));
+  t.notOk(leadership.holds(sinceMs + LEASE_MS), 'from here on another one may lead');
+  await after(clock, LEASE_MS / 3, 1, () => state.renewals);
+  await until(() => leadership.holds(sinceMs + LEASE_MS));
+  t.notOk(leadership.holds(sinceMs + LEASE_MS / 3 + LEASE_MS));
+  state.down = true;
+  await after(clock, LEASE_MS / 3, 1, () => state.renewals);
+  t.notOk(leadership.holds(sinceMs + LEASE_MS / 3 + LEASE_MS), 'a renewal that failed extends nothing');
+  await leadership.stop();
+  t.notOk(leadership.holds(clock.monotonicMs()));
+});

@@ -5,8 +5,10 @@
  * its data directory, so what led before is gone. It leads and renews three times per lease. It steps down when another
  * epoch rules, and when it could not renew for a whole lease, because by then another may lead.
  *
- * Every write that moves a task carries the epoch and is refused in SQL once another one rules, so a leader that was
- * paused can do no harm; finding out late costs only time. After a crash of the leader another leads within one and a
+ * Every write that moves a task carries the epoch and is refused in SQL once another one rules. What is no write, an
+ * agent's lease above all, is extended only while the leader's own lease holds (`holds`): so every lease that a former
+ * leader granted ends before the grace its successor gives all nodes. A leader that was paused can therefore do no harm;
+ * finding out late costs only time. After a crash of the leader another leads within one and a
  * half leases, and at the next look when the leader gave the lease back. A standby that cannot read the row begins to
  * watch anew: a database that was away for both is no reason to take the lead from who had it.
  */
@@ -39,6 +41,8 @@ export class Leadership implements Service {
   readonly #options: LeadershipOptions;
   readonly #stopping = new AbortController();
   #epoch = 0;
+  /** Monotonic: before this nobody can have taken over; a whole lease from when the last renewal was asked for. */
+  #heldUntilMs = Number.NEGATIVE_INFINITY;
   #running: Promise<void> | undefined;
 
   constructor(options: LeadershipOptions) {
@@ -48,6 +52,14 @@ export class Leadership implements Service {
   /** The epoch this process leads under; 0 while it stands by. */
   get epoch(): number {
     return this.#epoch;
+  }
+
+  /**
+   * Whether no other coordinator can lead at `nowMs`, on the monotonic clock. A process that was paused still has an epoch,
+   * but may have been deposed without having heard of it: what it would promise to agents then binds nobody else.
+   */
+  holds(nowMs: number): boolean {
+    return this.#epoch > 0 && nowMs < this.#heldUntilMs;
   }
 
   /**
@@ -127,6 +139,7 @@ export class Leadership implements Service {
     this.#stopping.signal.addEventListener('abort', stop, { once: true });
     if (this.#stopping.signal.aborted) stop();
     this.#epoch = epoch;
+    this.#heldUntilMs = sinceMs + this.#options.leaseMs;
     log.info({ event: 'leader.elected', epoch }, 'this coordinator leads');
     let failure: unknown;
     // The lease is renewed while the term begins: reading a large state takes a while.
@@ -163,6 +176,7 @@ export class Leadership implements Service {
       try {
         if (!(await this.#renew(epoch, patienceMs))) return 'superseded';
         renewedMs = askedMs;
+        this.#heldUntilMs = askedMs + leaseMs;
       } catch (error) {
         log.warn({ event: 'leader.renewal-failed', epoch, err: error }, 'could not renew the lease');
         if (clock.monotonicMs() - renewedMs >= leaseMs) return 'lease-over';

@@ -1,3 +1,5 @@
+import { open } from 'node:fs/promises';
+import { join } from 'node:path';
 import { test } from 'tap';
 import { elapse, type HeldTask, PlayedAgent, startPlane, submit, type TestPlane } from '../../test/support/plane.js';
 import { Outcome } from '../../proto/gen/mesh/v1/agent.js';
@@ -152,6 +154,30 @@ test('attempts by their number; without one the latest that ran', async (t) => {
   await parts.plane.results.settled();
   await parts.plane.cancellation.cancel(job, undefined);
   t.same(await textsOf({ index: 0 }), ['3 three']);
+});
+
+test('a disk that is full cuts the log, with a note, and costs the task nothing', async (t) => {
+  const parts = await startPlane(t);
+  const { agent, job, held } = await running(parts);
+  const [task] = held as [HeldTask];
+  t.match(await stream(parts, agent, task, chunk(0, 'begin ')), { storedOffset: 6 });
+  const probe = await open(join(parts.directory, 'probe'), 'w');
+  const handles = Object.getPrototypeOf(probe) as { appendFile: (data: Uint8Array) => Promise<void> };
+  await probe.close();
+  const { appendFile } = handles;
+  handles.appendFile = () => Promise.reject(Object.assign(new Error('no space'), { code: 'ENOSPC' }));
+  t.teardown(() => (handles.appendFile = appendFile));
+  await t.rejects(
+    stream(parts, agent, task, chunk(6, 'lost')),
+    { code: 'ENOSPC' },
+    'its agent keeps it and tries again',
+  );
+  await agent.finish([task], { output: tail(1000, 'end') });
+  t.match(await parts.store.jobs.get(job.id), { status: 'COMPLETED', counts: { completed: 1 } });
+  t.equal(parts.plane.ledger.size, 0);
+  const { seen, done } = read(parts, job);
+  await done;
+  t.equal(textOf(seen), 'begin [994 bytes of output left out]\nend');
 });
 
 test('only the holder of an attempt may write its log; what nobody wants is swallowed', async (t) => {

@@ -24,9 +24,9 @@ import { type AgentSession, toRefs } from './session.js';
 import { beganMs, blankFinished, type Report, settlementOf, toOutcome } from './settlement.js';
 import { StaleAudit } from './stale-audit.js';
 import { Starts } from './starts.js';
+import { Unsaved } from './unsaved.js';
 
 const BATCH_MAX = 1000;
-const RETRY_MS = 500;
 
 export interface ResultsOptions {
   store: Store;
@@ -67,10 +67,10 @@ export class Results implements Service {
   readonly #judge: NodeJudge;
   readonly #stale: StaleAudit;
   readonly #finished: Batcher<Report>;
+  readonly #unsaved: Unsaved<Report>;
   readonly #starts: Starts;
   /** Being given away: an attempt is lost once, however often somebody notices. */
   readonly #leaving = new WeakSet<LiveAttempt>();
-  #stopped = false;
 
   constructor(options: ResultsOptions) {
     this.#options = options;
@@ -79,7 +79,11 @@ export class Results implements Service {
     this.#finished = new Batcher({
       itemsMax: BATCH_MAX,
       flush: (items) => this.#settle(items),
-      onError: (error, items) => this.#again(error, items),
+      onError: (error, items) => this.#unsaved.failed(error, items),
+    });
+    this.#unsaved = new Unsaved({
+      ...{ kind: 'results', clock: options.clock, log: options.log },
+      again: (items) => this.#finished.addAll(items),
     });
     this.#starts = new Starts(options);
   }
@@ -89,7 +93,7 @@ export class Results implements Service {
   async stop(): Promise<void> {
     await this.settled();
     await this.#stale.flush();
-    this.#stopped = true;
+    this.#unsaved.stop();
     this.#starts.stop();
   }
 
@@ -199,12 +203,14 @@ export class Results implements Service {
     this.#options.onStale(reports.length - prepared.length - later.length);
     this.#acknowledge(later.length > 0 ? reports.filter((report) => !later.includes(report)) : reports);
     this.#finished.addAll(later);
+    this.#unsaved.saved(reports);
   }
 
   /** It names what is not, or no longer, its own. Of a condemned attempt it says that the room is free. */
   #refuse(session: AgentSession, ref: TaskRef): void {
-    const { ledger, fleet } = this.#options;
+    const { ledger, fleet, onCapacity } = this.#options;
     ledger.release(ref, session.node);
+    onCapacity();
     this.#stale.count(fleet.nameOf(session.node), 1);
   }
 
@@ -317,14 +323,5 @@ export class Results implements Service {
       else bySession.set(session, [finished]);
     }
     for (const [session, refs] of bySession) session.send({ $case: 'finishedAck', value: toRefs(refs) });
-  }
-
-  /** The database was away: what was not committed is not acknowledged, and is tried again until it is. */
-  #again(error: unknown, items: Report[]): void {
-    const { log, clock } = this.#options;
-    log.error({ event: 'results.unsaved', count: items.length, err: error }, 'could not commit results; trying again');
-    if (this.#stopped) return;
-    for (const item of items) item.unsure = true;
-    clock.after(RETRY_MS, () => this.#finished.addAll(items));
   }
 }

@@ -108,6 +108,68 @@ for (const winner of ['copy', 'original'] as const)
     t.match(await all.store.jobs.get(job.id), { counts: { completed: 2, failed: 0 } });
   });
 
+test('the loser keeps its room over a new session of its agent, until that says that it is dead', async (t) => {
+  for (const heard of [true, false]) {
+    const all = await scene(t);
+    const { plane, slow, quick, job, original } = all;
+    const copy = await copied(all);
+    if (!heard) slow.cut();
+    await quick.finish([copy]);
+    t.match(await jobUntil(all, job.id, (now) => now.completedAtMs !== undefined), { status: 'COMPLETED' });
+    t.equal(plane.ledger.room(slow.node).free.slots, 0, 'it is not known to be dead');
+    if (heard) slow.cut();
+    const welcome = await slow.connect({ running: [original], runningAgeMs: [9000] });
+    t.same(welcome.superseded?.indexes, [], 'what is killed without a word would free its room never');
+    t.match(await slow.mailbox.next('cancel'), { indexes: [original.index], generations: [original.generation] });
+    t.equal(plane.ledger.room(slow.node).free.slots, 0);
+    await slow.finish([original], { outcome: Outcome.CANCELLED });
+    t.equal(plane.ledger.room(slow.node).free.slots, 1);
+    t.equal(plane.ledger.size, 0);
+    t.equal((await taskOf(all))?.node, 'cellar');
+  }
+});
+
+test('a loser that its agent lists no more, or that a former process ran, holds no room after the hello', async (t) => {
+  for (const restarted of [true, false]) {
+    const all = await scene(t);
+    const { plane, slow, quick, original } = all;
+    const copy = await copied(all);
+    slow.cut();
+    await quick.finish([copy]);
+    if (restarted) slow.bootId = 'another-boot';
+    await slow.connect(restarted ? { running: [original], runningAgeMs: [9000] } : {});
+    t.equal(plane.ledger.room(slow.node).free.slots, 1);
+    t.same(plane.ledger.condemnedOn(slow.node), []);
+  }
+});
+
+test('an older attempt that returns while two are under way is superseded, and nothing leaks', async (t) => {
+  const all = await scene(t);
+  const { plane, clock, slow, quick, original } = all;
+  slow.cut();
+  await elapse(clock, 16_000, beats(quick));
+  await plane.results.settled();
+  const second = held(await quick.assigned());
+  await start(all, quick, second);
+  const third = new PlayedAgent(plane, 'desk', 1);
+  await third.connect();
+  const copying = third.assigned();
+  await elapse(clock, 5000, beats(quick, third));
+  const copy = held(await copying);
+  t.equal(plane.ledger.ofTask(original.job, original.index).length, 2);
+  slow.protocol = 2;
+  const welcome = await slow.connect({ running: [original], runningAgeMs: [3_600_000] });
+  t.match(welcome, { superseded: { indexes: [original.index], generations: [original.generation] } });
+  await third.finish([copy]);
+  await quick.mailbox.next('cancel');
+  await quick.finish([second], { outcome: Outcome.CANCELLED });
+  t.equal(plane.ledger.size, 0);
+  for (const agent of [slow, quick, third]) {
+    t.equal(plane.ledger.room(agent.node).free.slots, 1, agent.name);
+    t.same(plane.ledger.condemnedOn(agent.node), []);
+  }
+});
+
 test('two results in one batch: one is accepted, both are acknowledged', async (t) => {
   const all = await scene(t);
   const { plane, slow, quick, job, original } = all;

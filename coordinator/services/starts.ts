@@ -7,9 +7,9 @@ import type { Ledger } from '../core/ledger.js';
 import type { Store } from '../ports.js';
 import type { Jobs } from './jobs.js';
 import type { AgentSession } from './session.js';
+import { Unsaved } from './unsaved.js';
 
 const BATCH_MAX = 1000;
-const RETRY_MS = 500;
 
 export interface StartsOptions {
   store: Store;
@@ -25,19 +25,24 @@ interface Start {
   item: Started;
   /** Monotonic. */
   startedMs: number;
+  unsure?: true;
 }
 
 export class Starts {
   readonly #options: StartsOptions;
   readonly #batcher: Batcher<Start>;
-  #stopped = false;
+  readonly #unsaved: Unsaved<Start>;
 
   constructor(options: StartsOptions) {
     this.#options = options;
     this.#batcher = new Batcher({
       itemsMax: BATCH_MAX,
       flush: (items) => this.#write(items),
-      onError: (error, items) => this.#again(error, items),
+      onError: (error, items) => this.#unsaved.failed(error, items),
+    });
+    this.#unsaved = new Unsaved({
+      ...{ kind: 'starts', clock: options.clock, log: options.log },
+      again: (items) => this.#batcher.addAll(items),
     });
   }
 
@@ -53,14 +58,14 @@ export class Starts {
 
   /** What could not be written until now is not tried again. */
   stop(): void {
-    this.#stopped = true;
+    this.#unsaved.stop();
   }
 
   /** The ledger follows the agent's word at once; the rows follow for people, and for whoever leads next. */
   async #write(items: Start[]): Promise<void> {
     const { store, jobs, ledger, clock, epoch } = this.#options;
     const live = items.filter(({ session, item, startedMs }) => ledger.markRunning(item, session.node, startedMs));
-    if (live.length === 0) return;
+    if (live.length === 0) return this.#unsaved.saved(items);
     const nowMs = clock.monotonicMs();
     const rows = live.map(({ session, item, startedMs }) => ({
       ...item,
@@ -69,11 +74,6 @@ export class Starts {
     }));
     const { jobs: jobChanges } = await store.tasks.markRunning(epoch(), rows);
     jobs.apply(jobChanges);
-  }
-
-  #again(error: unknown, items: Start[]): void {
-    const { log, clock } = this.#options;
-    log.warn({ event: 'task.running-unsaved', count: items.length, err: error });
-    if (!this.#stopped) clock.after(RETRY_MS, () => this.#batcher.addAll(items));
+    this.#unsaved.saved(items);
   }
 }

@@ -1,5 +1,7 @@
 import { test } from 'tap';
 import { elapse, PlayedAgent, startPlane, submit } from '../../test/support/plane.js';
+import { withStore } from '../../test/support/postgres.js';
+import type { Store } from '../ports.js';
 
 test('the round trip is the echo’s age less the time the agent held it', async (t) => {
   const { plane, clock } = await startPlane(t);
@@ -101,4 +103,27 @@ test('a draining node keeps what runs and gets nothing more until it is undraine
   await plane.vitals.setDraining('attic', false);
   t.equal((await agent.assigned()).length, 1);
   await t.rejects(plane.vitals.setDraining('nowhere', true), { code: 'NOT_FOUND' });
+});
+
+test('a leader that was paused past its own lease extends nobody’s before it knows that it still leads', async (t) => {
+  const store = await withStore(t);
+  let resume: () => void = () => undefined;
+  const resumed = new Promise<void>((resolve) => (resume = resolve));
+  const slow: Store = {
+    ...store,
+    leader: { ...store.leader, renew: (epoch) => resumed.then(() => store.leader.renew(epoch)) },
+  };
+  const { plane, clock } = await startPlane(t, { store: slow, config: { leaderLease: 6000 } });
+  const agent = new PlayedAgent(plane, 'attic', 1);
+  await agent.connect();
+  clock.advance(5999);
+  t.equal(agent.beat().epoch, 1);
+  clock.advance(1);
+  t.throws(() => agent.beat(), /not sure to lead/, 'what waited in the socket is not answered');
+  t.equal(plane.fleet.get(agent.node)?.liveness.state, 'HEALTHY', 'though it was heard');
+  await t.rejects(agent.connect(), { code: 'NOT_READY' }, 'nor does anybody get a welcome, which is a lease too');
+  resume();
+  while (!plane.holdsLead) await store.ping();
+  await agent.connect();
+  t.equal(agent.beat().epoch, 1, 'nobody had taken over');
 });

@@ -21,6 +21,7 @@ export interface VitalsOptions {
   log: Logger;
   epoch: () => number;
   heartbeatMs: number;
+  holdsLead: () => boolean;
   /** Every live coordinator, as `host:port`, the leader's addresses first. */
   coordinators: () => string[];
   onCapacity: () => void;
@@ -63,8 +64,12 @@ export class Vitals implements Service {
     await this.#save.stop();
   }
 
-  /** Takes a heartbeat; what to answer. The echo of the last reply's ping, less the time it was held, is the RTT. */
-  heartbeat(node: LiveNode, beat: Heartbeat): HeartbeatReply {
+  /**
+   * Takes a heartbeat; what to answer. The echo of the last reply's ping, less the time it was held, is the RTT.
+   * Undefined while this coordinator cannot be sure to lead: an answer extends the agent's lease, and another one may be
+   * about to give its work away (I8). If it turns out that it still leads, the next heartbeat is answered.
+   */
+  heartbeat(node: LiveNode, beat: Heartbeat): HeartbeatReply | undefined {
     const { fleet, clock, epoch, onCapacity } = this.#options;
     const nowUs = Math.round(clock.monotonicMs() * 1000);
     const wasHealthy = node.liveness.state === 'HEALTHY';
@@ -77,6 +82,7 @@ export class Vitals implements Service {
       node.roundTrip = smoothRoundTrip(node.roundTrip, sampleMs);
     }
     if (!wasHealthy) onCapacity();
+    if (!this.#options.holdsLead()) return undefined;
     return {
       ...{ sequence: beat.sequence, pingUs: nowUs, epoch: epoch(), draining: node.row.draining },
       coordinators: node.session?.news(this.#options.coordinators()) ?? [],

@@ -156,6 +156,11 @@ export interface Node {
   certFingerprint: string;
   certExpiresAtMs?: number | undefined;
   version: string;
+  /**
+   * Why it gets no work for a while although it is here: attempts failed there that succeeded elsewhere. Empty when it
+   * gets some.
+   */
+  suspended: string;
 }
 
 export interface MissingBlobsRequest {
@@ -1509,6 +1514,7 @@ function createBaseNode(): Node {
     certFingerprint: "",
     certExpiresAtMs: undefined,
     version: "",
+    suspended: "",
   };
 }
 
@@ -1558,6 +1564,9 @@ export const Node: MessageFns<Node> = {
     }
     if (message.version !== "") {
       writer.uint32(122).string(message.version);
+    }
+    if (message.suspended !== "") {
+      writer.uint32(130).string(message.suspended);
     }
     return writer;
   },
@@ -1695,6 +1704,14 @@ export const Node: MessageFns<Node> = {
             message.version = reader.string();
             continue;
           }
+          case 16: {
+            if (tag !== 130) {
+              break;
+            }
+
+            message.suspended = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1729,6 +1746,7 @@ export const Node: MessageFns<Node> = {
     message.certFingerprint = object.certFingerprint ?? "";
     message.certExpiresAtMs = object.certExpiresAtMs ?? undefined;
     message.version = object.version ?? "";
+    message.suspended = object.suspended ?? "";
     return message;
   },
 };
