@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-import { runProgram } from '../common/program.js';
+import { runToExit } from '../common/program.js';
 import { makeCaProgram } from './program.js';
 
-await runProgram(makeCaProgram(() => import('./remote.js')));
+await runToExit(makeCaProgram(() => import('./remote.js')));

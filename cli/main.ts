@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-import { runProgram } from '../common/program.js';
+import { runToExit } from '../common/program.js';
 import { buildProgram } from './program.js';
 
-await runProgram(await buildProgram(process.argv.slice(2)));
+await runToExit(await buildProgram(process.argv.slice(2)));

@@ -61,3 +61,13 @@ export async function runProgram(program: Command, argv: readonly string[] = pro
     }
   }
 }
+
+/**
+ * For commands that end: runs, lets what was printed out, and exits. A connection that was tried and lost to a quicker
+ * one may still be dialling an address where nobody answers; nothing waits for that.
+ */
+export async function runToExit(program: Command): Promise<never> {
+  await runProgram(program);
+  await Promise.all([process.stdout, process.stderr].map((out) => new Promise((done) => out.write('', done))));
+  process.exit();
+}

@@ -136,7 +136,7 @@ async function serve(
   const { meshId } = authority;
   const rootDigest = authority.rootFingerprint;
   // Without a port there is no address yet; nobody may remember one that leads nowhere.
-  const addresses = () => (door.port === 0 ? [] : reachableAt(config.listen, door.port));
+  const addresses = () => (door.port === 0 ? [] : reachableAt(config, door.port));
   const plane = new ControlPlane({
     ...surroundings,
     config,
@@ -179,7 +179,9 @@ async function serve(
   plane.roster.refresh();
   await group.run({ name: 'sessions', start: async () => undefined, stop: async () => plane.sayGoodbye() });
   const local =
-    config.listen === '::' || config.listen === '0.0.0.0' ? `127.0.0.1:${door.port}` : (addresses()[0] as string);
+    config.listen === '::' || config.listen === '0.0.0.0'
+      ? `127.0.0.1:${door.port}`
+      : (listeningAt(config.listen, door.port)[0] as string);
   const adminDir = join(config.dataDir, 'admin');
   await authority.writeAdminProfile(adminDir, [...new Set([local, ...addresses()])], store.certificates);
   const coordinators = () => plane.roster.addresses();
@@ -196,7 +198,11 @@ async function serve(
 }
 
 /** Where others may reach this coordinator; loopback only when there is nothing else. */
-function reachableAt(listen: string, port: number): string[] {
+function reachableAt({ advertise, listen }: CoordinatorConfig, port: number): string[] {
+  return advertise.length > 0 ? advertise : listeningAt(listen, port);
+}
+
+function listeningAt(listen: string, port: number): string[] {
   const wrap = (address: string) => (address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`);
   if (listen !== '::' && listen !== '0.0.0.0') return [wrap(listen)];
   const others = lanAddresses().map(({ address }) => wrap(address));

@@ -1,3 +1,4 @@
+import { formatEndpoint, parseEndpoint } from '../../link/endpoints.js';
 import { asFlag, asInteger, asNumber, asText, setting } from '../../common/settings.js';
 import { MeshError } from '../../common/errors.js';
 import { COEFFICIENTS_DEFAULT } from '../core/scheduler/rank.js';
@@ -57,6 +58,14 @@ export const coordinatorSettings = {
     describe: 'the one TCP port; 0 picks a free one',
     parse: asInteger(0, 65535),
     fallback: 7443,
+  }),
+  advertise: setting<string[]>({
+    flag: '--advertise <host:port>',
+    describe:
+      'where others reach this coordinator when that is not where it listens (a proxy, a mapped port); may repeat',
+    parse: (text) => formatEndpoint(parseEndpoint(text)),
+    fallback: [],
+    list: true,
   }),
   mdns: setting({ flag: '--no-mdns', describe: 'do not advertise over mDNS', parse: asFlag, fallback: true }),
   name: setting<string | undefined>({

@@ -11,6 +11,8 @@ import { type Agent, type Mesh, startMesh } from '../support/mesh.js';
 const shell = (script: string): string[] => ['--', 'sh', '-c', script];
 /** The lease outlasts everything that happens here: what runs is never given away. */
 const COORDINATOR = ['--listen', '127.0.0.1', '--heartbeat', '300ms', '--node-lease', '20s'];
+/** Whatever agents learn, the proxy is the only way. */
+const behindProxy = (): string[] => [...COORDINATOR, '--advertise', proxy.address];
 const AGENT = ['--slots', '2', '--kill-grace', '300ms', '--stop-grace', '100ms'];
 let mesh: Mesh;
 let proxy: FaultyProxy;
@@ -23,7 +25,7 @@ const startAgent = async (): Promise<void> => {
 
 before(async () => {
   proxy = await startProxy(t, () => mesh.coordinator.ready.address);
-  mesh = await startMesh(t, { coordinator: COORDINATOR });
+  mesh = await startMesh(t, { coordinator: behindProxy() });
   traces = mesh.witness.folder;
   await startAgent();
 });
@@ -32,7 +34,7 @@ before(async () => {
 async function restartCoordinator(): Promise<void> {
   await mesh.coordinator.program.kill();
   proxy.cut();
-  await mesh.startCoordinator({ args: COORDINATOR });
+  await mesh.startCoordinator({ args: behindProxy() });
   await mesh.coordinator.program.logged('node.connected', ({ node }) => node === 'a1');
 }
 
