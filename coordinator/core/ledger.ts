@@ -25,7 +25,7 @@ import {
 import { costOf, fitCount, isLarge, NO_ROOM, Space } from './room.js';
 import { type NodeRoom, nodeRoom } from './node-room.js';
 import type { Kind, Room, Snapshot } from './scheduler/types.js';
-import type { AttemptCounts, TaskRef } from './task.js';
+import { attemptKey, type AttemptCounts, type TaskRef } from './task.js';
 
 export type { LiveAttempt } from './live-attempt.js';
 
@@ -164,7 +164,7 @@ export class Ledger {
     }
     entry.condemned = true;
     entry.share.account.condemned++;
-    this.#condemned.set(keyOf(entry), entry);
+    this.#condemned.set(attemptKey(entry), entry);
     this.#strike(entry);
     return true;
   }
@@ -172,7 +172,7 @@ export class Ledger {
   /** Its agent says that a condemned attempt is dead, or has ended before it heard. Costs nothing while there is none. */
   release(ref: TaskRef, node: number): void {
     if (this.#condemned.size === 0) return;
-    const entry = this.#condemned.get(keyOf(ref));
+    const entry = this.#condemned.get(attemptKey(ref));
     if (entry?.node === node) this.#bury(entry);
   }
 
@@ -348,7 +348,7 @@ export class Ledger {
 
   #bury(entry: Entry): void {
     const { account, home } = entry.share;
-    this.#condemned.delete(keyOf(entry));
+    this.#condemned.delete(attemptKey(entry));
     account.condemned--;
     if (account.entries.size === 0 && !account.originals?.size && account.condemned === 0)
       this.#jobs.delete(account.job);
@@ -379,5 +379,3 @@ export class Ledger {
     }
   }
 }
-
-const keyOf = (ref: TaskRef): string => `${ref.job}.${ref.index}.${ref.generation}`;

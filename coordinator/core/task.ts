@@ -18,6 +18,9 @@ export interface TaskRef {
   generation: number;
 }
 
+/** The attempt, for maps and sets. */
+export const attemptKey = (ref: TaskRef): string => `${ref.job}.${ref.index}.${ref.generation}`;
+
 /** How an attempt ended, as the agent or the reaper says it. */
 export type AttemptOutcome =
   | 'succeeded'

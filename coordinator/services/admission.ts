@@ -12,7 +12,7 @@ import type { Logger } from '../../common/log.js';
 import { PROTOCOL } from '../../common/package.js';
 import type { AgentHello, Renumbered } from '../../proto/gen/mesh/v1/agent.js';
 import type { Ledger, LiveAttempt } from '../core/ledger.js';
-import type { TaskRef } from '../core/task.js';
+import { attemptKey, type TaskRef } from '../core/task.js';
 import type { Store } from '../ports.js';
 import { Adoption, type Renumberings } from './adoption.js';
 import type { Fleet, LiveNode } from './fleet.js';
@@ -63,7 +63,6 @@ export class Admission {
 
   async #admit(identity: Identity, hello: AgentHello, send: Send, end: () => void): Promise<AgentSession> {
     const { fleet, store, ledger, clock, log, epoch } = this.#options;
-    if (epoch() === 0) throw new MeshError('NOT_READY', 'this coordinator does not lead yet');
     if (hello.epoch > epoch())
       throw new MeshError(
         'LEADERSHIP_LOST',
@@ -183,18 +182,18 @@ export class Admission {
     const { ledger, results, clock } = this.#options;
     const { seq, name } = node.row;
     const reported = [...fromRefs(hello.prefilled), ...fromRefs(hello.running), ...fromRefs(hello.unacknowledged)];
-    const keys = new Set(reported.map(keyOf));
+    const keys = new Set(reported.map(attemptKey));
     for (const { former, generation } of renumbered) {
-      keys.delete(keyOf(former));
-      keys.add(keyOf({ ...former, generation }));
+      keys.delete(attemptKey(former));
+      keys.add(attemptKey({ ...former, generation }));
     }
     // It was told to kill these. One that runs still is told again, and holds its room until its end is heard; what a
     // former process ran died with it.
-    const running = new Set(restarted ? [] : fromRefs(hello.running).map(keyOf));
-    const dying = ledger.condemnedOn(seq).filter((ref) => running.has(keyOf(ref)));
+    const running = new Set(restarted ? [] : fromRefs(hello.running).map(attemptKey));
+    const dying = ledger.condemnedOn(seq).filter((ref) => running.has(attemptKey(ref)));
     for (const ref of ledger.condemnedOn(seq)) if (!dying.includes(ref)) ledger.release(ref, seq);
-    for (const ref of dying) keys.delete(keyOf(ref));
-    const superseded = reported.filter((ref) => keys.has(keyOf(ref)) && !ledger.get(ref, seq));
+    for (const ref of dying) keys.delete(attemptKey(ref));
+    const superseded = reported.filter((ref) => keys.has(attemptKey(ref)) && !ledger.get(ref, seq));
     const held = ledger.ofNode(seq);
     // A question that the former session did not answer is open no more.
     for (const attempt of held) ledger.keep(attempt, seq);
@@ -203,7 +202,7 @@ export class Admission {
       const ageMs = hello.runningAgeMs[position];
       if (ageMs !== undefined) ledger.markRunning(ref, seq, nowMs - ageMs);
     });
-    const missing = held.filter((attempt) => !keys.has(keyOf(attempt)));
+    const missing = held.filter((attempt) => !keys.has(attemptKey(attempt)));
     const gone = missing.filter((attempt) => restarted || attempt.startedAtMs !== undefined);
     const why = restarted ? `${name} restarted without it` : `${name} came back without it`;
     // A copied data directory is another machine: until the lease of the first one ends, nothing there is known dead.
@@ -231,8 +230,6 @@ export class Admission {
     );
   }
 }
-
-const keyOf = (ref: TaskRef): string => `${ref.job}.${ref.index}.${ref.generation}`;
 
 const toRenumbered = (renumbered: Renumberings): Renumbered => ({
   attempts: toRefs(renumbered.map(({ former }) => former)),

@@ -17,7 +17,7 @@ import type { Logger } from '../../common/log.js';
 import type { AgentHello } from '../../proto/gen/mesh/v1/agent.js';
 import type { Ledger } from '../core/ledger.js';
 import { isFenced } from '../core/spec.js';
-import type { TaskRef } from '../core/task.js';
+import { attemptKey, type TaskRef } from '../core/task.js';
 import type { LiveTask, ReadoptedTask, ReadoptItem, Store } from '../ports.js';
 import type { Fleet } from './fleet.js';
 import type { Jobs } from './jobs.js';
@@ -79,18 +79,23 @@ export class Adoption {
    */
   #renumber(returning: readonly Returning[], hello: AgentHello): Renumberings {
     const { ledger, jobs, clock } = this.#options;
-    const listed = new Set([...fromRefs(hello.running), ...fromRefs(hello.unacknowledged)].map(keyOf));
-    for (const ref of fromRefs(hello.prefilled)) listed.add(keyOf(ref));
+    const listed = new Set([...fromRefs(hello.running), ...fromRefs(hello.unacknowledged)].map(attemptKey));
+    for (const ref of fromRefs(hello.prefilled)) listed.add(attemptKey(ref));
     const renumbered: { former: TaskRef; generation: number }[] = [];
     for (const { node, ageMs, ...former } of returning) {
       const present = ledger.current(former.job, former.index);
-      if (!present || present.node !== node || present.generation <= former.generation || listed.has(keyOf(present)))
+      if (
+        !present ||
+        present.node !== node ||
+        present.generation <= former.generation ||
+        listed.has(attemptKey(present))
+      )
         continue;
       const job = jobs.get(former.job);
       if (!job || job.row.cancelling || ageMs === undefined) continue;
       if (isFenced(job.row.spec)) continue;
       if (ageMs !== Number.POSITIVE_INFINITY) ledger.markRunning(present, node, clock.monotonicMs() - ageMs);
-      listed.add(keyOf(present));
+      listed.add(attemptKey(present));
       renumbered.push({ former, generation: present.generation });
     }
     return renumbered;
@@ -208,5 +213,3 @@ export class Adoption {
 function* batches<T>(items: readonly T[]): Generator<T[]> {
   for (let from = 0; from < items.length; from += BATCH_MAX) yield items.slice(from, from + BATCH_MAX);
 }
-
-const keyOf = (ref: TaskRef): string => `${ref.job}.${ref.index}.${ref.generation}`;

@@ -116,8 +116,7 @@ export class Cancellation implements Service {
 
   /** What a failure or the end of the last coordinator cut off: cancelled jobs with rows left, fail-fast not yet done. */
   async #resume(): Promise<void> {
-    const { jobs, ledger, epoch } = this.#options;
-    if (epoch() === 0) return;
+    const { jobs, ledger } = this.#options;
     await this.#findOut();
     for (const { row } of [...jobs.all()]) {
       if (this.#active.has(row.seq)) continue;

@@ -4,6 +4,7 @@
  * before any agent is told; an agent that hears of it twice drops the repeat.
  */
 import type { Clock, Timer } from '../../common/clock.js';
+import { groupBy } from '../../common/group-by.js';
 import type { Service } from '../../common/lifecycle.js';
 import type { Logger } from '../../common/log.js';
 import { Loop } from '../../common/loop.js';
@@ -96,8 +97,7 @@ export class Dispatch implements Service {
   }
 
   async #turn(): Promise<void> {
-    const { settings, pipeline, clock, random, observe, epoch } = this.#options;
-    if (epoch() === 0) return;
+    const { settings, pipeline, clock, random, observe } = this.#options;
     if (this.#unsure.length > 0) await this.#findOut();
     const returned = await this.#dueWork();
     const snapshot = this.#snapshot(returned);
@@ -116,26 +116,20 @@ export class Dispatch implements Service {
    */
   async #dueWork(): Promise<Map<number, ReturnedTask[]>> {
     const { store, clock } = this.#options;
-    const byJob = new Map<number, ReturnedTask[]>();
     const nowMs = clock.monotonicMs();
-    if (!this.#lookForDue && nowMs - this.#lookedMs < DUE_LOOK_MS) return byJob;
+    if (!this.#lookForDue && nowMs - this.#lookedMs < DUE_LOOK_MS) return new Map();
     this.#lookForDue = false;
     this.#lookedMs = nowMs;
     const back = await this.#jobsWithReturned();
     this.#dueTimer?.cancel();
-    if (back.length === 0) return byJob;
+    if (back.length === 0) return new Map();
     // Asked before what is due: a task whose time comes between the two is in both, and never in neither.
     const nextDueInMs = await store.tasks.nextDueInMs(back);
     if (nextDueInMs !== undefined && nextDueInMs < 60_000)
       this.#dueTimer = clock.after(nextDueInMs + 1, () => this.returned(), { background: true });
     const due = await store.tasks.due(back, Math.floor(DUE_PAGE / back.length));
     this.#lookForDue = due.length > 0;
-    for (const { job, index, failedNodes } of due) {
-      const list = byJob.get(job);
-      if (list) list.push({ index, failedNodes });
-      else byJob.set(job, [{ index, failedNodes }]);
-    }
-    return byJob;
+    return groupBy(due, ({ job }) => job);
   }
 
   /** All of them, or those whose turn it is. */
@@ -242,17 +236,15 @@ export class Dispatch implements Service {
   #given(tasks: readonly AssignedTask[]): void {
     const { jobs, ledger, clock } = this.#options;
     const nowMs = clock.monotonicMs();
-    const byNode = new Map<number, AssignedTask[]>();
+    const told: AssignedTask[] = [];
     for (const task of tasks) {
       const job = jobs.get(task.job);
       if (!job || job.row.cancelling) continue;
       ledger.add(task, job.kind, job.row.submitter, nowMs);
-      const list = byNode.get(task.node);
-      if (list) list.push(task);
-      else byNode.set(task.node, [task]);
+      told.push(task);
     }
-    for (const [node, list] of byNode) this.#tell(node, list);
-    if (byNode.size > 0) this.#options.pipeline.told();
+    for (const [node, list] of groupBy(told, ({ node }) => node)) this.#tell(node, list);
+    if (told.length > 0) this.#options.pipeline.told();
     if (tasks.length > 0) this.#loop.wake();
   }
 

@@ -166,7 +166,6 @@ export class Intake implements Service {
 
   async #materialise(): Promise<void> {
     const { store, jobs, epoch, onWork } = this.#options;
-    if (epoch() === 0) return;
     await this.#findOut();
     let more = false;
     for (const job of [...jobs.all()]) {

@@ -41,6 +41,8 @@ export class Roster implements Service {
   readonly #options: RosterOptions;
   readonly #loop: Loop;
   #others: LiveCoordinator[] = [];
+  /** Read with each turn: every heartbeat asks for the list, and asking the system for its interfaces is no small thing. */
+  #own: string[] = [];
 
   constructor(options: RosterOptions) {
     this.#options = options;
@@ -54,6 +56,7 @@ export class Roster implements Service {
   }
 
   async start(): Promise<void> {
+    this.#own = this.#options.addresses();
     await this.#loop.start();
   }
 
@@ -64,8 +67,9 @@ export class Roster implements Service {
     });
   }
 
-  /** Looks now: this coordinator began or ceased to lead. */
+  /** Looks now: this coordinator began or ceased to lead, or has an address at last. */
   refresh(): void {
+    this.#own = this.#options.addresses();
     this.#loop.wake();
   }
 
@@ -76,11 +80,11 @@ export class Roster implements Service {
 
   /** All live ones, the leader first, then this one. */
   list(): LiveCoordinator[] {
-    const { name, addresses, leads, clock } = this.#options;
+    const { name, leads, clock } = this.#options;
     const leader = leads();
     const own = {
       name,
-      addresses: addresses(),
+      addresses: this.#own,
       leader,
       version: packageVersion,
       lastSeenAtMs: Math.round(clock.wallMs()),
@@ -105,9 +109,9 @@ export class Roster implements Service {
   }
 
   async #turn(): Promise<void> {
-    const { store, id, clock } = this.#options;
-    const own = { id, name: this.#options.name, addresses: this.#options.addresses(), version: packageVersion };
-    await store.announce(own);
+    const { store, id, name, addresses, clock } = this.#options;
+    this.#own = addresses();
+    await store.announce({ id, name, addresses: this.#own, version: packageVersion });
     const rows = await store.list(UNSEEN_MS_MAX);
     this.#others = rows
       .filter((row) => row.id !== id)

@@ -81,8 +81,7 @@ export class Speculation implements Service {
   }
 
   async #turn(): Promise<void> {
-    const { jobs, copies, epoch } = this.#options;
-    if (epoch() === 0) return;
+    const { jobs, copies } = this.#options;
     for (const seq of copies.jobs()) if (!jobs.get(seq)) copies.forgetJob(seq);
     for (const seq of this.#runTimes.keys()) if (!jobs.get(seq)) this.#runTimes.delete(seq);
     for (const asked of this.#unsure.splice(0)) await this.#make(asked);
