@@ -11,7 +11,7 @@ import { packageRoot } from '../../common/package.js';
 import { TestReport } from './report.js';
 
 /** Files whose tests need the machine for themselves. */
-const ALONE = /^test\/e2e\//;
+const ALONE = /^test\/(?:e2e|attack)\//;
 const IGNORE = ['**/node_modules/**', 'dist/**', '.tap/**'];
 const STDERR_SHOWN_BYTES = 64 * 1024;
 
