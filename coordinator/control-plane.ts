@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { type Service, ServiceGroup } from '../common/lifecycle.js';
 import { KindRegistry } from './core/work.js';
 import type { ControlPlaneOptions, StandingParts } from './parts.js';
+import { Audit } from './services/audit.js';
 import { BlobContent } from './services/blob-content.js';
 import { BlobDepot } from './services/blob-depot.js';
 import { Changes } from './services/changes.js';
@@ -29,6 +30,7 @@ export class ControlPlane implements Service {
   readonly name = 'control-plane';
   readonly metrics: Metrics;
   readonly roster: Roster;
+  readonly audit: Audit;
   readonly denylist: Denylist;
   readonly issuance: Issuance;
   readonly enrollment: Enrollment;
@@ -50,7 +52,10 @@ export class ControlPlane implements Service {
       metrics.storeSeconds.observe({ op }, seconds);
       metrics.storeRows.observe({ op }, rows);
     });
-    const { audit, certificates, tokens, nodes } = store;
+    const { certificates, tokens, nodes } = store;
+    const name = options.name ?? options.holder;
+    const audit = this.#services.add(new Audit({ store: store.audit, name, clock, log }));
+    this.audit = audit;
     this.denylist = this.#services.add(new Denylist(certificates, clock, log, options.onRevoked));
     this.issuance = new Issuance({
       ...{ signer: options.signer, certificates, audit, denylist: this.denylist, clock, log },
@@ -71,14 +76,14 @@ export class ControlPlane implements Service {
     this.#reads = new Queries(store, new Jobs(new KindRegistry(), changes, config.maxLogBytes), changes, clock);
     this.roster = this.#services.add(
       new Roster({
-        ...{ store: store.coordinators, clock, log, id: options.holder, name: options.name ?? options.holder },
+        ...{ store: store.coordinators, clock, log, id: options.holder, name },
         addresses: options.coordinators,
         leads: () => this.#leadership.epoch > 0,
       }),
     );
     const coordinators = () => this.roster.addresses();
     const holdsLead = () => this.holdsLead;
-    const own = { store, metrics, blobs: this.blobs, logs, coordinators, holdsLead };
+    const own = { store, metrics, audit, blobs: this.blobs, logs, coordinators, holdsLead };
     this.#parts = { config, clock, log, random, freeBytes, ...own };
     this.#leadership = this.#services.add(
       new Leadership({

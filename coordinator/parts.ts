@@ -3,6 +3,7 @@ import type { Identity } from '../common/identity/identity.js';
 import type { Logger } from '../common/log.js';
 import type { CoordinatorConfig } from './coordinator.js';
 import type { BlobContentStore, Store } from './ports.js';
+import type { Audit } from './services/audit.js';
 import type { BlobDepot } from './services/blob-depot.js';
 import type { Signer } from './services/issuance.js';
 import type { LogStore } from './services/log-store.js';
@@ -41,6 +42,7 @@ export interface StandingParts {
   log: Logger;
   random: () => number;
   metrics: Metrics;
+  audit: Audit;
   blobs: BlobDepot;
   logs: LogStore;
   freeBytes: ControlPlaneOptions['freeBytes'];

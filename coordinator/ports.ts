@@ -5,6 +5,7 @@
  * Every write that moves a task takes the leader's epoch and is one guarded statement in one transaction. What it
  * returns is what happened; what it does not return did not match its guard and is stale (docs/architecture.md).
  */
+import type { AuditStore } from './ports/audit.js';
 import type { BlobStore } from './ports/blobs.js';
 import type { CoordinatorStore, LeaderStore } from './ports/coordinators.js';
 import type { CopyStore } from './ports/copies.js';
@@ -13,6 +14,7 @@ import type { JobStore } from './ports/jobs.js';
 import type { NodeStore } from './ports/nodes.js';
 import type { TaskStore } from './ports/tasks.js';
 
+export * from './ports/audit.js';
 export * from './ports/blobs.js';
 export * from './ports/coordinators.js';
 export * from './ports/copies.js';
@@ -20,10 +22,6 @@ export * from './ports/identity.js';
 export * from './ports/jobs.js';
 export * from './ports/nodes.js';
 export * from './ports/tasks.js';
-
-export interface AuditStore {
-  append(entry: { actor: string; action: string; target: string; detail: Record<string, unknown> }): Promise<void>;
-}
 
 export interface SettingStore {
   get(key: string): Promise<string | undefined>;

@@ -59,7 +59,7 @@ export class Term implements Service {
     parts: StandingParts,
   ) {
     this.#parts = parts;
-    const { config, store, clock, log, random, metrics, blobs, logs } = parts;
+    const { config, store, clock, log, random, metrics, audit, blobs, logs } = parts;
     const { ledger, changes } = this;
     const services = new ServiceGroup(`term ${epoch}`);
     this.#services = services;
@@ -71,7 +71,7 @@ export class Term implements Service {
     const fleet = new Fleet(clock, log, livenessOf(config), ledger);
     const copies = new Copies({ store, jobs, fleet, ledger, onOutcome: metrics.copyEnded });
     const own = { ledger, changes, jobs, fleet, copies, onCapacity, pipeline };
-    const shared = { store, clock, log, random, epoch: () => epoch, ...own };
+    const shared = { store, audit, clock, log, random, epoch: () => epoch, ...own };
     this.copies = copies;
     this.jobs = jobs;
     this.fleet = fleet;

@@ -1,15 +1,22 @@
 -- What the migrations add up to. Made by npm run schema; compared by a test.
 
 create table audit (
-  seq bigint not null generated always as identity,
-  at timestamp with time zone not null default now(),
+  seq bigint not null,
+  at timestamp with time zone not null,
   actor text not null,
   action text not null,
   target text not null,
-  detail jsonb not null,
-  constraint audit_pkey PRIMARY KEY (seq)
+  detail text not null,
+  address text not null,
+  certificate text not null,
+  previous bytea not null,
+  hash bytea not null,
+  constraint audit_chain CHECK (seq >= 1 AND octet_length(previous) = 32 AND octet_length(hash) = 32),
+  constraint audit_pkey PRIMARY KEY (seq),
+  constraint audit_text CHECK ((octet_length(actor) + octet_length(target) + octet_length(detail)) <= 65536)
 );
 CREATE INDEX audit_at ON audit USING btree (at);
+CREATE TRIGGER audit_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON audit FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
 create table blob (
   digest text not null,
@@ -250,6 +257,62 @@ create table task_original (
   constraint task_original_ranges CHECK (index >= 0 AND generation >= 1 AND copy_generation > generation AND attempt >= 1)
 );
 
+CREATE OR REPLACE FUNCTION append_audit(entries jsonb, again boolean)
+ RETURNS TABLE(head_seq bigint, head_hash bytea)
+ LANGUAGE plpgsql
+AS $function$
+declare
+  entry record;
+  previous_hash bytea;
+begin
+  perform pg_advisory_xact_lock(hashtextextended('audit', 0));
+  select seq, hash into head_seq, head_hash from audit order by seq desc limit 1;
+  if head_seq is null then
+    head_seq := 0;
+    head_hash := decode(repeat('00', 32), 'hex');
+  end if;
+  for entry in
+    select timestamptz 'epoch' + e.at_us * interval '1 microsecond' as at,
+      e.actor, e.address, e.certificate, e.action, e.target, e.detail
+    from jsonb_to_recordset(entries) as e(
+      at_us bigint, actor text, address text, certificate text, action text, target text, detail text
+    )
+  loop
+    continue when again and exists (
+      select from audit a
+      where a.at = entry.at and a.actor = entry.actor and a.address = entry.address
+        and a.certificate = entry.certificate and a.action = entry.action and a.target = entry.target
+        and a.detail = entry.detail
+    );
+    previous_hash := head_hash;
+    head_seq := head_seq + 1;
+    head_hash := audit_hash(
+      previous_hash, head_seq, entry.at, entry.actor, entry.address, entry.certificate, entry.action, entry.target,
+      entry.detail
+    );
+    insert into audit (seq, at, actor, address, certificate, action, target, detail, previous, hash)
+    values (head_seq, entry.at, entry.actor, entry.address, entry.certificate, entry.action, entry.target,
+      entry.detail, previous_hash, head_hash);
+  end loop;
+  return next;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION audit_hash(previous bytea, seq bigint, at timestamp with time zone, actor text, address text, certificate text, action text, target text, detail text)
+ RETURNS bytea
+ LANGUAGE sql
+ STABLE PARALLEL SAFE
+AS $function$
+  select sha256(previous || string_agg(
+    convert_to(octet_length(field) || ':', 'UTF8') || field || convert_to(',', 'UTF8'), ''::bytea order by position
+  ))
+  from unnest(array[
+    convert_to(seq::text, 'UTF8'), convert_to((extract(epoch from at) * 1000000)::bigint::text, 'UTF8'),
+    convert_to(actor, 'UTF8'), convert_to(address, 'UTF8'), convert_to(certificate, 'UTF8'),
+    convert_to(action, 'UTF8'), convert_to(target, 'UTF8'), convert_to(detail, 'UTF8')
+  ]) with ordinality as fields(field, position)
+$function$;
+
 CREATE OR REPLACE FUNCTION job_outcome(started boolean, live integer, missing integer, cancelling boolean, error text, on_failure text, completed integer, failed integer)
  RETURNS text
  LANGUAGE sql
@@ -284,5 +347,14 @@ begin
      given.not_after, given.revoked_at, given.token_id, given.pem)
   on conflict (serial) do nothing;
   return true;
+end
+$function$;
+
+CREATE OR REPLACE FUNCTION refuse_change()
+ RETURNS trigger
+ LANGUAGE plpgsql
+AS $function$
+begin
+  raise exception '% refused: table % is append-only', tg_op, tg_table_name using errcode = 'insufficient_privilege';
 end
 $function$;

@@ -22,6 +22,7 @@ import {
   type JoinResponse,
 } from '../../proto/gen/mesh/v1/enroll.js';
 import type { CertificateRow } from '../ports.js';
+import { actorOf } from '../services/audit.js';
 import type { Enrollment } from '../services/enrollment.js';
 import type { Issuance } from '../services/issuance.js';
 import type { Roster } from '../services/roster.js';
@@ -59,19 +60,19 @@ export function makeCaService(gate: Gate, plane: AuthorityPlane): CaServiceServe
   };
   return {
     issue: gate.unary<IssueRequest, IssueResponse>(Ca.issue.path, async (request, context) => ({
-      certificateChain: (await issuance().issue(callerOf(context), request)).pem,
+      certificateChain: (await issuance().issue(actorOf(context), request)).pem,
       root,
     })),
     renew: gate.unary<RenewRequest, RenewResponse>(Ca.renew.path, async ({ csr }, context) => ({
-      certificateChain: (await issuance().renew(callerOf(context), csr)).pem,
+      certificateChain: (await issuance().renew(callerOf(context), csr, context.address)).pem,
       root,
     })),
     renewIssuer: gate.unary<RenewIssuerRequest, RenewIssuerResponse>(Ca.renewIssuer.path, async ({ csr }, context) => ({
-      issuer: await plane.issuance.signIssuer(callerOf(context).name, csr),
+      issuer: await plane.issuance.signIssuer(actorOf(context), callerOf(context).name, csr),
       root,
     })),
     revoke: gate.unary<RevokeRequest, RevokeResponse>(Ca.revoke.path, async ({ nameOrSerial }, context) => ({
-      revoked: (await issuance().revoke(callerOf(context).name, nameOrSerial)).map(toCertificate),
+      revoked: (await issuance().revoke(actorOf(context), nameOrSerial)).map(toCertificate),
     })),
     listCertificates: gate.unary<ListCertificatesRequest, ListCertificatesResponse>(
       Ca.listCertificates.path,
@@ -92,7 +93,10 @@ export function makeEnrollService(gate: Gate, plane: AuthorityPlane, meshId: str
         role: row.role,
         meshId,
         coordinators: plane.roster.addresses(),
-        issuer: row.role === 'coordinator' ? await plane.issuance.signIssuer(row.name, request.issuerCsr) : '',
+        issuer:
+          row.role === 'coordinator'
+            ? await plane.issuance.signIssuer(actorOf(context), row.name, request.issuerCsr)
+            : '',
       };
     }),
   };

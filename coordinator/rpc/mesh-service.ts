@@ -1,6 +1,7 @@
 import type { UntypedServiceImplementation } from '@grpc/grpc-js';
 import type * as api from '../../proto/gen/mesh/v1/mesh.js';
 import { type MeshServiceServer, MeshServiceService as Mesh } from '../../proto/gen/mesh/v1/mesh.js';
+import { actorOf } from '../services/audit.js';
 import type { BlobDepot } from '../services/blob-depot.js';
 import type { Cancellation } from '../services/cancellation.js';
 import type { Enrollment } from '../services/enrollment.js';
@@ -229,7 +230,7 @@ function tokenMethods({ gate, plane }: MeshServiceOptions): Methods<'createToken
     createToken: gate.unary<api.CreateTokenRequest, api.CreateTokenResponse>(
       Mesh.createToken.path,
       async (request, context) => {
-        const { row, token } = await enrollment().createToken({ ...request, createdBy: callerOf(context).name });
+        const { row, token } = await enrollment().createToken(actorOf(context), request);
         return { token: presentToken(row), secret: token };
       },
     ),
@@ -239,7 +240,7 @@ function tokenMethods({ gate, plane }: MeshServiceOptions): Methods<'createToken
     revokeToken: gate.unary<api.RevokeTokenRequest, api.RevokeTokenResponse>(
       Mesh.revokeToken.path,
       async ({ id }, context) => {
-        await enrollment().revokeToken(callerOf(context).name, id);
+        await enrollment().revokeToken(actorOf(context), id);
         return {};
       },
     ),

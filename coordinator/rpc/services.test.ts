@@ -6,7 +6,7 @@ import { type Credential, channelCredentials, channelOptions } from '../../link/
 import { Finished, Outcome } from '../../proto/gen/mesh/v1/agent.js';
 import { MeshServiceService } from '../../proto/gen/mesh/v1/mesh.js';
 import { makeApi } from '../../sdk/api.js';
-import { submission, submit } from '../../test/support/plane.js';
+import { OPERATOR, submission, submit } from '../../test/support/plane.js';
 import { hello, next, openFront } from '../../test/support/front.js';
 
 test('roles over the wire: submitters their own, viewers no results, agents nothing of it', async (t) => {
@@ -77,7 +77,7 @@ test('A12, A13: a revoked identity is refused on its open connection', async (t)
   t.teardown(() => client.close());
   const eve = makeApi(client, MeshServiceService);
   await eve.listNodes({});
-  await plane.issuance.revoke('admin', 'eve');
+  await plane.issuance.revoke(OPERATOR, 'eve');
   await t.rejects(eve.listNodes({}), { code: 'REVOKED' });
 });
 

@@ -3,7 +3,7 @@ import { makeCsr } from '../../common/identity/csr.js';
 import { makeKeyPair } from '../../common/identity/keys.js';
 import { encodeToken } from '../../common/identity/token.js';
 import { silentLogger } from '../../common/log.js';
-import { identityOf, PlayedAgent, startPlane, type TestPlane } from '../../test/support/plane.js';
+import { identityOf, OPERATOR, PlayedAgent, startPlane, type TestPlane } from '../../test/support/plane.js';
 
 import { Enrollment } from './enrollment.js';
 
@@ -13,8 +13,8 @@ function desk({ plane }: TestPlane) {
   return {
     token: async (over: { role?: string; name?: string; uses?: number; ttlMs?: number; replace?: boolean } = {}) =>
       (
-        await plane.enrollment.createToken({
-          ...{ role: 'agent', name: '', uses: 1, ttlMs: 900_000, replace: false, createdBy: 'admin' },
+        await plane.enrollment.createToken(OPERATOR, {
+          ...{ role: 'agent', name: '', uses: 1, ttlMs: 900_000, replace: false },
           ...over,
         })
       ).token,
@@ -54,7 +54,7 @@ test('a replay with the same key gets the same certificate; with another key not
   await t.rejects(join(text), { code: 'TOKEN_REFUSED', message: 'the token is spent' });
   parts.clock.jumpWall(1_000_000);
   t.equal((await join(text, { csr })).serial, first.serial, 'after the token’s time too');
-  await parts.plane.issuance.revoke('admin', first.serial);
+  await parts.plane.issuance.revoke(OPERATOR, first.serial);
   await t.rejects(join(text, { csr }), { code: 'TOKEN_REFUSED' }, 'a revoked certificate is not handed out again');
 });
 
@@ -97,7 +97,7 @@ test('a flood of addresses does not switch the throttle off', async (t) => {
   const parts = await startPlane(t);
   const { plane, store, clock, mesh } = parts;
   const enrollment = new Enrollment({
-    ...{ tokens: store.tokens, nodes: store.nodes, audit: store.audit, issuance: plane.issuance, clock },
+    ...{ tokens: store.tokens, nodes: store.nodes, audit: plane.audit, issuance: plane.issuance, clock },
     ...{
       log: silentLogger,
       rootDigest: mesh.rootDigest,
@@ -156,7 +156,7 @@ test('a revoked name works again only through a token that names it', async (t) 
   await join(await token());
   const agent = new PlayedAgent(plane, 'attic');
   await agent.connect();
-  await plane.issuance.revoke('admin', 'attic');
+  await plane.issuance.revoke(OPERATOR, 'attic');
   t.match(await store.nodes.all(), [{ name: 'attic', revoked: true }]);
   t.ok(plane.fleet.byName('attic')?.row.revoked, 'the planner knows');
   t.match(agent.mailbox.heard.at(-1), { $case: 'goodbye', value: { permanent: true } });
@@ -180,7 +180,7 @@ test('tokens: what cannot be made says so', async (t) => {
   await token();
   const [row] = await parts.plane.enrollment.listTokens();
   if (!row) throw new Error('a token was made');
-  await parts.plane.enrollment.revokeToken('admin', row.id);
-  await t.rejects(parts.plane.enrollment.revokeToken('admin', row.id), { code: 'NOT_FOUND' });
+  await parts.plane.enrollment.revokeToken(OPERATOR, row.id);
+  await t.rejects(parts.plane.enrollment.revokeToken(OPERATOR, row.id), { code: 'NOT_FOUND' });
   t.notMatch(JSON.stringify(row), /secret"/, 'only the digest is stored');
 });

@@ -10,7 +10,8 @@ import type { Clock } from '../../common/clock.js';
 import { MeshError, toMeshError } from '../../common/errors.js';
 import { isName } from '../../common/ids.js';
 import type { Logger } from '../../common/log.js';
-import type { AuditStore, CertificateRow, NodeStore, TokenRow, TokenStore } from '../ports.js';
+import type { CertificateRow, NodeStore, TokenRow, TokenStore } from '../ports.js';
+import { type Actor, type Audit, NOBODY } from './audit.js';
 import type { Issuance } from './issuance.js';
 
 const TTL_MS_MAX = 30 * 86_400_000;
@@ -24,7 +25,7 @@ export interface EnrollmentOptions {
   tokens: TokenStore;
   nodes: NodeStore;
   issuance: Issuance;
-  audit: AuditStore;
+  audit: Audit;
   clock: Clock;
   log: Logger;
   /** SHA-256 of the root certificate's DER, lower-case hex. */
@@ -53,14 +54,10 @@ export class Enrollment {
     this.#options = options;
   }
 
-  async createToken(request: {
-    role: string;
-    name: string;
-    ttlMs: number;
-    uses: number;
-    replace: boolean;
-    createdBy: string;
-  }): Promise<{ row: TokenRow; token: string }> {
+  async createToken(
+    actor: Actor,
+    request: { role: string; name: string; ttlMs: number; uses: number; replace: boolean },
+  ): Promise<{ row: TokenRow; token: string }> {
     const { tokens, audit, clock, rootDigest } = this.#options;
     const role = request.role === '' ? 'agent' : request.role;
     if (!isRole(role)) throw new MeshError('USAGE', `a token cannot be made for the role "${role}"`);
@@ -83,11 +80,12 @@ export class Enrollment {
       replace: request.replace,
       usesLeft: request.uses,
       expiresAtMs: clock.wallMs() + request.ttlMs,
-      createdBy: request.createdBy,
+      createdBy: actor.name,
     };
     await tokens.create(row);
-    const detail = { role, name: request.name, uses: request.uses };
-    await audit.append({ actor: request.createdBy, action: 'token.created', target: id, detail });
+    const { name, uses, replace } = request;
+    const expiresAt = new Date(row.expiresAtMs).toISOString();
+    await audit.record(actor, 'token.created', id, { role, name: name || undefined, uses, replace, expiresAt });
     return { row, token: encodeToken({ id, secret, rootDigest }) };
   }
 
@@ -104,20 +102,24 @@ export class Enrollment {
     return this.#options.tokens.list();
   }
 
-  async revokeToken(actor: string, id: string): Promise<void> {
+  async revokeToken(actor: Actor, id: string): Promise<void> {
     if (!(await this.#options.tokens.revoke(id))) throw new MeshError('NOT_FOUND', `there is no token ${id}`);
-    await this.#options.audit.append({ actor, action: 'token.revoked', target: id, detail: {} });
+    await this.#options.audit.record(actor, 'token.revoked', id);
   }
 
   /** @throws MeshError BAD_TOKEN, TOKEN_REFUSED, OVERLOADED, BAD_NAME, CONFLICT, BAD_CERTIFICATE */
   async join(request: Joining): Promise<CertificateRow> {
-    const { log, onOutcome } = this.#options;
+    const { audit, log, onOutcome } = this.#options;
     this.#throttle(request.address);
     try {
       return await this.#join(request);
     } catch (error) {
       this.#countFailure(request.address);
       onOutcome('refused');
+      const { code, message } = toMeshError(error);
+      audit.tally({ name: NOBODY, address: request.address, certificate: '' }, 'enroll.refused', code, {
+        why: message,
+      });
       log.warn({ event: 'enroll.refused', address: request.address, wish: request.name.slice(0, 63), err: error });
       throw error;
     }
@@ -150,26 +152,25 @@ export class Enrollment {
     const wished = await this.#chooseName(token, request.name);
     if (!(await tokens.spend(token.id, purchase, clock.wallMs())))
       throw new MeshError('TOKEN_REFUSED', 'the token is spent');
-    if (token.replace && token.name) await this.#replaceHolder(token.role, token.name);
-    const actor = `token ${token.id}`;
-    const certificate = await this.#sign(token, { ...request, name: wished, wish: request.name });
+    const actor = { name: `token/${token.id}`, address: request.address, certificate: '' };
+    if (token.replace && token.name) await this.#replaceHolder(actor, token.role, token.name);
+    const certificate = await this.#sign(token, actor, { ...request, name: wished, wish: request.name });
     const { name } = certificate;
     if (token.role === 'agent') await this.#options.nodes.setRevoked(name, false);
-    await audit.append({
-      actor,
-      action: 'enroll.joined',
-      target: `${token.role}/${name}`,
-      detail: { from: request.address },
-    });
+    await audit.record(actor, 'enroll.joined', `${token.role}/${name}`, { serial: certificate.serial });
     log.info({ event: 'enroll.joined', role: token.role, name, address: request.address, wish: request.name });
     onOutcome('joined');
     return certificate;
   }
 
   /** Of many that wish for one name at a moment each gets a free one; the token is spent, so none may be turned away. */
-  async #sign(token: TokenRow, request: { csr: Uint8Array; name: string; wish: string }): Promise<CertificateRow> {
+  async #sign(
+    token: TokenRow,
+    actor: Actor,
+    request: { csr: Uint8Array; name: string; wish: string },
+  ): Promise<CertificateRow> {
     const { csr } = request;
-    const common = { csr, role: token.role, lifetimeMs: undefined, actor: `token ${token.id}`, tokenId: token.id };
+    const common = { csr, role: token.role, lifetimeMs: undefined, actor, tokenId: token.id };
     for (let name = request.name, tries = 1; ; tries++) {
       try {
         return await this.#options.issuance.sign({ ...common, name });
@@ -202,9 +203,9 @@ export class Enrollment {
     });
   }
 
-  async #replaceHolder(role: Role, name: string): Promise<void> {
+  async #replaceHolder(actor: Actor, role: Role, name: string): Promise<void> {
     for (const row of await this.#options.issuance.holders(role, name))
-      await this.#options.issuance.revoke(`replacement of ${role}/${name}`, row.serial);
+      await this.#options.issuance.revoke(actor, row.serial, 'it was replaced');
   }
 
   #throttle(address: string): void {

@@ -5,7 +5,8 @@ import { MeshError, toMeshError } from '../../common/errors.js';
 import { BACKDATE_MS } from '../../common/identity/profile.js';
 import { isName } from '../../common/ids.js';
 import type { Logger } from '../../common/log.js';
-import type { AuditStore, CertificateRow, CertificateStore } from '../ports.js';
+import type { CertificateRow, CertificateStore } from '../ports.js';
+import { type Actor, actorOf, type Audit } from './audit.js';
 import type { Denylist } from './denylist.js';
 
 /** What the embedded CA does for the coordinator; implemented over `ca/` in the composition root. */
@@ -37,7 +38,7 @@ export interface Issued {
 export interface IssuanceOptions {
   signer: Signer;
   certificates: CertificateStore;
-  audit: AuditStore;
+  audit: Audit;
   denylist: Denylist;
   clock: Clock;
   log: Logger;
@@ -69,26 +70,28 @@ export class Issuance {
 
   /** For an operator: any role, any free name. */
   async issue(
-    actor: Identity,
+    actor: Actor,
     request: { csr: Uint8Array; role: string; name: string; days: number },
   ): Promise<CertificateRow> {
     if (!isRole(request.role)) throw new MeshError('USAGE', `"${request.role}" is not a role`);
     if (!isName(request.name)) throw new MeshError('BAD_NAME', `"${request.name}" is not a name`);
     const lifetimeMs = request.days > 0 ? request.days * DAY_MS : undefined;
-    return this.sign({ ...request, role: request.role, lifetimeMs, actor: actor.name, tokenId: undefined });
+    return this.sign({ ...request, role: request.role, lifetimeMs, actor, tokenId: undefined });
   }
 
   /**
    * The caller's own identity with a new key, for as long as the old one was given. A revocation that raced it covers
    * the new certificate too. @throws MeshError REVOKED
    */
-  async renew(caller: Identity, csr: Uint8Array): Promise<CertificateRow> {
+  async renew(caller: Identity, csr: Uint8Array, address: string): Promise<CertificateRow> {
     const { role, name } = caller;
+    const actor = actorOf({ identity: caller, address });
     const lifetimeMs = caller.notAfterMs - caller.notBeforeMs - BACKDATE_MS;
-    const row = await this.sign({ csr, role, name, lifetimeMs, actor: name, tokenId: undefined, sameHolder: true });
+    const row = await this.sign({ csr, role, name, lifetimeMs, actor, tokenId: undefined, sameHolder: true });
     const revoked = await this.#options.certificates.revokedSerials();
     if (!revoked.includes(caller.serial)) return row;
-    await this.revoke(`revocation of ${caller.serial}`, row.serial).catch((error: unknown) => {
+    const why = `${caller.serial}, which it renews, is revoked`;
+    await this.revoke(this.#options.audit.self, row.serial, why).catch((error: unknown) => {
       if (toMeshError(error).code !== 'NOT_FOUND') throw error;
     });
     throw new MeshError('REVOKED', `the certificate ${caller.serial} of ${name} is revoked`);
@@ -99,7 +102,7 @@ export class Issuance {
     role: Role;
     name: string;
     lifetimeMs: number | undefined;
-    actor: string;
+    actor: Actor;
     tokenId: string | undefined;
     sameHolder?: boolean;
   }): Promise<CertificateRow> {
@@ -118,12 +121,9 @@ export class Issuance {
       pem: issued.chainPem,
     };
     await certificates.record(row, { sameHolder: request.sameHolder ?? false });
-    await audit.append({
-      actor: request.actor,
-      action: 'certificate.issued',
-      target: `${row.role}/${row.name}`,
-      detail: { serial: row.serial, notAfterMs: row.notAfterMs },
-    });
+    const action = request.sameHolder ? 'certificate.renewed' : 'certificate.issued';
+    const notAfter = new Date(row.notAfterMs).toISOString();
+    await audit.record(request.actor, action, `${row.role}/${row.name}`, { serial: row.serial, notAfter });
     log.info({ event: 'certificate.issued', role: row.role, name: row.name, serial: row.serial });
     return row;
   }
@@ -147,12 +147,12 @@ export class Issuance {
   }
 
   /** An intermediate for the coordinator `name`, PEM. @throws MeshError CONFLICT when the root's key is elsewhere */
-  async signIssuer(name: string, csr: Uint8Array): Promise<string> {
+  async signIssuer(actor: Actor, name: string, csr: Uint8Array): Promise<string> {
     const { signer, audit, clock, log } = this.#options;
     this.checkIssuer(csr);
     const pem = signer.signIssuer(csr, clock.wallMs());
     const detail = { publicKeyDigest: signer.publicKeyDigest(csr) };
-    await audit.append({ actor: name, action: 'issuer.signed', target: `coordinator/${name}`, detail });
+    await audit.record(actor, 'issuer.signed', `coordinator/${name}`, detail);
     log.info({ event: 'issuer.signed', name });
     return pem;
   }
@@ -162,7 +162,7 @@ export class Issuance {
   }
 
   /** @throws MeshError NOT_FOUND when nothing unrevoked goes by this name or serial */
-  async revoke(actor: string, nameOrSerial: string): Promise<CertificateRow[]> {
+  async revoke(actor: Actor, nameOrSerial: string, why?: string): Promise<CertificateRow[]> {
     const { certificates, audit, denylist, log } = this.#options;
     const revoked = await certificates.revoke(nameOrSerial);
     // A renewal that was under way has recorded its certificate behind the first pass's back; a second one sees it.
@@ -174,8 +174,8 @@ export class Issuance {
     denylist.add(revoked.map((row) => row.serial));
     for (const row of revoked) {
       const target = `${row.role}/${row.name}`;
-      await audit.append({ actor, action: 'certificate.revoked', target, detail: { serial: row.serial } });
-      log.warn({ event: 'certificate.revoked', role: row.role, name: row.name, serial: row.serial, actor });
+      await audit.record(actor, 'certificate.revoked', target, { serial: row.serial, why });
+      log.warn({ event: 'certificate.revoked', role: row.role, name: row.name, serial: row.serial, actor: actor.name });
     }
     for (const name of new Set(revoked.filter((row) => row.role === 'agent').map((row) => row.name)))
       if ((await certificates.holders('agent', name)).length === 0) await this.#options.onNodeRevoked(name);

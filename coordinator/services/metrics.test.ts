@@ -1,6 +1,5 @@
 import { test } from 'tap';
-import { PlayedAgent, startPlane, submit } from '../../test/support/plane.js';
-import { identityOf } from '../../test/support/plane.js';
+import { OPERATOR, PlayedAgent, startPlane, submit } from '../../test/support/plane.js';
 import { makeCsr } from '../../common/identity/csr.js';
 import { makeKeyPair } from '../../common/identity/keys.js';
 import { Outcome } from '../../proto/gen/mesh/v1/agent.js';
@@ -35,7 +34,7 @@ test('every promised metric is there with its labels and moves with what happens
   clock.advance(12);
   agent.beat({ echoUs: pingUs });
   const csr = makeCsr(makeKeyPair().privateKey, 'x');
-  await plane.issuance.issue(identityOf('operator', 'admin'), { csr, role: 'viewer', name: 'wall', days: 0 });
+  await plane.issuance.issue(OPERATOR, { csr, role: 'viewer', name: 'wall', days: 0 });
   await plane.enrollment.join({ token: 'x', csr, name: 'x', address: '1' }).catch(() => undefined);
   await submit(plane, 1, { retries: 1 });
   await agent.finish(await agent.assigned(), { outcome: Outcome.FAILED, exitCode: 1 });

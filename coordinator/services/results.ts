@@ -15,6 +15,7 @@ import type { Ledger, LiveAttempt } from '../core/ledger.js';
 import type { AttemptOutcome, TaskRef } from '../core/task.js';
 import type { JobChange, JobRow, Settlement, Store } from '../ports.js';
 import type { Changes } from './changes.js';
+import type { Audit } from './audit.js';
 import type { Copies } from './copies.js';
 import type { Fleet, LiveNode } from './fleet.js';
 import type { Jobs, LiveJob } from './jobs.js';
@@ -22,7 +23,6 @@ import { NodeJudge } from './node-judge.js';
 import type { PipelineDelay } from './pipeline-delay.js';
 import { type AgentSession, toRefs } from './session.js';
 import { beganMs, blankFinished, type Report, settlementOf, toOutcome } from './settlement.js';
-import { StaleAudit } from './stale-audit.js';
 import { Starts } from './starts.js';
 import { Unsaved } from './unsaved.js';
 
@@ -30,6 +30,7 @@ const BATCH_MAX = 1000;
 
 export interface ResultsOptions {
   store: Store;
+  audit: Audit;
   jobs: Jobs;
   fleet: Fleet;
   ledger: Ledger;
@@ -65,7 +66,6 @@ export class Results implements Service {
   readonly name = 'results';
   readonly #options: ResultsOptions;
   readonly #judge: NodeJudge;
-  readonly #stale: StaleAudit;
   readonly #finished: Batcher<Report>;
   readonly #unsaved: Unsaved<Report>;
   readonly #starts: Starts;
@@ -75,7 +75,6 @@ export class Results implements Service {
   constructor(options: ResultsOptions) {
     this.#options = options;
     this.#judge = new NodeJudge(options);
-    this.#stale = new StaleAudit({ audit: options.store.audit, clock: options.clock, log: options.log });
     this.#finished = new Batcher({
       itemsMax: BATCH_MAX,
       flush: (items) => this.#settle(items),
@@ -92,7 +91,6 @@ export class Results implements Service {
 
   async stop(): Promise<void> {
     await this.settled();
-    await this.#stale.flush();
     this.#unsaved.stop();
     this.#starts.stop();
   }
@@ -208,10 +206,12 @@ export class Results implements Service {
 
   /** It names what is not, or no longer, its own. Of a condemned attempt it says that the room is free. */
   #refuse(session: AgentSession, ref: TaskRef): void {
-    const { ledger, fleet, onCapacity } = this.#options;
+    const { audit, ledger, fleet, onCapacity } = this.#options;
     ledger.release(ref, session.node);
     onCapacity();
-    this.#stale.count(fleet.nameOf(session.node), 1);
+    const node = fleet.nameOf(session.node);
+    const certificate = fleet.get(session.node)?.row.certificateSerial ?? '';
+    audit.tally({ name: `agent/${node}`, address: '', certificate }, 'result.stale', node);
   }
 
   /**

@@ -54,6 +54,10 @@ export async function dumpSchema(db: Kysely<Schema>): Promise<string> {
     select c.relname::text as table, i.relname::text as name, pg_get_indexdef(i.oid) as definition
     from pg_class c join pg_index x on x.indrelid = c.oid join pg_class i on i.oid = x.indexrelid
     where ${ours} and not exists (select from pg_constraint k where k.conindid = i.oid) order by 1, 2`.execute(db);
+  const triggers = await sql<PartEntry>`
+    select c.relname::text as table, t.tgname::text as name, pg_get_triggerdef(t.oid) as definition
+    from pg_class c join pg_trigger t on t.tgrelid = c.oid
+    where ${ours} and not t.tgisinternal order by 1, 2`.execute(db);
   const functions = await sql<{ definition: string }>`
     select pg_get_functiondef(p.oid) as definition from pg_proc p
     where p.pronamespace = current_schema()::regnamespace and p.prokind = 'f' order by p.proname, p.oid`.execute(db);
@@ -63,7 +67,9 @@ export async function dumpSchema(db: Kysely<Schema>): Promise<string> {
       ...constraints.rows.filter((part) => part.table === name).map((c) => `  constraint ${c.name} ${c.definition}`),
     ];
     const storage = options ? ` with (${[...options].sort().join(', ')})` : '';
-    const after = indexes.rows.filter((part) => part.table === name).map((index) => `${index.definition};\n`);
+    const after = [...indexes.rows, ...triggers.rows]
+      .filter((part) => part.table === name)
+      .map(({ definition }) => `${definition};\n`);
     return `create table ${name} (\n${lines.join(',\n')}\n)${storage};\n${after.join('')}`;
   });
   const schemaless = (text: string) => text.replaceAll('public.', '');

@@ -132,7 +132,7 @@ test('a node that returns keeps its id, number and flags', async (t) => {
   );
 });
 
-test('blobs, settings and the audit', async (t) => {
+test('blobs and settings', async (t) => {
   const store = await withStore(t);
   const [a, b, c] = ['a', 'b', 'c'].map(digestOf) as [string, string, string];
   t.same(await store.blobs.missing([]), []);
@@ -151,7 +151,4 @@ test('blobs, settings and the audit', async (t) => {
   const claims = await Promise.all(['x', 'y', 'z'].map((value) => store.settings.claim('mesh-id', value)));
   t.equal(new Set(claims).size, 1);
   t.equal(await store.settings.get('mesh-id'), claims[0]);
-  await store.audit.append({ actor: 'anna', action: 'node.drain', target: 'attic', detail: { why: 'noise' } });
-  const rows = await store.database.kysely.selectFrom('audit').select(['actor', 'detail']).execute();
-  t.same(rows, [{ actor: 'anna', detail: { why: 'noise' } }]);
 });

@@ -162,12 +162,17 @@ export interface BlobContentTable {
 }
 
 export interface AuditTable {
-  seq: Generated<number>;
-  at: DefaultTime;
+  seq: number;
+  at: Time;
   actor: string;
   action: string;
   target: string;
-  detail: Json<object>;
+  /** JSON as it was hashed. */
+  detail: string;
+  address: string;
+  certificate: string;
+  previous: Buffer;
+  hash: Buffer;
 }
 
 export interface LeaderTable {

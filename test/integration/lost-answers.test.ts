@@ -11,7 +11,16 @@ import { makeKeyPair } from '../../common/identity/keys.js';
 import type { JobCounts } from '../../coordinator/core/job.js';
 import type { PostgresStore } from '../../coordinator/store/index.js';
 import { ManualClock } from '../support/manual-clock.js';
-import { columns, elapse, PlayedAgent, startPlane, submission, submit, type TestPlane } from '../support/plane.js';
+import {
+  OPERATOR,
+  columns,
+  elapse,
+  PlayedAgent,
+  startPlane,
+  submission,
+  submit,
+  type TestPlane,
+} from '../support/plane.js';
 import { openTestStore, withDatabase } from '../support/postgres.js';
 import { type DatabaseProxy, type Lost, startDatabaseProxy } from '../support/database-proxy.js';
 
@@ -227,8 +236,8 @@ for (const lost of BOTH) {
     test(`join: the ${lost} of ${step} is lost`, async (t) => {
       const bench = await setUp(t);
       const { plane, truth, proxy } = bench;
-      const made = { role: 'agent', name: '', ttlMs: 60_000, uses: 1, replace: false, createdBy: 'anna' };
-      const { row, token } = await plane.enrollment.createToken(made);
+      const made = { role: 'agent', name: '', ttlMs: 60_000, uses: 1, replace: false };
+      const { row, token } = await plane.enrollment.createToken(OPERATOR, made);
       const csr = newRequest();
       const join = (request: Uint8Array) =>
         passing(bench, plane.enrollment.join({ token, csr: request, name: 'attic', address: '10.0.0.9' }));

@@ -10,6 +10,7 @@ import { silentLogger } from '../../common/log.js';
 import { ControlPlane } from '../../coordinator/control-plane.js';
 import type { CoordinatorConfig } from '../../coordinator/coordinator.js';
 import type { JobRow, Store } from '../../coordinator/ports.js';
+import type { Actor } from '../../coordinator/services/audit.js';
 import type { Signer } from '../../coordinator/services/issuance.js';
 import type { AgentSession } from '../../coordinator/services/session.js';
 import { coordinatorSettings } from '../../coordinator/services/settings.js';
@@ -92,6 +93,9 @@ export const identityOf = (role: Role, name: string, over: Partial<Identity> = {
   notAfterMs: Date.now() + 400 * 86_400_000,
   ...over,
 });
+
+/** The operator who does what a test needs done. */
+export const OPERATOR: Actor = { name: 'operator/admin', address: '10.0.0.2', certificate: '4dadmin' };
 
 /** Everything a session says, kept in order; a test waits for the next message of a kind. */
 export class Mailbox {

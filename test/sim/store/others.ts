@@ -1,4 +1,5 @@
 /** Nodes, the leader's row and the rest, as coordinator/store has them in SQL. */
+import { CHAIN_START } from '../../../common/audit-chain.js';
 import { MeshError } from '../../../common/errors.js';
 import type { CertificateRow, CertificateStore, LeaderRow, NodeRow, Store } from '../../../coordinator/ports.js';
 import type { RunStatement } from './memory-store.js';
@@ -82,7 +83,12 @@ export function otherStores(tables: Tables, read: RunStatement, write: RunStatem
           for (const digest of digests) tables.blobs.delete(digest);
         }),
     },
-    audit: { append: () => write('audit.append', () => undefined) },
+    // Nobody reads it in a simulation.
+    audit: {
+      append: () => write('audit.append', () => CHAIN_START),
+      from: () => read('audit.from', () => []),
+      find: () => read('audit.find', () => []),
+    },
     settings: {
       get: (key) => read('settings.get', () => tables.settings.get(key)),
       claim: (key, value) =>
