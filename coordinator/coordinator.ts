@@ -154,6 +154,7 @@ async function serve(
   const http = await makeHttp({
     peerOf: (socket) => door.peerOf(socket),
     denylist: plane.denylist,
+    audit: plane.audit,
     metrics: plane.metrics,
     log,
     notReady: () => plane.notReady(),

@@ -31,7 +31,7 @@ import type { Credential } from '../../link/credentials.js';
 import { Census, type Kind } from './census.js';
 import { listenError } from './listen.js';
 import { DEFAULT_LIMITS, type DoorLimits } from './limits.js';
-import { identify, NOBODY, type Peer } from './peer.js';
+import { identify, NOBODY, type Peer, plainAddress } from './peer.js';
 import { RefusalLog } from './refusal-log.js';
 
 export interface DoorOptions {
@@ -289,8 +289,8 @@ function contextOf({ certificateChain, privateKey, root }: Credential) {
   } as const;
 }
 
-/** IPv4 addresses look the same whether or not the listener is dual-stack; '' when the peer is already gone. */
-const addressOf = (socket: Socket): string => (socket.remoteAddress ?? '').replace(/^::ffff:(?=\d+\.)/i, '');
+/** '' when the peer is already gone. */
+const addressOf = (socket: Socket): string => plainAddress(socket.remoteAddress ?? '');
 
 /** Remote end first, as `getPeer` of grpc-js prints it. */
 const tupleOf = (socket: Socket): string =>

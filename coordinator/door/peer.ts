@@ -11,6 +11,9 @@ export type Peer = { kind: 'identity'; identity: Identity } | { kind: 'nobody' }
 
 export const NOBODY: Peer = { kind: 'nobody' };
 
+/** IPv4 addresses look the same whether or not the listener is dual-stack. */
+export const plainAddress = (address: string): string => address.replace(/^::ffff:(?=\d+\.)/i, '');
+
 export interface PeerPolicy {
   meshId: string;
   nowMs: () => number;

@@ -7,14 +7,16 @@ import type { Socket } from 'node:net';
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import { toMeshError } from '../../common/errors.js';
 import type { Logger } from '../../common/log.js';
-import type { Peer } from '../door/peer.js';
+import { type Peer, plainAddress } from '../door/peer.js';
 import { type Caller, PATH_ROLES } from '../rpc/roles.js';
+import { actorOf, type Audit } from '../services/audit.js';
 import type { Denylist } from '../services/denylist.js';
 import type { Metrics } from '../services/metrics.js';
 
 export interface HttpOptions {
   peerOf: (socket: Socket) => Peer;
   denylist: Denylist;
+  audit: Pick<Audit, 'tally'>;
   metrics: Metrics;
   log: Logger;
   /** What keeps this coordinator from serving, or undefined when it leads and the database answers. */
@@ -53,20 +55,37 @@ export async function makeHttp(options: HttpOptions): Promise<HttpSurface> {
 }
 
 async function admit(options: HttpOptions, request: FastifyRequest, reply: FastifyReply): Promise<void> {
-  const allowed = PATH_ROLES[request.routeOptions.url ?? ''];
+  const path = request.routeOptions.url ?? '';
+  const allowed = PATH_ROLES[path];
   if (allowed === 'anyone' || allowed === undefined) return;
   const peer = options.peerOf(request.socket);
-  if (peer.kind === 'refused') return problem(reply, 401, 'refused', peer.reason);
+  const identity = peer.kind === 'identity' ? peer.identity : undefined;
+  const refusal = refusalOf(options, peer, allowed, path);
+  if (!refusal) return;
+  const actor = actorOf({ identity, address: plainAddress(request.socket.remoteAddress ?? '') });
+  const { status, title, detail } = refusal;
+  options.log.warn({ event: 'http.denied', path, caller: actor.name, address: actor.address, why: detail });
+  options.audit.tally(actor, 'call.denied', path, { why: detail });
+  return problem(reply, status, title, detail);
+}
+
+function refusalOf(
+  { denylist }: HttpOptions,
+  peer: Peer,
+  allowed: readonly Caller[],
+  path: string,
+): { status: 401 | 403; title: string; detail: string } | undefined {
+  if (peer.kind === 'refused') return { status: 401, title: 'refused', detail: peer.reason };
   const role: Caller = peer.kind === 'identity' ? peer.identity.role : 'nobody';
   try {
-    if (peer.kind === 'identity') options.denylist.check(peer.identity);
+    if (peer.kind === 'identity') denylist.check(peer.identity);
   } catch (error) {
-    return problem(reply, 401, 'refused', toMeshError(error).message);
+    return { status: 401, title: 'refused', detail: toMeshError(error).message };
   }
-  if (allowed.includes(role)) return;
-  options.log.warn({ event: 'http.denied', path: request.url, caller: role, address: request.ip });
-  if (role === 'nobody') return problem(reply, 401, 'no certificate', 'this path needs a client certificate');
-  return problem(reply, 403, 'denied', `the role ${role} may not read ${request.url}`);
+  if (allowed.includes(role)) return undefined;
+  if (role === 'nobody')
+    return { status: 401, title: 'no certificate', detail: 'this path needs a client certificate' };
+  return { status: 403, title: 'denied', detail: `the role ${role} may not read ${path}` };
 }
 
 /** RFC 9457 problem details. */

@@ -11,6 +11,7 @@ import { MeshServiceService } from '../../proto/gen/mesh/v1/mesh.js';
 import { identityOf } from '../../test/support/plane.js';
 import type { CallLike } from '../door/door.js';
 import type { Peer } from '../door/peer.js';
+import type { Actor } from '../services/audit.js';
 import type { Denylist } from '../services/denylist.js';
 import { assertCovered, Gate } from './authorize.js';
 import { METHOD_ROLES } from './roles.js';
@@ -43,13 +44,19 @@ function each(methods: string[], roles: readonly Role[]): Record<string, readonl
 
 const call: CallLike = { getPeer: () => '10.0.0.7:4711' } as unknown as CallLike;
 
+/** What the gates of this file told the audit. */
+const denied: string[][] = [];
+
 function gateFor(peer: Peer | (() => Peer), refused?: MeshError): Gate {
   const denylist = {
     check: () => {
       if (refused) throw refused;
     },
   } as unknown as Denylist;
-  return new Gate({ peerOf: () => (typeof peer === 'function' ? peer() : peer), denylist, log: silentLogger });
+  const audit = {
+    tally: (actor: Actor, action: string, target: string) => void denied.push([actor.name, action, target]),
+  };
+  return new Gate({ peerOf: () => (typeof peer === 'function' ? peer() : peer), denylist, audit, log: silentLogger });
 }
 
 const holder = (role: Role): Peer => ({ kind: 'identity', identity: identityOf(role, 'someone') });
@@ -84,7 +91,9 @@ test('each role gets through each method exactly where the design says so', (t) 
     const refused = () => gateFor({ kind: 'refused', reason: 'the certificate has two names' }).admit(path, call);
     t.throws(refused, { code: 'UNAUTHENTICATED', message: 'the certificate has two names' }, `refused ${path}`);
   }
+  denied.length = 0;
   t.throws(() => gateFor(holder('operator')).admit('/mesh.v1.MeshService/Unheard', call), { code: 'DENIED' });
+  t.same(denied, [['operator/someone', 'call.denied', '/mesh.v1.MeshService/Unheard']]);
   t.throws(() => gateFor(holder('operator')).admit('__proto__', call), { code: 'DENIED' });
   t.end();
 });

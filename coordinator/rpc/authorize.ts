@@ -20,7 +20,8 @@ import { nameCoordinators, toStatus } from '../../common/grpc-errors.js';
 import type { Identity } from '../../common/identity/identity.js';
 import type { Logger } from '../../common/log.js';
 import type { CallLike } from '../door/door.js';
-import type { Peer } from '../door/peer.js';
+import { type Peer, plainAddress } from '../door/peer.js';
+import { actorOf, type Audit } from '../services/audit.js';
 import type { Denylist } from '../services/denylist.js';
 import { type Caller, METHOD_ROLES } from './roles.js';
 
@@ -35,6 +36,8 @@ export interface CallContext {
 export interface GateOptions {
   peerOf: (call: CallLike) => Peer;
   denylist: Denylist;
+  /** Hears of every call that is refused here. */
+  audit: Pick<Audit, 'tally'>;
   log: Logger;
   /** Where the mesh may be reached, for people who would otherwise know one coordinator of several; empty for one. */
   coordinators?: () => readonly string[];
@@ -45,18 +48,22 @@ export class Gate {
 
   /** @throws MeshError UNAUTHENTICATED, REVOKED, BAD_CERTIFICATE or DENIED */
   admit(path: string, call: CallLike): CallContext {
-    const address = call.getPeer().replace(/:\d+$/, '');
+    const address = plainAddress(call.getPeer().replace(/:\d+$/, ''));
     const peer = this.options.peerOf(call);
-    if (peer.kind === 'refused') throw new MeshError('UNAUTHENTICATED', peer.reason);
     const identity = peer.kind === 'identity' ? peer.identity : undefined;
-    const role: Caller = identity?.role ?? 'nobody';
-    if (identity) this.options.denylist.check(identity);
-    if (!Object.hasOwn(METHOD_ROLES, path) || !METHOD_ROLES[path]?.includes(role)) {
-      const who = identity ? `${role}/${identity.name}` : 'a peer without a certificate';
-      this.options.log.warn({ event: 'rpc.denied', method: path, caller: who, address });
-      throw new MeshError(identity ? 'DENIED' : 'UNAUTHENTICATED', `${who} may not call ${path}`);
+    const context: CallContext = { identity, role: identity?.role ?? 'nobody', address };
+    try {
+      if (peer.kind === 'refused') throw new MeshError('UNAUTHENTICATED', peer.reason);
+      if (identity) this.options.denylist.check(identity);
+      requireRole(path, context);
+    } catch (error) {
+      const { code, message: why } = toMeshError(error);
+      const actor = actorOf(context);
+      this.options.log.warn({ event: 'rpc.denied', method: path, caller: actor.name, address, code, why });
+      this.options.audit.tally(actor, 'call.denied', path, { code, why });
+      throw error;
     }
-    return { identity, role, address };
+    return context;
   }
 
   report(path: string, error: unknown): ReturnType<typeof toStatus> {
@@ -136,6 +143,13 @@ export class Gate {
   async #run<T>(body: () => Promise<T>): Promise<T> {
     return body();
   }
+}
+
+/** @throws MeshError DENIED, or UNAUTHENTICATED for who has no identity */
+function requireRole(path: string, { identity, role }: CallContext): void {
+  if (Object.hasOwn(METHOD_ROLES, path) && METHOD_ROLES[path]?.includes(role)) return;
+  const who = identity ? `${role}/${identity.name}` : 'a peer without a certificate';
+  throw new MeshError(identity ? 'DENIED' : 'UNAUTHENTICATED', `${who} may not call ${path}`);
 }
 
 /**

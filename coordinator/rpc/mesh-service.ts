@@ -1,7 +1,7 @@
 import type { UntypedServiceImplementation } from '@grpc/grpc-js';
 import type * as api from '../../proto/gen/mesh/v1/mesh.js';
 import { type MeshServiceServer, MeshServiceService as Mesh } from '../../proto/gen/mesh/v1/mesh.js';
-import { actorOf } from '../services/audit.js';
+import { actorOf, type Audit } from '../services/audit.js';
 import type { BlobDepot } from '../services/blob-depot.js';
 import type { Cancellation } from '../services/cancellation.js';
 import type { Enrollment } from '../services/enrollment.js';
@@ -28,6 +28,7 @@ export interface MeshPlane {
   /** @throws MeshError NOT_LEADER that says where to go */
   lead(): LeadingPlane;
   readonly roster: Roster;
+  readonly audit: Audit;
   /** Answered by every coordinator; from the store where it does not lead. */
   readonly queries: Queries;
   readonly enrollment: Enrollment;
@@ -70,7 +71,7 @@ function jobMethods({
     submitJob: gate.clientStream<api.SubmitJobRequest, api.SubmitJobResponse>(
       Mesh.submitJob.path,
       async (requests, context) => ({
-        job: presentJob(await receiveJob(plane.lead().intake, callerOf(context), requests)),
+        job: presentJob(await receiveJob(plane.lead().intake, context, requests)),
       }),
     ),
     missingBlobs: gate.unary<api.MissingBlobsRequest, api.MissingBlobsResponse>(
@@ -87,13 +88,15 @@ function jobMethods({
     cancelJob: gate.unary<api.CancelJobRequest, api.CancelJobResponse>(Mesh.cancelJob.path, async ({ id }, context) => {
       const caller = callerOf(context);
       const { cancellation, queries } = plane.lead();
-      const cancelled = await cancellation.cancel(await queries.job(id, caller), undefined);
+      const job = await queries.job(id, caller);
+      const cancelled = await cancellation.cancel(job, undefined);
+      plane.audit.note(actorOf(context), 'job.cancelled', job.id, { tasks: cancelled });
       return { job: presentJob(await queries.job(id, caller)), cancelled };
     }),
     retryJob: gate.unary<api.RetryJobRequest, api.RetryJobResponse>(Mesh.retryJob.path, async ({ id }, context) => {
       const caller = callerOf(context);
       const { resubmission, queries } = plane.lead();
-      return { job: presentJob(await resubmission.retry(await queries.job(id, caller), caller)) };
+      return { job: presentJob(await resubmission.retry(await queries.job(id, caller), caller, context.address)) };
     }),
   };
 }
@@ -213,9 +216,11 @@ function nodeMethods({ gate, plane }: MeshServiceOptions): Methods<'listNodes' |
     }),
     drainNode: gate.unary<api.DrainNodeRequest, api.DrainNodeResponse>(
       Mesh.drainNode.path,
-      async ({ name, draining }) => {
+      async ({ name, draining }, context) => {
         const term = plane.lead();
-        return { node: present(await term.vitals.setDraining(name, draining), term) };
+        const node = await term.vitals.setDraining(name, draining);
+        await plane.audit.record(actorOf(context), draining ? 'node.drained' : 'node.undrained', node.row.name);
+        return { node: present(node, term) };
       },
     ),
   };

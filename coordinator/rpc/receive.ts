@@ -1,17 +1,19 @@
 import { MeshError } from '../../common/errors.js';
-import type { Identity } from '../../common/identity/identity.js';
 import type { TaskInput } from '../../proto/gen/mesh/v1/common.js';
 import type { PutBlobRequest, SubmitJobRequest } from '../../proto/gen/mesh/v1/mesh.js';
 import type { JobRow } from '../ports.js';
+import { actorOf } from '../services/audit.js';
 import type { BlobDepot } from '../services/blob-depot.js';
 import type { Intake } from '../services/intake.js';
+import { callerOf } from './authority-services.js';
+import type { CallContext } from './authorize.js';
 
 const KEY_LENGTH_MAX = 200;
 
 /** The first message is the specification, the rest are its items. */
 export async function receiveJob(
   intake: Intake,
-  caller: Identity,
+  context: CallContext,
   requests: AsyncIterable<SubmitJobRequest>,
 ): Promise<JobRow> {
   const messages = requests[Symbol.asyncIterator]();
@@ -24,7 +26,8 @@ export async function receiveJob(
     throw new MeshError('USAGE', `an idempotency key has 1 to ${KEY_LENGTH_MAX} characters`);
   const second = await messages.next();
   return intake.submit({
-    submitter: caller.name,
+    actor: actorOf(context),
+    submitter: callerOf(context).name,
     idempotencyKey,
     spec,
     hasItems: !second.done,

@@ -9,7 +9,7 @@ import { type AuthorityPlane, makeCaService, makeEnrollService } from './authori
 import { assertCovered, Gate, type GateOptions } from './authorize.js';
 import { makeMeshService, type MeshPlane } from './mesh-service.js';
 
-type Plane = AgentPlane & MeshPlane & AuthorityPlane & Pick<GateOptions, 'denylist'>;
+type Plane = AgentPlane & MeshPlane & AuthorityPlane & Pick<GateOptions, 'denylist' | 'audit'>;
 
 /** Puts every service on a gRPC server, each method behind the gate. */
 export function registerServices(
@@ -20,7 +20,7 @@ export function registerServices(
   const { meshId, peerOf, log } = options;
   const { roster } = plane;
   const coordinators = () => (roster.alone ? [] : roster.addresses());
-  const gate = new Gate({ peerOf, denylist: plane.denylist, log, coordinators });
+  const gate = new Gate({ peerOf, denylist: plane.denylist, audit: plane.audit, log, coordinators });
   const services = [
     [AgentServiceService, makeAgentService({ plane, gate, log })],
     [MeshServiceService, makeMeshService({ plane, gate })],

@@ -32,7 +32,7 @@ export const AUDIT_ACTIONS = {
   'node.undrained': 'a node gets work again (target: its name)',
   'job.submitted': 'a job was submitted (target: its id)',
   'job.cancelled': 'a job was cancelled (target: its id)',
-  'job.retried': 'what a job left undone was submitted again (target: the id of the former job)',
+  'job.retried': 'what a job left undone was submitted again (target: the id of the new job)',
   'call.denied': 'a call was refused because of who made it (target: the method or path; counted)',
   'result.stale': 'an agent reported a result that another attempt has made void (target: the node; counted)',
   'audit.dropped': 'entries for which there was no room while the database was away (target: how many)',

@@ -15,6 +15,7 @@ import type { JobSpec } from '../../proto/gen/mesh/v1/mesh.js';
 import { isTerminal } from '../core/job.js';
 import { canonicalSpec, validateInput, validateSpec } from '../core/spec.js';
 import type { JobRow, Store } from '../ports.js';
+import type { Actor, Audit } from './audit.js';
 import type { BlobDepot } from './blob-depot.js';
 import type { Jobs } from './jobs.js';
 
@@ -26,6 +27,7 @@ const UNSURE_MAX = 10_000;
 
 export interface IntakeOptions {
   store: Store;
+  audit: Audit;
   jobs: Jobs;
   blobs: BlobDepot;
   clock: Clock;
@@ -39,6 +41,7 @@ export interface IntakeOptions {
 }
 
 export interface Submission {
+  actor: Actor;
   submitter: string;
   idempotencyKey: string;
   spec: JobSpec;
@@ -76,7 +79,7 @@ export class Intake implements Service {
 
   /** Commits a job. @throws MeshError BAD_SPEC, OVERLOADED, DISK_FULL, IDEMPOTENCY_CONFLICT */
   async submit(submission: Submission): Promise<JobRow> {
-    const { store, jobs, clock, log, epoch, liveJobsMax, accepts } = this.#options;
+    const { store, audit, jobs, clock, log, epoch, liveJobsMax, accepts } = this.#options;
     const { spec, executor } = validateSpec(submission.spec);
     if (!(await accepts()))
       throw new MeshError('DISK_FULL', 'the coordinator is short of disk space and takes no new jobs');
@@ -108,6 +111,9 @@ export class Intake implements Service {
         throw error;
       });
     if (created) {
+      const { name, type, retryOf } = job;
+      const action = retryOf === undefined ? 'job.submitted' : 'job.retried';
+      audit.note(submission.actor, action, job.id, { name, type, tasks: job.counts.total, retryOf });
       log.info({ event: 'job.accepted', job: job.id, tasks: job.counts.total, submitter: job.submitter });
       jobs.add(job);
       this.#materialiser.wake();

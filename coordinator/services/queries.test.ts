@@ -158,15 +158,15 @@ test('retry: a new job of what did not complete, under its old MESH_INDEX; twice
   const agent = new PlayedAgent(plane, 'attic', 3);
   await agent.connect();
   const job = await submit(plane, 3, { retries: 0, array: { start: 10, step: 5 }, onFailure: OnFailure.FINISH });
-  await t.rejects(plane.resubmission.retry(job, anna), { code: 'CONFLICT', message: /has not ended/ });
+  await t.rejects(plane.resubmission.retry(job, anna, '10.0.0.3'), { code: 'CONFLICT', message: /has not ended/ });
   const [a, b, c] = await agent.assignedAll(3);
   if (!a || !b || !c) throw new Error('three tasks');
   await agent.finish([a]);
   await agent.finish([b, c], { outcome: Outcome.FAILED, exitCode: 1 });
   const ended = (await store.jobs.get(job.id)) as JobRow;
-  const retried = await plane.resubmission.retry(ended, anna);
+  const retried = await plane.resubmission.retry(ended, anna, '10.0.0.3');
   t.match(retried, { retryOf: job.id, counts: { total: 2 } });
-  t.equal((await plane.resubmission.retry(ended, anna)).id, retried.id);
+  t.equal((await plane.resubmission.retry(ended, anna, '10.0.0.3')).id, retried.id);
   const tasks = await agent.assignedAll(2);
   const inputs = await store.tasks.inputs(tasks);
   t.same(
@@ -174,10 +174,10 @@ test('retry: a new job of what did not complete, under its old MESH_INDEX; twice
     [15, 20],
   );
   await agent.finish(tasks, { outcome: Outcome.FAILED, exitCode: 1 });
-  const second = await plane.resubmission.retry(ended, anna);
+  const second = await plane.resubmission.retry(ended, anna, '10.0.0.3');
   t.not(second.id, retried.id, 'the first retry did not complete: a new one');
   await agent.finish(await agent.assignedAll(2));
-  t.equal((await plane.resubmission.retry(ended, anna)).id, second.id, 'this one did');
+  t.equal((await plane.resubmission.retry(ended, anna, '10.0.0.3')).id, second.id, 'this one did');
   const done = (await store.jobs.get(second.id)) as JobRow;
-  await t.rejects(plane.resubmission.retry(done, anna), { code: 'CONFLICT', message: /every task/ });
+  await t.rejects(plane.resubmission.retry(done, anna, '10.0.0.3'), { code: 'CONFLICT', message: /every task/ });
 });

@@ -3,6 +3,7 @@ import type { Identity } from '../../common/identity/identity.js';
 import { TaskInput } from '../../proto/gen/mesh/v1/common.js';
 import { isTerminal } from '../core/job.js';
 import type { JobRow, Store } from '../ports.js';
+import { actorOf } from './audit.js';
 import type { Intake } from './intake.js';
 
 const PAGE = 1000;
@@ -21,7 +22,7 @@ export class Resubmission {
    * one, of the same tasks.
    * @throws MeshError CONFLICT while the job runs, or when nothing is left to do
    */
-  async retry(job: JobRow, caller: Identity): Promise<JobRow> {
+  async retry(job: JobRow, caller: Identity, address: string): Promise<JobRow> {
     if (!isTerminal(job.status))
       throw new MeshError('CONFLICT', `job ${job.id} has not ended`, { hint: `see: mesh job ${job.id}` });
     const open = job.counts.total - job.counts.completed;
@@ -31,6 +32,7 @@ export class Resubmission {
     const { array, ...rest } = job.spec;
     for (let round = 1; ; round++) {
       const retry = await this.intake.submit({
+        actor: actorOf({ identity: caller, address }),
         submitter: caller.name,
         idempotencyKey: round === 1 ? `retry-${job.id}-${open}` : `retry-${job.id}-${open}-${round}`,
         spec: whole ? job.spec : { ...rest, array: undefined, taskCount: open },

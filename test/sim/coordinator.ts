@@ -121,7 +121,7 @@ type Handler = (call: ServerEnd<SessionRequest, SessionResponse>) => void;
 function handlerOf(plane: ControlPlane, log: Logger, guardless: boolean): Handler {
   const gate = new Gate({
     peerOf: (call) => ({ kind: 'identity', identity: agentIdentity(nameOf(call)) }),
-    ...{ denylist: plane.denylist, log },
+    ...{ denylist: plane.denylist, audit: plane.audit, log },
   });
   const { session } = makeAgentService({ plane, gate, log });
   return (call) => {

@@ -134,7 +134,8 @@ export class Workload {
       taken = true;
       const { spec } = order;
       const items = (async function* () {})();
-      return intake.submit({ submitter: 'anna', idempotencyKey: keyOf(order), spec, items, hasItems: false });
+      const actor = { name: 'submitter/anna', address: '', certificate: '' };
+      return intake.submit({ actor, submitter: 'anna', idempotencyKey: keyOf(order), spec, items, hasItems: false });
     }).then(
       (job) => this.#acknowledged(order, job),
       (error: unknown) => {

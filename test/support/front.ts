@@ -30,7 +30,7 @@ export async function openFront(t: Test, store?: Store, notReady?: () => string 
   const { plane, mesh } = parts;
   const http = await makeHttp({
     peerOf: (socket) => door.peerOf(socket),
-    ...{ denylist: plane.denylist, metrics: plane.metrics, log: silentLogger },
+    ...{ denylist: plane.denylist, audit: plane.audit, metrics: plane.metrics, log: silentLogger },
     notReady: async () => notReady?.() ?? plane.notReady(),
   });
   const door: Door = new Door({

@@ -246,6 +246,7 @@ async function* batches(items: TaskInput[][]): AsyncGenerator<TaskInput[]> {
 
 export function submission(taskCount: number, spec: Partial<JobSpec> = {}, items: TaskInput[][] = []) {
   return {
+    actor: OPERATOR,
     submitter: 'anna',
     idempotencyKey: unique('key'),
     spec: JobSpec.fromPartial({
