@@ -10,7 +10,8 @@ import type { Clock } from '../common/clock.js';
 import { MeshError, systemCode } from '../common/errors.js';
 import { readIfExists, writeFileAtomic } from '../common/files.js';
 import { nameFrom } from '../common/ids.js';
-import { chainFromPem, checkPeer, readMeshId } from '../common/identity/check.js';
+import { chainFromPem, checkPresented } from '../common/identity/chain.js';
+import { readMeshId } from '../common/identity/check.js';
 import type { Identity } from '../common/identity/identity.js';
 import { decodeToken } from '../common/identity/token.js';
 import type { Logger } from '../common/log.js';
@@ -77,12 +78,11 @@ function noWayIn(stored: Credential | undefined): MeshError {
   });
 }
 
-/** The profile check on our own certificate: what is wrong with it is better said here than by a refusal. */
+/** Our own certificate, judged as others will: what is wrong with it is better said here than by a refusal. */
 function identify(credential: Credential, clock: Clock): Identity {
   const meshId = readMeshId(new X509Certificate(credential.root));
-  const [leaf] = chainFromPem(credential.certificateChain);
-  if (!leaf) throw new MeshError('BAD_CERTIFICATE', 'the certificate file holds no certificate');
-  return checkPeer(leaf, { meshId, roles: ['agent'], purpose: 'client', nowMs: clock.wallMs() });
+  const rules = { meshId, roles: ['agent'], purpose: 'client', nowMs: clock.wallMs() } as const;
+  return checkPresented(chainFromPem(credential.certificateChain), chainFromPem(credential.root), rules);
 }
 
 const endOf = (credential: Credential): number => Date.parse(new X509Certificate(credential.certificateChain).validTo);

@@ -3,7 +3,7 @@ import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'tap';
-import { chainFromPem, verifyChain } from '../common/identity/check.js';
+import { chainFromPem, verifyChain } from '../common/identity/chain.js';
 import { makeCsr, readCsr } from '../common/identity/csr.js';
 import { makeKeyPair } from '../common/identity/keys.js';
 import { initAdopted, initDirectory, keyForIssuer, openDirectory } from './directory.js';
@@ -28,7 +28,7 @@ test('a directory whose issuer was signed elsewhere certifies, renews, and canno
   const leaf = { publicKeyDer, role: 'agent', name: 'attic', nowMs } as const;
   const before = await second.issue(leaf, { sameHolder: false });
   const root = new X509Certificate(rootPem);
-  t.doesNotThrow(() => verifyChain(chainFromPem(before.pem), root, nowMs));
+  t.doesNotThrow(() => verifyChain(chainFromPem(before.pem), [root], nowMs));
   t.throws(() => second.signIssuer(publicKeyDer, nowMs), { code: 'DATA_DIR' });
 
   const next = keyForIssuer(directory);
@@ -36,6 +36,6 @@ test('a directory whose issuer was signed elsewhere certifies, renews, and canno
   await second.adoptIssuer(first.signIssuer(publicKeyOf(next), nowMs));
   t.notOk(existsSync(join(directory, 'issuer.key.next')));
   const after = await openDirectory(directory).issue(leaf, { sameHolder: true });
-  t.doesNotThrow(() => verifyChain(chainFromPem(after.pem), root, nowMs));
-  t.doesNotThrow(() => verifyChain(chainFromPem(before.pem), root, nowMs), 'what the old one signed stays valid');
+  t.doesNotThrow(() => verifyChain(chainFromPem(after.pem), [root], nowMs));
+  t.doesNotThrow(() => verifyChain(chainFromPem(before.pem), [root], nowMs), 'what the old one signed stays valid');
 });

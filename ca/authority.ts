@@ -127,7 +127,7 @@ export class Authority {
     this.#issuerKey = parts.issuerKey;
     // Dates are not judged here: an expired issuer must still be readable, to be renewed.
     this.meshId = checkAuthority(parts.root, 'root', fieldsOf(parts.root).notBeforeMs);
-    const problem = profileProblem(parts.issuer, 'issuer');
+    const problem = profileProblem(fieldsOf(parts.issuer), 'issuer');
     if (problem)
       throw new MeshError('BAD_CERTIFICATE', `the issuer's certificate does not fit the profile: ${problem}`);
     if (!parts.issuer.verify(parts.root.publicKey))

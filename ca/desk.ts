@@ -2,7 +2,8 @@
 import type { Role } from '../common/identity/identity.js';
 import { systemClock } from '../common/clock.js';
 import { MeshError } from '../common/errors.js';
-import { fieldsOf, chainFromPem } from '../common/identity/check.js';
+import { chainFromPem } from '../common/identity/chain.js';
+import { fieldsOf } from '../common/identity/check.js';
 import { BACKDATE_MS } from '../common/identity/profile.js';
 import { type CaDirectory, type IndexEntry, openDirectory } from './directory.js';
 import { hostsIn } from './names.js';

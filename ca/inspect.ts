@@ -1,14 +1,8 @@
 import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { MeshError, systemCode, toMeshError } from '../common/errors.js';
-import {
-  chainFromPem,
-  checkAuthority,
-  checkPeer,
-  fieldsOf,
-  fingerprintOf,
-  verifyChain,
-} from '../common/identity/check.js';
+import { chainFromPem, verifyChain } from '../common/identity/chain.js';
+import { checkAuthority, checkPeer, fieldsOf, fingerprintOf } from '../common/identity/check.js';
 import { type CertificateFields, NAME_TAGS } from '../common/identity/fields.js';
 import { EXTENDED_KEY_USAGE_OIDS } from '../common/identity/profile.js';
 import { parseMeshUri, parseSpiffeId } from '../common/identity/spiffe.js';
@@ -106,7 +100,7 @@ export function inspectCertificate(certificate: X509Certificate, nowMs: number):
 /** Whether a chain leads to a root; the reason when it does not. */
 export function chainProblem(chain: X509Certificate[], root: X509Certificate, nowMs: number): string | null {
   try {
-    verifyChain(chain, root, nowMs);
+    verifyChain(chain, [root], nowMs);
     return null;
   } catch (error) {
     return toMeshError(error).message;

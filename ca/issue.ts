@@ -1,6 +1,7 @@
 /** `issue` and `renew`: key, request, certificate, files, in an order that leaves nothing half-made. */
 import { randomBytes } from 'node:crypto';
-import { chainFromPem, fieldsOf, fingerprintOf } from '../common/identity/check.js';
+import { chainFromPem } from '../common/identity/chain.js';
+import { fieldsOf, fingerprintOf } from '../common/identity/check.js';
 import { makeCsr } from '../common/identity/csr.js';
 import { MeshError } from '../common/errors.js';
 import type { Desk, DeskAnswer } from './desk.js';

@@ -7,7 +7,8 @@ import { join } from 'node:path';
 import tls from 'node:tls';
 import { fileURLToPath } from 'node:url';
 import { type Test, test } from 'tap';
-import { chainFromPem, checkPeer, verifyChain } from '../common/identity/check.js';
+import { chainFromPem, verifyChain } from '../common/identity/chain.js';
+import { checkPeer } from '../common/identity/check.js';
 import { runProgram } from '../common/program.js';
 import { readPrivateKeyFile } from './keys.js';
 import { makeCaProgram } from './program.js';
@@ -97,7 +98,7 @@ test('from init to revoke', async (t) => {
   t.same(readdirSync(out).sort(), ['c1.crt', 'c1.key', 'ca.crt']);
   t.equal(statSync(join(out, 'c1.key')).mode & 0o777, 0o600);
   const chain = chainFromPem(readFileSync(join(out, 'c1.crt'), 'utf8'));
-  verifyChain(chain, new X509Certificate(readFileSync(join(out, 'ca.crt'))), Date.now());
+  verifyChain(chain, [new X509Certificate(readFileSync(join(out, 'ca.crt')))], Date.now());
   const [leaf] = chain;
   t.equal(leaf?.checkHost('mesh.lan'), 'mesh.lan');
   t.ok(leaf?.checkPrivateKey(readPrivateKeyFile(join(out, 'c1.key'))));

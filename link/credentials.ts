@@ -4,9 +4,9 @@
  * Host names and common names are never read, so a coordinator may be reached under any address.
  */
 import { createHash, X509Certificate } from 'node:crypto';
-import { createSecureContext, type PeerCertificate, type SecureContext } from 'node:tls';
+import { createSecureContext, type DetailedPeerCertificate, type PeerCertificate, type SecureContext } from 'node:tls';
 import { type ChannelCredentials, type ChannelOptions, credentials } from '@grpc/grpc-js';
-import { checkPeer } from '../common/identity/check.js';
+import { chainFromPem, checkPresented, presentedBy } from '../common/identity/chain.js';
 import type { Identity } from '../common/identity/identity.js';
 import { type Clock, systemClock } from '../common/clock.js';
 
@@ -34,16 +34,22 @@ export const secureContextOf = (trust: Trust): SecureContext =>
     ...(trust.certificateChain && trust.privateKey ? { cert: trust.certificateChain, key: trust.privateKey } : {}),
   });
 
-/** @throws MeshError BAD_CERTIFICATE unless it is a coordinator's of this mesh, valid now */
-export const checkCoordinator = (certificate: X509Certificate, meshId: string, nowMs: number): Identity =>
-  checkPeer(certificate, { meshId, roles: ['coordinator'], purpose: 'server', nowMs });
+/** @throws MeshError BAD_CERTIFICATE unless the chain is a coordinator's of this mesh, valid now */
+export const checkCoordinator = (
+  chain: readonly X509Certificate[],
+  roots: readonly X509Certificate[],
+  meshId: string,
+  nowMs: number,
+): Identity => checkPresented(chain, roots, { meshId, roles: ['coordinator'], purpose: 'server', nowMs });
 
 /** Credentials for a channel to a coordinator of this mesh, whatever its address. */
 export function channelCredentials(trust: Trust, meshId: string, clock: Clock = systemClock): ChannelCredentials {
+  const roots = chainFromPem(trust.root);
   return credentials.createFromSecureContext(secureContextOf(trust), {
     checkServerIdentity: (_host: string, certificate: PeerCertificate) => {
       try {
-        checkCoordinator(new X509Certificate(certificate.raw), meshId, clock.wallMs());
+        // Node hands over the whole chain here, whatever its type declares.
+        checkCoordinator(presentedBy(certificate as DetailedPeerCertificate), roots, meshId, clock.wallMs());
         return undefined;
       } catch (error) {
         return error as Error;

@@ -8,7 +8,8 @@ import { Metadata } from '@grpc/grpc-js';
 import type { Clock } from '../common/clock.js';
 import { MeshError } from '../common/errors.js';
 import { fromServiceError } from '../common/grpc-errors.js';
-import { chainFromPem, checkPeer, fingerprintOf, readMeshId, verifyChain } from '../common/identity/check.js';
+import { chainFromPem, checkPresented } from '../common/identity/chain.js';
+import { fingerprintOf, readMeshId } from '../common/identity/check.js';
 import { makeCsr } from '../common/identity/csr.js';
 import type { Role } from '../common/identity/identity.js';
 import { makeKeyPair } from '../common/identity/keys.js';
@@ -97,7 +98,7 @@ async function prove(endpoint: Endpoint, rootDigest: string, nowMs: number, sign
   const root = chain.at(-1) as X509Certificate;
   if (fingerprintOf(root) !== rootDigest) throw new Refused('belongs to another mesh than the token');
   const meshId = readMeshId(root);
-  verifyCoordinator(chain, root, meshId, nowMs);
+  verifyCoordinator(chain, [root], meshId, nowMs);
   return { root, meshId };
 }
 
@@ -124,10 +125,8 @@ function callJoin(
 /** What came back is held against the key, the root and the profile, like everything else from outside. */
 function accept(response: JoinResponse, proven: Proven, privateKey: string, endpoint: Endpoint, nowMs: number): Joined {
   const chain = chainFromPem(response.certificateChain);
-  const leaf = chain[0] as X509Certificate;
-  verifyChain(chain, proven.root, nowMs);
-  const { role, name } = checkPeer(leaf, { meshId: proven.meshId, purpose: 'client', nowMs });
-  if (!leaf.checkPrivateKey(createPrivateKey(privateKey)))
+  const { role, name } = checkPresented(chain, [proven.root], { meshId: proven.meshId, purpose: 'client', nowMs });
+  if (!chain[0]?.checkPrivateKey(createPrivateKey(privateKey)))
     throw new MeshError('BAD_CERTIFICATE', 'the coordinator answered with a certificate for another key');
   const credential = { certificateChain: response.certificateChain, privateKey, root: proven.root.toString() };
   return {

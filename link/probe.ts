@@ -3,16 +3,13 @@
  * learns nothing from it. Node's own verification is switched off here and done by hand, because only so the presented
  * certificate can be named in the reason; the channel that is opened afterwards verifies everything again.
  */
-import { X509Certificate } from 'node:crypto';
-import { connect, type DetailedPeerCertificate, type TLSSocket } from 'node:tls';
+import type { X509Certificate } from 'node:crypto';
+import { connect, type TLSSocket } from 'node:tls';
 import { MeshError, systemCode } from '../common/errors.js';
-import { verifyChain } from '../common/identity/check.js';
+import { presentedBy } from '../common/identity/chain.js';
 import type { Identity } from '../common/identity/identity.js';
 import { checkCoordinator, SERVER_NAME } from './credentials.js';
 import type { Endpoint } from './endpoints.js';
-
-/** Longer than any chain of ours, and a bound for what a rogue may send. */
-const CHAIN_MAX = 8;
 
 /** Thrown for an endpoint that is no coordinator of this mesh; the message continues a sentence that names it. */
 export class Refused extends Error {
@@ -26,12 +23,7 @@ export class Refused extends Error {
 export async function presentedChain(endpoint: Endpoint, signal: AbortSignal): Promise<X509Certificate[]> {
   const socket = await handshake(endpoint, signal);
   try {
-    const chain: X509Certificate[] = [];
-    let link: DetailedPeerCertificate | undefined = socket.getPeerCertificate(true);
-    while (link?.raw && chain.length < CHAIN_MAX && !chain.at(-1)?.raw.equals(link.raw)) {
-      chain.push(new X509Certificate(link.raw));
-      link = link.issuerCertificate;
-    }
+    const chain = presentedBy(socket.getPeerCertificate(true));
     if (chain.length === 0) throw new Refused('presents no certificate');
     return chain;
   } finally {
@@ -75,31 +67,30 @@ function handshake({ host, port }: Endpoint, signal: AbortSignal): Promise<TLSSo
 }
 
 /**
- * That a coordinator of the mesh answers, one whose chain leads to this very root.
+ * That a coordinator of the mesh answers, one whose chain leads to one of these very roots.
  * @throws Refused, MeshError BAD_CERTIFICATE, or the error of the connection
  */
 export async function probeCoordinator(
   endpoint: Endpoint,
-  expected: { root: X509Certificate; meshId: string },
+  expected: { roots: readonly X509Certificate[]; meshId: string },
   nowMs: number,
   signal: AbortSignal,
 ): Promise<Identity> {
   const chain = await presentedChain(endpoint, signal);
-  return verifyCoordinator(chain, expected.root, expected.meshId, nowMs);
+  return verifyCoordinator(chain, expected.roots, expected.meshId, nowMs);
 }
 
 /** @throws Refused when another root signed it, MeshError BAD_CERTIFICATE when it does not fit otherwise */
 export function verifyCoordinator(
-  chain: X509Certificate[],
-  root: X509Certificate,
+  chain: readonly X509Certificate[],
+  roots: readonly X509Certificate[],
   meshId: string,
   nowMs: number,
 ): Identity {
   const last = chain.at(-1) as X509Certificate;
-  const ours = last.raw.equals(root.raw) || last.verify(root.publicKey);
+  const ours = roots.some((root) => last.raw.equals(root.raw) || last.verify(root.publicKey));
   if (!ours) throw new Refused('belongs to another mesh');
-  verifyChain(chain, root, nowMs);
-  return checkCoordinator(chain[0] as X509Certificate, meshId, nowMs);
+  return checkCoordinator(chain, roots, meshId, nowMs);
 }
 
 const PHRASES: Record<string, string> = {

@@ -1,5 +1,5 @@
-import { X509Certificate } from 'node:crypto';
 import type { Clock } from '../common/clock.js';
+import { chainFromPem } from '../common/identity/chain.js';
 import { type Logger, silentLogger } from '../common/log.js';
 import { rootDigestOf, type Trust } from './credentials.js';
 import { Discovery } from './discovery.js';
@@ -32,7 +32,7 @@ export interface ReachOptions<T> {
  */
 export async function reach<T>(options: ReachOptions<T>): Promise<T> {
   const { meshId, credential, clock } = options;
-  const root = new X509Certificate(credential.root);
+  const roots = chainFromPem(credential.root);
   const rootDigest = options.rootDigest ?? rootDigestOf(credential.root);
   return withDiscovery(options.discover, rootDigest, clock, options.log, (discovery) =>
     race({
@@ -42,7 +42,7 @@ export async function reach<T>(options: ReachOptions<T>): Promise<T> {
       clock,
       signal: options.signal,
       timeoutMs: options.timeoutMs,
-      probe: (endpoint, signal) => probeCoordinator(endpoint, { root, meshId }, clock.wallMs(), signal),
+      probe: (endpoint, signal) => probeCoordinator(endpoint, { roots, meshId }, clock.wallMs(), signal),
       commit: (endpoint, _identity, signal) => options.try(endpoint, signal),
     }),
   );

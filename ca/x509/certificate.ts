@@ -6,6 +6,7 @@
 import { createHash, createPublicKey, type KeyObject, sign } from 'node:crypto';
 import forge from 'node-forge';
 import { NAME_TAGS, type AlternativeName } from '../../common/identity/fields.js';
+import { ECDSA_SHA256, RSA_SHA256 } from '../../common/identity/keys.js';
 import { EXTENSION_OIDS, KEY_USAGES, type KeyUsage } from '../../common/identity/profile.js';
 
 type Asn1 = forge.asn1.Asn1;
@@ -14,8 +15,6 @@ const { Class, Type } = asn1;
 
 const OID_COMMON_NAME = '2.5.4.3';
 const OID_ORGANIZATION = '2.5.4.10';
-const ECDSA_SHA256 = '1.2.840.10045.4.3.2';
-const RSA_SHA256 = '1.2.840.113549.1.1.11';
 
 export interface ExtensionTemplate {
   oid: string;

@@ -19,22 +19,9 @@ import {
   writeOid,
   writeSequence,
 } from './der.js';
-import { publicKeyDigest, readPublicKey } from './keys.js';
+import { ECDSA_SHA256, publicKeyDigest, readPublicKey, RSA_SHA256, SIGNATURES } from './keys.js';
 
 const OID_COMMON_NAME = '2.5.4.3';
-const ECDSA_SHA256 = '1.2.840.10045.4.3.2';
-const RSA_SHA256 = '1.2.840.113549.1.1.11';
-
-/** Signature algorithms that a request may be signed with. */
-const HASHES: Record<string, { keyType: string; hash: string }> = {
-  [ECDSA_SHA256]: { keyType: 'ec', hash: 'sha256' },
-  '1.2.840.10045.4.3.3': { keyType: 'ec', hash: 'sha384' },
-  '1.2.840.10045.4.3.4': { keyType: 'ec', hash: 'sha512' },
-  [RSA_SHA256]: { keyType: 'rsa', hash: 'sha256' },
-  '1.2.840.113549.1.1.12': { keyType: 'rsa', hash: 'sha384' },
-  '1.2.840.113549.1.1.13': { keyType: 'rsa', hash: 'sha512' },
-};
-
 export const CSR_BYTES_MAX = 16 * 1024;
 
 /**
@@ -74,7 +61,7 @@ export interface ProvenKey {
 export function readCsr(der: Uint8Array): ProvenKey {
   const parts = parseCsr(der);
   const publicKey = readPublicKey(parts.publicKeyDer);
-  const algorithm = HASHES[parts.algorithm];
+  const algorithm = SIGNATURES[parts.algorithm];
   if (!algorithm || algorithm.keyType !== publicKey.asymmetricKeyType)
     throw new MeshError('BAD_CERTIFICATE', `the certificate request is signed with an unknown algorithm`);
   if (!verify(algorithm.hash, parts.signed, publicKey, parts.signature))

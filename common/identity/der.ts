@@ -155,6 +155,7 @@ export function readTime(value: DerValue | undefined): number {
   if (!match) throw new DerError('a time that does not parse');
   const [given = 0, month = 0, day = 0, hour = 0, minute = 0, second = 0] = match.slice(1).map(Number);
   const year = value.tag === TAG.utcTime ? given + (given >= 50 ? 1900 : 2000) : given;
+  if (value.tag === TAG.generalizedTime && year < 2050) throw new DerError('a time in the form of those after 2049');
   const date = new Date(Date.UTC(year, month - 1, day, hour, minute, second));
   if (date.getUTCMonth() !== month - 1 || date.getUTCDate() !== day || hour > 23 || minute > 59 || second > 59)
     throw new DerError('a time that does not exist');

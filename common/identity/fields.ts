@@ -35,6 +35,8 @@ export interface CertificateFields {
   version: number;
   /** Lower-case hex without leading zeros. */
   serial: string;
+  /** OID. */
+  signatureAlgorithm: string;
   /** The Name, DER. */
   issuerDer: Buffer;
   subjectDer: Buffer;
@@ -61,18 +63,18 @@ export function readCertificate(der: Uint8Array): CertificateFields {
   const outer = readChildren(readDer(der, TAG.sequence));
   if (outer.length !== 3) throw new DerError('a certificate has three parts');
   const [toBeSigned, outerAlgorithm, signature] = outer;
-  readBitString(signature);
+  if (readBitString(signature).unused !== 0) throw new DerError('a signature that is no whole number of bytes');
   const parts = readChildren(toBeSigned);
   const version = parts[0]?.tag === contextTag(0) ? readVersion(parts.shift()) : 1;
   const [serial, algorithm, issuer, validity, subject, publicKey, ...rest] = parts;
   if (!algorithm || !outerAlgorithm?.raw.equals(algorithm.raw)) throw new DerError('it names two signature algorithms');
-  readOid(readChildren(algorithm)[0]);
   const times = readChildren(validity);
   if (times.length !== 2) throw new DerError('a validity has two times');
   const extensions = readExtensions(rest);
   return {
     version,
     serial: readPositiveInteger(serial),
+    signatureAlgorithm: readOid(readChildren(algorithm)[0]),
     issuerDer: sequence(issuer),
     notBeforeMs: readTime(times[0]),
     notAfterMs: readTime(times[1]),
@@ -142,5 +144,7 @@ function readKeyUsage(der: Buffer): KeyUsage[] {
   const { bytes, unused } = readBitString(readDer(der, TAG.bitString));
   const count = bytes.length * 8 - unused;
   if (count > KEY_USAGES.length) throw new DerError('a key usage of impossible length');
+  // X.690 §11.2.2: a named bit list ends with its last bit that is set.
+  if (count > 0 && ((bytes.at(-1) ?? 0) & (1 << unused)) === 0) throw new DerError('a key usage that is not minimal');
   return KEY_USAGES.filter((_, bit) => bit < count && ((bytes[bit >> 3] ?? 0) & (0x80 >> (bit & 7))) !== 0);
 }

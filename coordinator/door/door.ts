@@ -12,7 +12,7 @@
  * Connections are known by their four-tuple, which is unique among the living. Errors on sockets end that connection and
  * nothing else.
  */
-import { constants } from 'node:crypto';
+import { constants, type X509Certificate } from 'node:crypto';
 import type { Server as HttpServer } from 'node:http';
 import { createServer, type Server as NetServer, type Socket } from 'node:net';
 import {
@@ -24,6 +24,7 @@ import {
 import { type ConnectionInjector, Server, ServerCredentials } from '@grpc/grpc-js';
 import { type Clock, pause, type Timer } from '../../common/clock.js';
 import { systemCode } from '../../common/errors.js';
+import { chainFromPem } from '../../common/identity/chain.js';
 import type { Identity } from '../../common/identity/identity.js';
 import type { Service } from '../../common/lifecycle.js';
 import type { Logger } from '../../common/log.js';
@@ -74,6 +75,7 @@ export class Door implements Service {
   readonly #census: Census;
   readonly #refusals: RefusalLog;
   readonly #listener: NetServer;
+  #roots: readonly X509Certificate[];
   readonly #tls: TlsServer;
   readonly #grpc: Record<'identity' | 'nobody', { server: Server; injector: ConnectionInjector }>;
   readonly #connections = new Map<string, Connection>();
@@ -94,6 +96,7 @@ export class Door implements Service {
       identity: this.#makeGrpc(limits.streamsMax, limits.messageBytesMax, limits.sessionMemoryMb),
       nobody: this.#makeGrpc(limits.nobodyStreamsMax, limits.nobodyMessageBytesMax, 1),
     };
+    this.#roots = chainFromPem(options.credential.root);
     this.#tls = createTlsServer({
       ...contextOf(options.credential),
       requestCert: true,
@@ -162,6 +165,7 @@ export class Door implements Service {
   /** New connections are shown this certificate; those that are open stay. */
   swapCertificate(credential: Credential): void {
     this.#tls.setSecureContext(contextOf(credential));
+    this.#roots = chainFromPem(credential.root);
   }
 
   /** Cuts every connection whose identity the predicate names; returns how many. */
@@ -224,7 +228,7 @@ export class Door implements Service {
       return;
     }
     const { meshId, clock, refuse } = this.#options;
-    const peer = identify(socket, { meshId, nowMs: () => clock.wallMs(), refuse });
+    const peer = identify(socket, { meshId, roots: this.#roots, nowMs: () => clock.wallMs(), refuse });
     const kind = peer.kind === 'identity' ? 'identity' : 'nobody';
     if (peer.kind === 'refused') this.#refusals.refused('door.refused', connection.address, peer.reason);
     const problem = this.#census.become(connection.address, kind);

@@ -1,6 +1,7 @@
+import type { X509Certificate } from 'node:crypto';
 import type { TLSSocket } from 'node:tls';
 import { MeshError } from '../../common/errors.js';
-import { checkPeer } from '../../common/identity/check.js';
+import { checkPresented, presentedBy } from '../../common/identity/chain.js';
 import type { Identity } from '../../common/identity/identity.js';
 
 /**
@@ -16,21 +17,23 @@ export const plainAddress = (address: string): string => address.replace(/^::fff
 
 export interface PeerPolicy {
   meshId: string;
+  roots: readonly X509Certificate[];
   nowMs: () => number;
   /** A reason to refuse an identity that is otherwise in order, such as its revocation. */
   refuse?: ((identity: Identity) => string | undefined) | undefined;
 }
 
-/** Judges the certificate of a finished handshake: the profile first, because it gives the better reason, then the chain. */
+/** Judges the chain of a finished handshake. What OpenSSL made of it is asked last: our own reasons can be read. */
 export function identify(socket: TLSSocket, policy: PeerPolicy): Peer {
-  const certificate = socket.getPeerX509Certificate();
-  if (!certificate) return NOBODY;
   try {
-    const identity = checkPeer(certificate, { meshId: policy.meshId, purpose: 'client', nowMs: policy.nowMs() });
+    const chain = presentedBy(socket.getPeerCertificate(true));
+    if (chain.length === 0) return NOBODY;
+    const rules = { meshId: policy.meshId, purpose: 'client', nowMs: policy.nowMs() } as const;
+    const identity = checkPresented(chain, policy.roots, rules);
     if (!socket.authorized) {
       // Node says which step of the chain failed as a code, whatever its type declares.
       const code = String(socket.authorizationError);
-      const reason = `the certificate of ${identity.role} ${identity.name} was not issued by this mesh (${code})`;
+      const reason = `the certificate of ${identity.role} ${identity.name} was not issued by this mesh: ${code}`;
       return { kind: 'refused', reason };
     }
     const reason = policy.refuse?.(identity);
