@@ -27,6 +27,7 @@ const COMMANDS: readonly Entry[] = [
   entry('why', 'why a job or task waits, or why it ran where it did', () => import('./commands/why.js')),
   entry('nodes', 'list the nodes', () => import('./commands/nodes.js')),
   entry('node', 'show one node', () => import('./commands/node.js')),
+  entry('namespace', 'groups of submitters and their quotas', () => import('./commands/namespace.js')),
   entry('drain', 'give a node no more work', () => import('./commands/drain.js')),
   entry('undrain', 'give a drained node work again', () => import('./commands/undrain.js')),
 ];

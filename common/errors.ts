@@ -36,6 +36,12 @@ export const ERRORS = {
     'the coordinator takes no more work for now',
     'try again later; the same idempotency key is safe',
   ),
+  QUOTA: entry(
+    1,
+    8,
+    'a quota of the namespace does not allow it',
+    'wait until some of its work has ended, or ask an operator',
+  ),
   UNAUTHENTICATED: entry(
     4,
     16,

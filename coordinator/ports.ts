@@ -11,6 +11,7 @@ import type { CoordinatorStore, LeaderStore } from './ports/coordinators.js';
 import type { CopyStore } from './ports/copies.js';
 import type { CertificateStore, TokenStore } from './ports/identity.js';
 import type { JobStore } from './ports/jobs.js';
+import type { NamespaceStore } from './ports/namespaces.js';
 import type { NodeStore } from './ports/nodes.js';
 import type { TaskStore } from './ports/tasks.js';
 
@@ -20,6 +21,7 @@ export * from './ports/coordinators.js';
 export * from './ports/copies.js';
 export * from './ports/identity.js';
 export * from './ports/jobs.js';
+export * from './ports/namespaces.js';
 export * from './ports/nodes.js';
 export * from './ports/tasks.js';
 
@@ -33,6 +35,7 @@ export interface Store {
   readonly jobs: JobStore;
   readonly tasks: TaskStore;
   readonly copies: CopyStore;
+  readonly namespaces: NamespaceStore;
   readonly nodes: NodeStore;
   readonly certificates: CertificateStore;
   readonly tokens: TokenStore;

@@ -20,6 +20,7 @@ import { Intake } from './services/intake.js';
 import { Jobs } from './services/jobs.js';
 import { LogIntake } from './services/log-intake.js';
 import { LogReader } from './services/log-reader.js';
+import { Namespaces } from './services/namespaces.js';
 import { PipelineDelay } from './services/pipeline-delay.js';
 import { Queries } from './services/queries.js';
 import { Resubmission } from './services/resubmission.js';
@@ -39,6 +40,7 @@ export class Term implements Service {
   readonly jobs: Jobs;
   readonly fleet: Fleet;
   readonly copies: Copies;
+  readonly namespaces: Namespaces;
   readonly intake: Intake;
   readonly results: Results;
   readonly dispatch: Dispatch;
@@ -69,14 +71,17 @@ export class Term implements Service {
     const leaseMs = config.nodeLease;
     const jobs = new Jobs(new KindRegistry(), changes, config.maxLogBytes);
     const fleet = new Fleet(clock, log, livenessOf(config), ledger);
+    const namespaces = new Namespaces({ store: store.namespaces, jobs, ledger, audit, onChanged: onCapacity });
     const copies = new Copies({ store, jobs, fleet, ledger, onOutcome: metrics.copyEnded });
-    const own = { ledger, changes, jobs, fleet, copies, onCapacity, pipeline };
+    const own = { ledger, changes, jobs, fleet, copies, namespaces, onCapacity, pipeline };
     const shared = { store, audit, clock, log, random, epoch: () => epoch, ...own };
     this.copies = copies;
+    this.namespaces = namespaces;
     this.jobs = jobs;
     this.fleet = fleet;
 
     services.add({ name: 'state', start: () => this.#load(), stop: async () => undefined });
+    services.add(namespaces);
     const retention = services.add(
       new Retention({
         ...{ store, jobs, logs, blobs, clock, log, directory: config.dataDir },
@@ -121,7 +126,7 @@ export class Term implements Service {
     this.cancellation = services.add(new Cancellation(shared));
     this.resubmission = new Resubmission(store, this.intake);
     this.queries = new Queries(store, jobs, changes, clock);
-    this.explain = new Explain(jobs, fleet, this.dispatch, ledger);
+    this.explain = new Explain(jobs, fleet, this.dispatch, ledger, namespaces);
     this.logReader = new LogReader(store, logs, jobs, changes);
   }
 

@@ -101,6 +101,8 @@ create table job (
   created_at timestamp with time zone not null default now(),
   started_at timestamp with time zone,
   completed_at timestamp with time zone,
+  namespace text not null default 'default'::text,
+  staged_bytes bigint not null default 0,
   constraint job_cancelled CHECK (status <> 'CANCELLED'::text OR cancelling),
   constraint job_completed CHECK (status <> 'COMPLETED'::text OR completed = total),
   constraint job_counters CHECK (materialised = (queued + assigned + running + retrying + completed + failed + cancelled)),
@@ -111,6 +113,7 @@ create table job (
   constraint job_partial CHECK (status <> 'PARTIALLY_COMPLETED'::text OR on_failure = 'partial'::text AND completed > 0 AND failed > 0),
   constraint job_pkey PRIMARY KEY (seq),
   constraint job_ranges CHECK (total >= 1 AND materialised >= 0 AND materialised <= total AND skipped >= 0 AND skipped <= cancelled AND cursor >= 0 AND cursor <= materialised AND queued >= 0 AND assigned >= 0 AND running >= 0 AND retrying >= 0 AND completed >= 0 AND failed >= 0 AND cancelled >= 0),
+  constraint job_staged_bytes CHECK (staged_bytes >= 0),
   constraint job_started CHECK (status <> 'QUEUED'::text OR started_at IS NULL),
   constraint job_status CHECK (status = ANY (ARRAY['QUEUED'::text, 'RUNNING'::text, 'COMPLETED'::text, 'FAILED'::text, 'PARTIALLY_COMPLETED'::text, 'CANCELLED'::text])),
   constraint job_submission UNIQUE (submitter, idempotency_key),
@@ -120,6 +123,7 @@ CREATE INDEX job_completed_at ON job USING btree (completed_at) WHERE (completed
 CREATE INDEX job_live ON job USING btree (seq) WHERE (completed_at IS NULL);
 CREATE INDEX job_of_status ON job USING btree (status, seq);
 CREATE INDEX job_of_submitter ON job USING btree (submitter, seq);
+CREATE INDEX job_staged ON job USING btree (namespace) INCLUDE (staged_bytes) WHERE (staged_bytes > 0);
 
 create table job_input (
   job_id text not null,
@@ -158,6 +162,26 @@ create table leader (
   constraint leader_ranges CHECK (epoch >= 1 AND renewals >= 0),
   constraint leader_single CHECK (id = 1)
 ) with (fillfactor=50);
+
+create table namespace (
+  name text not null,
+  running_max integer,
+  queued_max bigint,
+  cpu_millis_max bigint,
+  bytes_max bigint,
+  created_at timestamp with time zone not null default now(),
+  constraint namespace_name CHECK (name ~ '^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$'::text),
+  constraint namespace_pkey PRIMARY KEY (name),
+  constraint namespace_ranges CHECK (running_max >= 1 AND queued_max >= 0 AND cpu_millis_max >= 1 AND bytes_max >= 0)
+);
+
+create table namespace_member (
+  submitter text not null,
+  namespace text not null,
+  constraint namespace_member_namespace_fkey FOREIGN KEY (namespace) REFERENCES namespace(name) ON DELETE CASCADE,
+  constraint namespace_member_pkey PRIMARY KEY (submitter)
+);
+CREATE INDEX namespace_members ON namespace_member USING btree (namespace);
 
 create table node (
   seq integer not null generated always as identity,

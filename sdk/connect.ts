@@ -12,6 +12,7 @@ import { type Credential, channelCredentials, channelOptions } from '../link/cre
 import { type Endpoint, formatEndpoint, grpcTarget, knownEndpoints, parseEndpoint } from '../link/endpoints.js';
 import { CaServiceService } from '../proto/gen/mesh/v1/ca.js';
 import { MeshServiceService } from '../proto/gen/mesh/v1/mesh.js';
+import { NamespaceServiceService } from '../proto/gen/mesh/v1/namespace.js';
 import type { Api } from './api.js';
 import { readyClient } from './channel.js';
 import { Lead, makeFollowingApi } from './follow.js';
@@ -29,6 +30,7 @@ export interface ConnectOptions {
 export interface MeshConnection {
   readonly mesh: Api<typeof MeshServiceService>;
   readonly ca: Api<typeof CaServiceService>;
+  readonly namespaces: Api<typeof NamespaceServiceService>;
   readonly profile: Profile;
   /** The address that answered, `host:port`. */
   readonly address: string;
@@ -67,6 +69,7 @@ export function makeConnection(lead: Lead, profile: Profile, address: string): M
   return {
     mesh: makeFollowingApi(lead, MeshServiceService),
     ca,
+    namespaces: makeFollowingApi(lead, NamespaceServiceService),
     profile,
     address,
     close: async () => {

@@ -11,6 +11,7 @@ import type {
   TaskResult,
   Token,
 } from '../proto/gen/mesh/v1/mesh.js';
+import type { Namespace } from '../proto/gen/mesh/v1/namespace.js';
 
 /** ISO 8601 UTC of milliseconds since 1970, or null. Zero is what proto3 sends for "never". */
 export const isoTime = (ms: number | undefined): string | null => (ms ? new Date(ms).toISOString() : null);
@@ -48,6 +49,7 @@ export function jobShape(job: Job) {
     completedAt: isoTime(job.completedAtMs),
     error: textOrNull(job.error),
     retryOf: textOrNull(job.retryOf),
+    namespace: job.namespace,
   };
 }
 
@@ -137,6 +139,23 @@ export function explainShape(response: ExplainResponse) {
     })),
   };
 }
+
+export const namespaceShape = ({ name, quotas, usage, members }: Namespace) => ({
+  name,
+  quotas: {
+    running: orNull(quotas?.running),
+    queued: orNull(quotas?.queued),
+    cpus: quotas?.cpuMillis === undefined ? null : quotas.cpuMillis / 1000,
+    bytes: orNull(quotas?.bytes),
+  },
+  usage: {
+    running: usage?.running ?? 0,
+    queued: usage?.queued ?? 0,
+    cpus: (usage?.cpuMillis ?? 0) / 1000,
+    bytes: usage?.bytes ?? 0,
+  },
+  members: [...members],
+});
 
 export const tokenShape = (token: Token) => ({
   id: token.id,

@@ -234,6 +234,11 @@ export class Ledger {
     return account ? account.entries.size + (account.originals?.size ?? 0) : 0;
   }
 
+  /** Those, and what is still dying of it: what the job takes up. */
+  occupiedByJob(job: number): number {
+    return this.heldByJob(job) + (this.#jobs.get(job)?.condemned ?? 0);
+  }
+
   /** How the node stands. `taskMsOf` gives a job's learned task time. The free room is live: copy it to keep it. */
   room(seq: number, taskMsOf: (job: number) => number | undefined = () => undefined): NodeRoom {
     return nodeRoom(this.#nodes.get(seq), taskMsOf);

@@ -10,6 +10,8 @@ export interface JobRow {
   status: JobStatus;
   priority: number;
   submitter: string;
+  /** The group of submitters that it counts for, as it was when the job was submitted. */
+  namespace: string;
   spec: JobSpec;
   retryOf: string | undefined;
   counts: JobCounts;
@@ -36,6 +38,12 @@ export interface NewJob {
   total: number;
   retryOf: string | undefined;
   hasInputs: boolean;
+  /** Default: `default`. */
+  namespace?: string;
+  /** Bytes of the files its tasks are given; asked after the inputs were read. Default 0. */
+  stagedBytes?: () => number;
+  /** Asked after the inputs were read and before a job is kept, and not for a repeated submission; keeps it out by throwing. */
+  admit?: () => Promise<void>;
   /**
    * The leader's epoch: a job that a former leader took would be unknown to the present one. Without it nobody's lead is
    * asked for.

@@ -8,6 +8,7 @@ import { AgentServiceService } from '../../proto/gen/mesh/v1/agent.js';
 import { CaServiceService } from '../../proto/gen/mesh/v1/ca.js';
 import { EnrollServiceService } from '../../proto/gen/mesh/v1/enroll.js';
 import { MeshServiceService } from '../../proto/gen/mesh/v1/mesh.js';
+import { NamespaceServiceService } from '../../proto/gen/mesh/v1/namespace.js';
 import { identityOf } from '../../test/support/plane.js';
 import type { CallLike } from '../door/door.js';
 import type { Peer } from '../door/peer.js';
@@ -16,7 +17,13 @@ import type { Denylist } from '../services/denylist.js';
 import { assertCovered, Gate } from './authorize.js';
 import { METHOD_ROLES } from './roles.js';
 
-const DEFINITIONS = [AgentServiceService, CaServiceService, EnrollServiceService, MeshServiceService];
+const DEFINITIONS = [
+  AgentServiceService,
+  CaServiceService,
+  EnrollServiceService,
+  MeshServiceService,
+  NamespaceServiceService,
+];
 const ALL_METHODS = DEFINITIONS.flatMap((definition) => Object.values(definition).map(({ path }) => path));
 
 /** Who may call what, as the design says it; the code's own table is what is tested. */
@@ -35,6 +42,8 @@ const ALLOWED: Record<string, readonly (Role | 'nobody')[]> = {
     ['GetJob', 'ListJobs', 'ListTasks', 'WatchJob', 'Explain', 'ListNodes', 'GetNode'],
     ['operator', 'submitter', 'viewer'],
   ),
+  ...each(['NamespaceService/SetNamespace', 'NamespaceService/RemoveNamespace'], ['operator']),
+  'NamespaceService/ListNamespaces': ['operator', 'submitter', 'viewer'],
   ...each(['DrainNode', 'CreateToken', 'ListTokens', 'RevokeToken'], ['operator']),
 };
 

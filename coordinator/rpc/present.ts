@@ -19,6 +19,7 @@ export function presentJob(row: JobRow): Job {
     completedAtMs: row.completedAtMs,
     error: row.error ?? '',
     retryOf: row.retryOf ?? '',
+    namespace: row.namespace,
   };
 }
 

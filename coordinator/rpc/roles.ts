@@ -24,6 +24,10 @@ export const METHOD_ROLES: Readonly<Record<string, readonly Caller[]>> = {
   '/mesh.v1.CaService/Revoke': OPERATOR,
   '/mesh.v1.CaService/ListCertificates': OPERATOR,
 
+  '/mesh.v1.NamespaceService/ListNamespaces': READERS,
+  '/mesh.v1.NamespaceService/SetNamespace': OPERATOR,
+  '/mesh.v1.NamespaceService/RemoveNamespace': OPERATOR,
+
   '/mesh.v1.MeshService/SubmitJob': PEOPLE,
   '/mesh.v1.MeshService/MissingBlobs': PEOPLE,
   '/mesh.v1.MeshService/PutBlob': PEOPLE,

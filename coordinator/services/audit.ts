@@ -30,6 +30,8 @@ export const AUDIT_ACTIONS = {
   'issuer.signed': "a coordinator's issuing certificate was signed (target: coordinator/name)",
   'node.drained': 'a node gets no more work (target: its name)',
   'node.undrained': 'a node gets work again (target: its name)',
+  'namespace.changed': 'quotas or members of a namespace were set (target: its name)',
+  'namespace.removed': 'a namespace was removed (target: its name)',
   'job.submitted': 'a job was submitted (target: its id)',
   'job.cancelled': 'a job was cancelled (target: its id)',
   'job.retried': 'what a job left undone was submitted again (target: the id of the new job)',

@@ -21,6 +21,7 @@ import type {
   WorkView,
 } from '../core/scheduler/types.js';
 import type { AssignItem, AssignedTask, LiveTask, Store } from '../ports.js';
+import type { Namespaces } from './namespaces.js';
 import type { Fleet, LiveNode } from './fleet.js';
 import type { Jobs, LiveJob } from './jobs.js';
 import type { PipelineDelay } from './pipeline-delay.js';
@@ -39,6 +40,8 @@ export interface DispatchOptions {
   jobs: Jobs;
   fleet: Fleet;
   ledger: Ledger;
+  /** What namespaces with quotas may still be assigned. */
+  namespaces: Pick<Namespaces, 'allowances'>;
   settings: PlanSettings;
   pipeline: PipelineDelay;
   clock: Clock;
@@ -154,7 +157,9 @@ export class Dispatch implements Service {
       if (!job.row.cancelling && concerned) work.push(toWork(job, fresh, back));
     }
     const nodes = work.length === 0 ? [] : this.nodes();
-    return { nodes, work, heldBySubmitter: ledger.heldBySubmitter(), prefilled };
+    const allowances = this.#options.namespaces.allowances();
+    const quotas = allowances ? { allowances } : {};
+    return { nodes, work, heldBySubmitter: ledger.heldBySubmitter(), prefilled, ...quotas };
   }
 
   /** The nodes as the planner sees them now. */
@@ -290,6 +295,7 @@ const toWork = (job: LiveJob, fresh: number, returned: ReturnedTask[]): WorkView
   kind: job.kind,
   priority: job.row.priority,
   submitter: job.row.submitter,
+  namespace: job.row.namespace,
   arrival: job.row.seq,
   fresh,
   returned,

@@ -5,6 +5,7 @@ import type { JobRow, TaskRow } from '../ports.js';
 import type { Dispatch } from './dispatch.js';
 import type { Fleet } from './fleet.js';
 import type { Jobs } from './jobs.js';
+import type { Namespaces } from './namespaces.js';
 
 /** Answers `mesh why` from the reasons the planner recorded, never by planning again. */
 export class Explain {
@@ -13,6 +14,7 @@ export class Explain {
     private readonly fleet: Fleet,
     private readonly dispatch: Dispatch,
     private readonly ledger: Ledger,
+    private readonly namespaces: Namespaces,
   ) {}
 
   answer(job: JobRow, task: TaskRow | undefined): ExplainResponse {
@@ -56,6 +58,9 @@ export class Explain {
     if (nodes.length === 0) return 'no node has joined yet; make a token with: mesh token create';
     const healthy = nodes.filter((node) => node.liveness.state === 'HEALTHY' && node.session?.open);
     if (healthy.length === 0) return `none of ${nodes.length} nodes is connected; see: mesh nodes`;
+    const live = this.jobs.get(job.seq);
+    const heldBack = live && this.namespaces.whyHeldBack(live);
+    if (heldBack) return `held back: ${heldBack}`;
     const waits = job.counts.total - job.counts.completed - job.counts.failed - job.counts.cancelled;
     const ahead = [...this.jobs.all()].filter(({ row }) => row.seq !== job.seq && row.priority > job.priority).length;
     const tail = ahead > 0 ? `, ${ahead} jobs of higher priority are ahead` : '';

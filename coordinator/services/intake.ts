@@ -10,14 +10,16 @@ import { makeId } from '../../common/ids.js';
 import type { Service } from '../../common/lifecycle.js';
 import type { Logger } from '../../common/log.js';
 import { Loop } from '../../common/loop.js';
-import type { TaskInput } from '../../proto/gen/mesh/v1/common.js';
+import type { StagedFile, TaskInput } from '../../proto/gen/mesh/v1/common.js';
 import type { JobSpec } from '../../proto/gen/mesh/v1/mesh.js';
 import { isTerminal } from '../core/job.js';
+import { costOf } from '../core/room.js';
 import { canonicalSpec, validateInput, validateSpec } from '../core/spec.js';
 import type { JobRow, Store } from '../ports.js';
 import type { Actor, Audit } from './audit.js';
 import type { BlobDepot } from './blob-depot.js';
 import type { Jobs } from './jobs.js';
+import type { Namespaces } from './namespaces.js';
 
 const ROWS_PER_TURN = 10_000;
 /** A statement that nobody heard of any more may still be under way on the server for so long. */
@@ -33,6 +35,7 @@ export interface IntakeOptions {
   clock: Clock;
   log: Logger;
   epoch: () => number;
+  namespaces: Namespaces;
   /** Rows were made or a job came in: there may be work to place. */
   onWork: () => void;
   liveJobsMax: number;
@@ -77,10 +80,10 @@ export class Intake implements Service {
     await this.#materialiser.stop();
   }
 
-  /** Commits a job. @throws MeshError BAD_SPEC, OVERLOADED, DISK_FULL, IDEMPOTENCY_CONFLICT */
+  /** Commits a job. @throws MeshError BAD_SPEC, OVERLOADED, DISK_FULL, QUOTA, IDEMPOTENCY_CONFLICT */
   async submit(submission: Submission): Promise<JobRow> {
-    const { store, audit, jobs, clock, log, epoch, liveJobsMax, accepts } = this.#options;
-    const { spec, executor } = validateSpec(submission.spec);
+    const { store, audit, jobs, clock, log, epoch, liveJobsMax, accepts, namespaces } = this.#options;
+    const { spec, executor, resources } = validateSpec(submission.spec);
     if (!(await accepts()))
       throw new MeshError('DISK_FULL', 'the coordinator is short of disk space and takes no new jobs');
     if (jobs.size >= liveJobsMax)
@@ -91,6 +94,9 @@ export class Intake implements Service {
     // The store may ask twice: when it inserts, and again when another call with the same key was quicker.
     let digest: string | undefined;
     const id = makeId(clock.wallMs());
+    const namespace = namespaces.nameOf(submission.submitter);
+    const files = new StagedFiles();
+    let admitted: { release: () => void } | undefined;
     const { job, created } = await store.jobs
       .create(
         {
@@ -102,11 +108,18 @@ export class Intake implements Service {
           total: spec.taskCount,
           retryOf: submission.retryOf,
           hasInputs: submission.hasItems,
+          namespace,
+          stagedBytes: () => files.bytes,
+          admit: async () => {
+            const { cpuMillis } = costOf(resources);
+            admitted = await namespaces.admit(namespace, { tasks: spec.taskCount, cpuMillis, bytes: files.bytes });
+          },
           epoch: epoch(),
         },
-        this.#readItems(submission, executor, hash),
+        this.#readItems(submission, executor, hash, files),
       )
       .catch((error: unknown) => {
+        admitted?.release();
         if (toMeshError(error).code === 'DATABASE_DOWN') this.#remember(id);
         throw error;
       });
@@ -118,6 +131,7 @@ export class Intake implements Service {
       jobs.add(job);
       this.#materialiser.wake();
     } else if (this.#unsure.has(job.id)) this.#materialiser.wake();
+    admitted?.release();
     return job;
   }
 
@@ -143,11 +157,17 @@ export class Intake implements Service {
   }
 
   /** Checks, hashes and passes on the items, a chunk at a time. */
-  async *#readItems(submission: Submission, executor: 'process' | 'function', hash: Hash): AsyncGenerator<string[]> {
+  async *#readItems(
+    submission: Submission,
+    executor: 'process' | 'function',
+    hash: Hash,
+    files: StagedFiles,
+  ): AsyncGenerator<string[]> {
     const { spec } = submission;
     let count = 0;
     for await (const batch of submission.items) {
       batch.forEach((item, position) => validateInput(item, count + position, executor));
+      for (const item of batch) files.add(item.files);
       await this.#requireStored(batch.flatMap((item) => item.files.map((file) => file.digest)));
       const chunk = batch.map((item) => JSON.stringify(item));
       for (const text of chunk) hash.update(text).update('\n');
@@ -188,5 +208,22 @@ export class Intake implements Service {
       if (made > 0) onWork();
     }
     if (more) this.#materialiser.wake();
+  }
+}
+
+/** Different files are remembered up to this number; beyond it each counts as often as it is given. */
+const FILES_REMEMBERED_MAX = 100_000;
+
+/** How many bytes of files a job is given, each different one counted once. */
+class StagedFiles {
+  bytes = 0;
+  readonly #seen = new Set<string>();
+
+  add(files: readonly StagedFile[]): void {
+    for (const { digest, sizeBytes } of files) {
+      if (this.#seen.has(digest)) continue;
+      if (this.#seen.size < FILES_REMEMBERED_MAX) this.#seen.add(digest);
+      this.bytes += sizeBytes;
+    }
   }
 }

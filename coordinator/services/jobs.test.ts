@@ -9,6 +9,7 @@ const none = { queued: 0, assigned: 0, running: 0, retrying: 0, completed: 0, fa
 
 const rowOf = (seq: number): JobRow => ({
   ...{ seq, id: `job-${seq}`, name: '', type: 'process', status: 'QUEUED', priority: 0, submitter: 'anna' },
+  namespace: 'default',
   spec: JobSpec.fromPartial({ work: { $case: 'process', value: { argv: ['true'] } }, retries: 2, where: 'os=linux' }),
   ...{ retryOf: undefined, cursor: 0, cancelling: false, error: undefined, createdAtMs: 1 },
   counts: { total: 10, materialised: 10, ...none, queued: 10 },

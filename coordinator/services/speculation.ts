@@ -27,6 +27,7 @@ import type { CopyAsked, Settlement, Store } from '../ports.js';
 import type { Copies } from './copies.js';
 import type { Fleet } from './fleet.js';
 import type { Jobs, LiveJob } from './jobs.js';
+import type { Namespaces } from './namespaces.js';
 
 const EVERY_MS = 1000;
 /** What completed is read again after so long; near a job's end it changes little. */
@@ -43,6 +44,7 @@ export interface SpeculationOptions {
   fleet: Fleet;
   ledger: Ledger;
   copies: Copies;
+  namespaces: Pick<Namespaces, 'whyHeldBack'>;
   settings: SpeculationSettings;
   /** The nodes as the planner sees them now. */
   nodes: () => NodeView[];
@@ -89,7 +91,7 @@ export class Speculation implements Service {
   }
 
   async #look(job: LiveJob): Promise<void> {
-    const { copies, settings, nodes } = this.#options;
+    const { copies, settings, nodes, namespaces } = this.#options;
     const room = copiesMax(job.row.counts.total) - copies.count(job.row.seq);
     if (room <= 0) return;
     const running = this.#running(job.row.seq);
@@ -99,6 +101,7 @@ export class Speculation implements Service {
     const { kind, blockedNodes } = job;
     const work = { kind, cost: costOf(kind.resources), blockedNodes, running, fromAgeMs, copiesMax: room };
     for (const { task, to } of planCopies(work, nodes())) {
+      if (namespaces.whyHeldBack(job)) return;
       const { index, generation, node } = task;
       await this.#make({ job: job.row.seq, index, generation, node, to });
     }

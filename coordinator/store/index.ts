@@ -14,6 +14,7 @@ import { sweepInputs } from './job-inputs.js';
 import { jobStore } from './jobs.js';
 import { leaderStore } from './leader.js';
 import { migrate } from './migrate.js';
+import { namespaceStore } from './namespaces.js';
 import { nodeStore } from './nodes.js';
 import { settleRole } from './role-settings.js';
 import { settingStore } from './settings.js';
@@ -86,6 +87,7 @@ export async function openStore(options: StoreOptions): Promise<PostgresStore> {
     jobs: jobStore(database),
     tasks: taskStore(database, turns),
     copies: copyStore(database, turns),
+    namespaces: namespaceStore(database),
     nodes: nodeStore(database),
     certificates: certificateStore(database, clock),
     tokens: tokenStore(database),

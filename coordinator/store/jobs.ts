@@ -2,7 +2,7 @@ import { type Insertable, type InsertQueryBuilder, type RawBuilder, type Selecta
 import { MeshError } from '../../common/errors.js';
 import { JobSpec, OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
 import type { JobCounts } from '../core/job.js';
-import type { JobChange, JobRow, JobStore, NewJob } from '../ports.js';
+import { DEFAULT_NAMESPACE, type JobChange, type JobRow, type JobStore, type NewJob } from '../ports.js';
 import type { Database } from './database.js';
 import { dropInputs, storeInputs } from './job-inputs.js';
 import { type JobChangeJson, jobChangeJson, lease, runAsLeader, toJobChange } from './leading.js';
@@ -88,6 +88,7 @@ export function toJobRow(row: Selectable<JobTable>): JobRow {
     status: row.status,
     priority: row.priority,
     submitter: row.submitter,
+    namespace: row.namespace,
     // What an older version stored lacks later fields; fromPartial gives them their defaults.
     spec: JobSpec.fromPartial(row.spec as JobSpec),
     retryOf: row.retry_of ?? undefined,
@@ -121,6 +122,7 @@ async function create(
     const stored = await storeInputs(database, job.id, inputs);
     if (stored !== (job.hasInputs ? job.total : 0))
       throw new MeshError('BAD_SPEC', `the job names ${job.total} tasks, but ${stored} inputs came with it`);
+    await job.admit?.();
     const row = await insertJob(database, job);
     kept = row !== undefined;
     if (row) return { job: toJobRow(row), created: true };
@@ -169,6 +171,8 @@ async function insertJob(database: Database, job: NewJob): Promise<Selectable<Jo
     spec,
     retry_of: job.retryOf ?? null,
     has_inputs: job.hasInputs,
+    namespace: job.namespace ?? DEFAULT_NAMESPACE,
+    staged_bytes: job.stagedBytes?.() ?? 0,
     total: job.total,
   };
   if (epoch === undefined)

@@ -27,6 +27,8 @@ export interface JobTable {
   status: Generated<JobStatus>;
   cancelling: Generated<boolean>;
   error: string | null;
+  namespace: Generated<string>;
+  staged_bytes: Generated<number>;
   total: number;
   materialised: Generated<number>;
   skipped: Generated<number>;
@@ -100,6 +102,20 @@ export interface TaskOriginalTable {
   alone: Generated<boolean>;
   running_at: Time;
   started_at: Time;
+}
+
+export interface NamespaceTable {
+  name: string;
+  running_max: number | null;
+  queued_max: number | null;
+  cpu_millis_max: number | null;
+  bytes_max: number | null;
+  created_at: DefaultTime;
+}
+
+export interface NamespaceMemberTable {
+  submitter: string;
+  namespace: string;
 }
 
 export interface NodeTable {
@@ -205,6 +221,8 @@ export interface Schema {
   job_input: JobInputTable;
   join_token: JoinTokenTable;
   leader: LeaderTable;
+  namespace: NamespaceTable;
+  namespace_member: NamespaceMemberTable;
   node: NodeTable;
   setting: SettingTable;
   task: TaskTable;

@@ -2,6 +2,7 @@
 import { copiesConform } from './copies.js';
 import { jobsConform } from './jobs.js';
 import { leaderConforms } from './leader.js';
+import { namespacesConform } from './namespaces.js';
 import type { Subject } from './subject.js';
 import { tasksConform } from './tasks.js';
 
@@ -10,4 +11,5 @@ export function storeConforms(subject: Subject): void {
   tasksConform(subject);
   leaderConforms(subject);
   copiesConform(subject);
+  namespacesConform(subject);
 }

@@ -10,6 +10,8 @@
  *
  * It fails soft: a snapshot that is out of date makes assignments that the store's guards refuse, or that wait on the agent.
  */
+import { type Allowance, allowed } from '../quotas.js';
+import { costOf } from '../room.js';
 import { Candidates, type Group, groupOf, nodeState, type PlanContext, type Taken } from './candidates.js';
 import { FairOrder, type Turn } from './fair.js';
 import type { Meter } from './heap.js';
@@ -43,6 +45,7 @@ export function plan(snapshot: Snapshot, settings: PlanSettings, nowMs: number, 
       shares: placing.shares,
       settings,
       cutShort: placing.left <= 0,
+      heldBack: (work) => placing.allowedOf(work) < 1,
     }),
     atMs: nowMs,
     operations: meter.operations,
@@ -68,6 +71,8 @@ export class Placing {
   readonly #freshPlaced: number[];
   /** Tasks prefilled anywhere, by job. */
   readonly #prefilled = new Map<number, number>();
+  /** What is left of the quotas on running work. */
+  readonly #allowances = new Map<string, Allowance>();
 
   constructor(
     readonly snapshot: Snapshot,
@@ -77,6 +82,7 @@ export class Placing {
     this.placed = snapshot.work.map(() => 0);
     this.#offered = snapshot.work.map(() => 0);
     this.#freshPlaced = snapshot.work.map(() => 0);
+    for (const [namespace, allowance] of snapshot.allowances ?? []) this.#allowances.set(namespace, { ...allowance });
     for (const { job, count } of snapshot.prefilled) this.#prefilled.set(job, (this.#prefilled.get(job) ?? 0) + count);
   }
 
@@ -109,10 +115,17 @@ export class Placing {
     return candidates;
   }
 
+  /** How many more tasks of this work its namespace may be assigned; Infinity without quotas. */
+  allowedOf(work: WorkView): number {
+    const allowance = this.#allowances.get(work.namespace ?? '');
+    return allowance ? allowed(allowance, costOf(work.kind.resources).cpuMillis) : Infinity;
+  }
+
   /** Places at most the turn's tasks. False: the work finds no place for any more in this plan. */
   #serve({ index, work, upTo }: Turn): boolean {
     const candidates = this.candidatesOf(index);
-    let rest = Math.min(upTo, this.left);
+    let rest = Math.min(upTo, this.left, this.allowedOf(work));
+    if (rest <= 0) return false;
     for (let next = this.#offered[index] as number; rest > 0 && next < work.returned.length; ) {
       const task = work.returned[next++];
       this.#offered[index] = next;
@@ -144,6 +157,11 @@ export class Placing {
     const { seq } = node.view;
     this.left -= count;
     this.placed[index] = (this.placed[index] as number) + count;
+    const allowance = this.#allowances.get(work.namespace ?? '');
+    if (allowance) {
+      allowance.tasks -= count;
+      allowance.cpuMillis -= count * costOf(work.kind.resources).cpuMillis;
+    }
     if (!starts) {
       this.#prefilled.set(work.job, (this.#prefilled.get(work.job) ?? 0) + count);
       this.queuedPriority.set(node.index, Math.max(this.queuedPriority.get(node.index) ?? -Infinity, work.priority));

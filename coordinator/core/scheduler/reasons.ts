@@ -20,6 +20,8 @@ export interface ReasonSource {
   settings: PlanSettings;
   /** The plan ended because it had assigned as much as one plan may. */
   cutShort: boolean;
+  /** A quota of its namespace keeps more of this work from being placed. */
+  heldBack: (work: WorkView) => boolean;
 }
 
 export class PlanReasons implements Reasons {
@@ -43,10 +45,11 @@ export class PlanReasons implements Reasons {
     const able =
       group.blocked.size === 0 ? nodes : nodes.filter((node) => !ruledOut(group.kind, group.cost, node.view));
     const open = new Set(unblocked(able, group.blocked));
-    return nodes.map((node) => this.#reason(node, group, open.has(node)));
+    const heldBack = this.#source.heldBack(work);
+    return nodes.map((node) => this.#reason(node, group, open.has(node), heldBack));
   }
 
-  #reason(node: NodeState, group: Group, isOpen: boolean): NodeReason {
+  #reason(node: NodeState, group: Group, isOpen: boolean, heldBack: boolean): NodeReason {
     const { settings } = this.#source;
     const { seq } = node.view;
     const out = ruledOut(group.kind, group.cost, node.view) ?? (isOpen ? undefined : BLOCKED);
@@ -55,10 +58,10 @@ export class PlanReasons implements Reasons {
     const before = { ...node, queued: node.view.queued, load: node.view.load, turnoverPerMs: node.view.turnoverPerMs };
     const terms = termsOf(standingOf(before, group, settings), settings.coefficients);
     const score = Object.values(terms).reduce((sum, term) => sum + term, 0);
-    return { node: seq, feasible: true, reason: this.#standing(node, group), score, terms };
+    return { node: seq, feasible: true, reason: this.#standing(node, group, heldBack), score, terms };
   }
 
-  #standing(node: NodeState, group: Group): string {
+  #standing(node: NodeState, group: Group, heldBack: boolean): string {
     const { shares, settings, cutShort } = this.#source;
     const share = shares.get(group.kind.id)?.get(node.index);
     if (share) {
@@ -68,8 +71,10 @@ export class PlanReasons implements Reasons {
       ];
       return `chosen: ${parts.filter(Boolean).join(', ')}`;
     }
-    if (roomFor(node.free, node.reserve, group.cost) > 0)
+    if (roomFor(node.free, node.reserve, group.cost) > 0) {
+      if (heldBack) return 'has room: a quota of the namespace holds it back';
       return cutShort ? 'has room: next in turn' : 'has room: not needed';
+    }
     const full = fullness(group.cost, node.free, node.view.total);
     if (!full) return 'full: what is free is kept for a larger task that waits there';
     const input = {

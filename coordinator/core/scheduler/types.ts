@@ -1,4 +1,5 @@
 import type { Selector } from '../../../common/selector.js';
+import type { Allowance } from '../quotas.js';
 import type { Resources } from '../../../proto/gen/mesh/v1/common.js';
 
 /** What a request asks of a node, interned: jobs that ask the same share one Kind, and the planner looks at kinds. */
@@ -78,6 +79,8 @@ export interface WorkView {
   kind: Kind;
   priority: number;
   submitter: string;
+  /** Whose quotas it counts for. */
+  namespace?: string;
   /** Position in the order of arrival. */
   arrival: number;
   /** Rows that exist and were never assigned. */
@@ -96,6 +99,8 @@ export interface Snapshot {
   work: readonly WorkView[];
   /** Tasks each submitter has assigned or running now. */
   heldBySubmitter: ReadonlyMap<string, number>;
+  /** What namespaces with quotas on running work may still be assigned; others may have all there is. */
+  allowances?: ReadonlyMap<string, Allowance>;
   /** Tasks assigned and not started that could be moved, per node and job; the planner asks for some back. */
   prefilled: readonly { node: number; job: number; count: number }[];
 }

@@ -34,6 +34,7 @@ export function memoryStore(tables: Tables, run: Run = runAtOnce): Store {
         // The digest is asked for after the inputs, which are hashed on the way.
         const given: string[] = [];
         for await (const page of inputs) given.push(...page);
+        if (!isKnown) await job.admit?.();
         return write('jobs.create', () => jobs.create(tables, job, isKnown ? [] : given));
       },
       get: (id) => read('jobs.get', () => jobs.get(tables, id)),

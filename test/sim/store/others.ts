@@ -1,6 +1,7 @@
 /** Nodes, the leader's row and the rest, as coordinator/store has them in SQL. */
 import { CHAIN_START } from '../../../common/audit-chain.js';
 import { MeshError } from '../../../common/errors.js';
+import { namespaceStore } from './namespaces.js';
 import type { CertificateRow, CertificateStore, LeaderRow, NodeRow, Store } from '../../../coordinator/ports.js';
 import type { RunStatement } from './memory-store.js';
 import type { Tables } from './tables.js';
@@ -43,6 +44,7 @@ export function otherStores(tables: Tables, read: RunStatement, write: RunStatem
         ),
       withdraw: (id) => write('coordinators.withdraw', () => void tables.coordinators.delete(id)),
     },
+    namespaces: namespaceStore(tables, read, write),
     certificates: certificateStore(tables, read, write),
     tokens: {
       create: (row) => write('tokens.create', () => void tables.tokens.set(row.id, { ...row })),

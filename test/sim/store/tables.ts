@@ -5,16 +5,19 @@
  */
 import { MeshError } from '../../../common/errors.js';
 import type { JobCounts } from '../../../coordinator/core/job.js';
+import { NO_QUOTAS } from '../../../coordinator/core/quotas.js';
 import type { AttemptOutcome, TaskStatus } from '../../../coordinator/core/task.js';
-import type {
-  CertificateRow,
-  CoordinatorRow,
-  JobChange,
-  JobRow,
-  LeaderRow,
-  NewJob,
-  NodeRow,
-  TokenRow,
+import {
+  type CertificateRow,
+  type CoordinatorRow,
+  DEFAULT_NAMESPACE,
+  type JobChange,
+  type JobRow,
+  type LeaderRow,
+  type NamespaceRow,
+  type NewJob,
+  type NodeRow,
+  type TokenRow,
 } from '../../../coordinator/ports.js';
 import { OnFailure } from '../../../proto/gen/mesh/v1/mesh.js';
 import type { HistoryEvent } from '../../history/events.js';
@@ -73,6 +76,7 @@ export interface JobRecord extends Omit<JobRow, 'counts'> {
   idempotencyKey: string;
   specDigest: string;
   hasInputs: boolean;
+  stagedBytes: number;
   /** Inputs of all its tasks, or none. */
   inputs: string[];
   /** Cancelled before their rows were made. */
@@ -98,6 +102,9 @@ export class Tables {
   readonly originals = new Map<string, OriginalRecord>();
   readonly nodes = new Map<number, NodeRow>();
   readonly certificates = new Map<string, CertificateRow>();
+  readonly namespaces = new Map<string, NamespaceRow>([
+    [DEFAULT_NAMESPACE, { name: DEFAULT_NAMESPACE, quotas: NO_QUOTAS, members: [] }],
+  ]);
   readonly tokens = new Map<string, TokenRow>();
   readonly settings = new Map<string, string>();
   readonly blobs = new Map<string, { sizeBytes: number; usedAtMs: number }>();
@@ -179,6 +186,7 @@ export function toRow(job: JobRecord): JobRow {
     idempotencyKey: _key,
     specDigest: _digest,
     hasInputs: _has,
+    stagedBytes: _bytes,
     inputs: _inputs,
     skipped: _skipped,
     ...row
@@ -189,6 +197,8 @@ export function toRow(job: JobRecord): JobRow {
 
 export const newRecord = (seq: number, job: NewJob, inputs: string[], nowMs: number): JobRecord => ({
   ...{ seq, id: job.id, submitter: job.submitter, retryOf: job.retryOf, hasInputs: job.hasInputs, inputs },
+  namespace: job.namespace ?? DEFAULT_NAMESPACE,
+  stagedBytes: job.stagedBytes?.() ?? 0,
   name: job.spec.name,
   type: job.spec.work?.$case === 'function' ? 'function' : 'process',
   status: 'QUEUED',

@@ -116,6 +116,8 @@ export interface Job {
   completedAtMs?: number | undefined;
   error: string;
   retryOf: string;
+  /** The group of submitters whose quotas it counts for. */
+  namespace: string;
 }
 
 export interface Task {
@@ -1031,6 +1033,7 @@ function createBaseJob(): Job {
     completedAtMs: undefined,
     error: "",
     retryOf: "",
+    namespace: "",
   };
 }
 
@@ -1071,6 +1074,9 @@ export const Job: MessageFns<Job> = {
     }
     if (message.retryOf !== "") {
       writer.uint32(98).string(message.retryOf);
+    }
+    if (message.namespace !== "") {
+      writer.uint32(106).string(message.namespace);
     }
     return writer;
   },
@@ -1184,6 +1190,14 @@ export const Job: MessageFns<Job> = {
             message.retryOf = reader.string();
             continue;
           }
+          case 13: {
+            if (tag !== 106) {
+              break;
+            }
+
+            message.namespace = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1215,6 +1229,7 @@ export const Job: MessageFns<Job> = {
     message.completedAtMs = object.completedAtMs ?? undefined;
     message.error = object.error ?? "";
     message.retryOf = object.retryOf ?? "";
+    message.namespace = object.namespace ?? "";
     return message;
   },
 };
