@@ -30,6 +30,7 @@ const COMMANDS: readonly Entry[] = [
   entry('namespace', 'groups of submitters and their quotas', () => import('./commands/namespace.js')),
   entry('drain', 'give a node no more work', () => import('./commands/drain.js')),
   entry('undrain', 'give a drained node work again', () => import('./commands/undrain.js')),
+  entry('audit', 'who did what, from where, and whether it is all there', () => import('./commands/audit.js')),
 ];
 
 /** Top-level options that take the next word; anything else before the command is a flag. */

@@ -7,6 +7,8 @@ import { type Service, ServiceGroup } from '../common/lifecycle.js';
 import { KindRegistry } from './core/work.js';
 import type { ControlPlaneOptions, StandingParts } from './parts.js';
 import { Audit } from './services/audit.js';
+import { AuditReader } from './services/audit-reader.js';
+import { AuditWitness } from './services/audit-witness.js';
 import { BlobContent } from './services/blob-content.js';
 import { BlobDepot } from './services/blob-depot.js';
 import { Changes } from './services/changes.js';
@@ -31,6 +33,7 @@ export class ControlPlane implements Service {
   readonly metrics: Metrics;
   readonly roster: Roster;
   readonly audit: Audit;
+  readonly auditReader: AuditReader;
   readonly denylist: Denylist;
   readonly issuance: Issuance;
   readonly enrollment: Enrollment;
@@ -56,6 +59,8 @@ export class ControlPlane implements Service {
     const name = options.name ?? options.holder;
     const audit = this.#services.add(new Audit({ store: store.audit, name, clock, log }));
     this.audit = audit;
+    const witness = new AuditWitness({ store: store.audit, file: options.auditHeadFile, clock, log });
+    this.auditReader = new AuditReader(store.audit, this.#services.add(witness), name);
     this.denylist = this.#services.add(new Denylist(certificates, clock, log, options.onRevoked));
     this.issuance = new Issuance({
       ...{ signer: options.signer, certificates, audit, denylist: this.denylist, clock, log },

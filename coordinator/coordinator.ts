@@ -148,6 +148,7 @@ async function serve(
     holder: coordinatorId(config.dataDir),
     name: authority.name,
     coordinators: addresses,
+    auditHeadFile: join(config.dataDir, 'audit.head'),
     onRevoked: (isRevoked) => void door.destroyWhere(isRevoked),
   });
   const credential = await authority.ownCredential(store.certificates);

@@ -27,6 +27,8 @@ export interface ControlPlaneOptions {
   clock: Clock;
   log: Logger;
   random: () => number;
+  /** Where this coordinator keeps the head of the audit; nowhere when absent. */
+  auditHeadFile?: string;
   /** Default: a registry of its own. */
   metrics?: Metrics;
   /** Free space on the disk of this directory, in bytes. Default: what the file system says. */

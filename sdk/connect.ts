@@ -10,6 +10,7 @@ import { MeshError } from '../common/errors.js';
 import { CredentialStore } from '../link/credential-store.js';
 import { type Credential, channelCredentials, channelOptions } from '../link/credentials.js';
 import { type Endpoint, formatEndpoint, grpcTarget, knownEndpoints, parseEndpoint } from '../link/endpoints.js';
+import { AuditServiceService } from '../proto/gen/mesh/v1/audit.js';
 import { CaServiceService } from '../proto/gen/mesh/v1/ca.js';
 import { MeshServiceService } from '../proto/gen/mesh/v1/mesh.js';
 import { NamespaceServiceService } from '../proto/gen/mesh/v1/namespace.js';
@@ -31,6 +32,7 @@ export interface MeshConnection {
   readonly mesh: Api<typeof MeshServiceService>;
   readonly ca: Api<typeof CaServiceService>;
   readonly namespaces: Api<typeof NamespaceServiceService>;
+  readonly audit: Api<typeof AuditServiceService>;
   readonly profile: Profile;
   /** The address that answered, `host:port`. */
   readonly address: string;
@@ -70,6 +72,7 @@ export function makeConnection(lead: Lead, profile: Profile, address: string): M
     mesh: makeFollowingApi(lead, MeshServiceService),
     ca,
     namespaces: makeFollowingApi(lead, NamespaceServiceService),
+    audit: makeFollowingApi(lead, AuditServiceService),
     profile,
     address,
     close: async () => {

@@ -14,6 +14,10 @@ export function safe(text: string): string {
   return stripVTControlCharacters(text).replace(UNSAFE, (c) => (/\s/.test(c) ? ' ' : ''));
 }
 
+/** An ellipsis says that there was more. */
+export const shorten = (text: string, width: number): string =>
+  text.length > width ? `${text.slice(0, width - 1)}…` : text;
+
 /** U+2400 shows NUL, U+241B escape, U+2421 delete; what has no picture becomes U+FFFD. */
 function picture(character: string): string {
   const code = character.charCodeAt(0);

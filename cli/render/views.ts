@@ -2,12 +2,10 @@
 import { formatDuration, formatSize } from '../../common/units.js';
 import type { CoordinatorShape, JobShape, NodeShape, TaskShape } from '../../sdk/shapes.js';
 import { type Column, renderFields, renderTable } from './table.js';
-import { ago, paintStatus, safe } from './terminal.js';
+import { ago, paintStatus, safe, shorten } from './terminal.js';
 
 const right = (title: string): Column => ({ title, align: 'right' });
 const left = (title: string): Column => ({ title });
-
-const shorten = (text: string, width: number): string => (text.length > width ? `${text.slice(0, width - 1)}…` : text);
 
 export function jobsTable(jobs: readonly JobShape[], nowMs: number): string {
   const columns = [

@@ -5,6 +5,7 @@ import { fromServiceError } from '../../common/grpc-errors.js';
 import { type Identity, ROLES, type Role } from '../../common/identity/identity.js';
 import { silentLogger } from '../../common/log.js';
 import { AgentServiceService } from '../../proto/gen/mesh/v1/agent.js';
+import { AuditServiceService } from '../../proto/gen/mesh/v1/audit.js';
 import { CaServiceService } from '../../proto/gen/mesh/v1/ca.js';
 import { EnrollServiceService } from '../../proto/gen/mesh/v1/enroll.js';
 import { MeshServiceService } from '../../proto/gen/mesh/v1/mesh.js';
@@ -23,6 +24,7 @@ const DEFINITIONS = [
   EnrollServiceService,
   MeshServiceService,
   NamespaceServiceService,
+  AuditServiceService,
 ];
 const ALL_METHODS = DEFINITIONS.flatMap((definition) => Object.values(definition).map(({ path }) => path));
 
@@ -45,6 +47,7 @@ const ALLOWED: Record<string, readonly (Role | 'nobody')[]> = {
   ...each(['NamespaceService/SetNamespace', 'NamespaceService/RemoveNamespace'], ['operator']),
   'NamespaceService/ListNamespaces': ['operator', 'submitter', 'viewer'],
   ...each(['DrainNode', 'CreateToken', 'ListTokens', 'RevokeToken'], ['operator']),
+  ...each(['AuditService/ListAudit', 'AuditService/ReadAudit'], ['operator']),
 };
 
 function each(methods: string[], roles: readonly Role[]): Record<string, readonly Role[]> {

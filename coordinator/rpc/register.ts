@@ -1,17 +1,23 @@
 import type { Server } from '@grpc/grpc-js';
 import { AgentServiceService } from '../../proto/gen/mesh/v1/agent.js';
 import { CaServiceService } from '../../proto/gen/mesh/v1/ca.js';
+import { AuditServiceService } from '../../proto/gen/mesh/v1/audit.js';
 import { EnrollServiceService } from '../../proto/gen/mesh/v1/enroll.js';
 import { MeshServiceService } from '../../proto/gen/mesh/v1/mesh.js';
 import { NamespaceServiceService } from '../../proto/gen/mesh/v1/namespace.js';
 import type { Logger } from '../../common/log.js';
+import type { AuditReader } from '../services/audit-reader.js';
 import { type AgentPlane, makeAgentService } from './agent-service.js';
+import { makeAuditService } from './audit-service.js';
 import { type AuthorityPlane, makeCaService, makeEnrollService } from './authority-services.js';
 import { assertCovered, Gate, type GateOptions } from './authorize.js';
 import { makeMeshService, type MeshPlane } from './mesh-service.js';
 import { makeNamespaceService, type NamespacePlane } from './namespace-service.js';
 
-type Plane = AgentPlane & MeshPlane & AuthorityPlane & NamespacePlane & Pick<GateOptions, 'denylist' | 'audit'>;
+type Plane = AgentPlane &
+  MeshPlane &
+  AuthorityPlane &
+  NamespacePlane & { auditReader: AuditReader } & Pick<GateOptions, 'denylist' | 'audit'>;
 
 /** Puts every service on a gRPC server, each method behind the gate. */
 export function registerServices(
@@ -28,6 +34,7 @@ export function registerServices(
     [MeshServiceService, makeMeshService({ plane, gate })],
     [CaServiceService, makeCaService(gate, plane)],
     [NamespaceServiceService, makeNamespaceService(gate, plane)],
+    [AuditServiceService, makeAuditService(gate, plane)],
     [EnrollServiceService, makeEnrollService(gate, plane, meshId)],
   ] as const;
   for (const [definition, implementation] of services) {

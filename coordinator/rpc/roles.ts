@@ -27,6 +27,8 @@ export const METHOD_ROLES: Readonly<Record<string, readonly Caller[]>> = {
   '/mesh.v1.NamespaceService/ListNamespaces': READERS,
   '/mesh.v1.NamespaceService/SetNamespace': OPERATOR,
   '/mesh.v1.NamespaceService/RemoveNamespace': OPERATOR,
+  '/mesh.v1.AuditService/ListAudit': OPERATOR,
+  '/mesh.v1.AuditService/ReadAudit': OPERATOR,
 
   '/mesh.v1.MeshService/SubmitJob': PEOPLE,
   '/mesh.v1.MeshService/MissingBlobs': PEOPLE,

@@ -77,6 +77,7 @@ export async function startPlane(
     ...{ store, clock, signer: signerOf(mesh), rootDigest: mesh.rootDigest },
     holder: options.holder ?? 'one',
     coordinators: () => ['127.0.0.1:7443'],
+    auditHeadFile: join(directory, 'audit.head'),
     onRevoked: () => undefined,
     log: silentLogger,
     random: () => 0,
