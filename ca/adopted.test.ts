@@ -1,15 +1,14 @@
-import { createPrivateKey, X509Certificate } from 'node:crypto';
+import { createPublicKey, type KeyObject, X509Certificate } from 'node:crypto';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'tap';
 import { chainFromPem, verifyChain } from '../common/identity/chain.js';
-import { makeCsr, readCsr } from '../common/identity/csr.js';
 import { makeKeyPair } from '../common/identity/keys.js';
 import { initAdopted, initDirectory, keyForIssuer, openDirectory } from './directory.js';
 
-const publicKeyOf = (privateKeyPem: string): Buffer =>
-  readCsr(makeCsr(createPrivateKey(privateKeyPem), 'x')).publicKeyDer;
+const publicKeyOf = (privateKey: KeyObject): Buffer =>
+  createPublicKey(privateKey).export({ type: 'spki', format: 'der' });
 
 test('a directory whose issuer was signed elsewhere certifies, renews, and cannot admit others', async (t) => {
   const folder = mkdtempSync(join(tmpdir(), 'mesh-ca-'));
@@ -17,10 +16,11 @@ test('a directory whose issuer was signed elsewhere certifies, renews, and canno
   const nowMs = Date.now();
   const first = await initDirectory(join(folder, 'first'), { nowMs });
   const directory = join(folder, 'second');
-  const key = keyForIssuer(directory);
-  t.equal(keyForIssuer(directory), key, 'the same one after a crash');
+  const key = keyForIssuer(directory, undefined);
+  t.ok(keyForIssuer(directory, undefined).equals(key), 'the same one after a crash');
   const { rootPem } = first.authority;
-  await initAdopted(directory, { rootPem, issuerPem: first.signIssuer(publicKeyOf(key), nowMs), nowMs });
+  const issuerPem = first.signIssuer(publicKeyOf(key), nowMs);
+  await initAdopted(directory, { rootPem, issuerPem, nowMs, passphrase: undefined });
   const second = openDirectory(directory);
   t.notOk(second.hasRootKey);
   t.not(second.authority.issuerPem, first.authority.issuerPem);
@@ -31,7 +31,7 @@ test('a directory whose issuer was signed elsewhere certifies, renews, and canno
   t.doesNotThrow(() => verifyChain(chainFromPem(before.pem), [root], nowMs));
   t.throws(() => second.signIssuer(publicKeyDer, nowMs), { code: 'DATA_DIR' });
 
-  const next = keyForIssuer(directory);
+  const next = second.keyForNextIssuer();
   await t.rejects(second.adoptIssuer(first.signIssuer(publicKeyDer, nowMs)), { code: 'BAD_CERTIFICATE' });
   await second.adoptIssuer(first.signIssuer(publicKeyOf(next), nowMs));
   t.notOk(existsSync(join(directory, 'issuer.key.next')));

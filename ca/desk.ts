@@ -5,8 +5,10 @@ import { MeshError } from '../common/errors.js';
 import { chainFromPem } from '../common/identity/chain.js';
 import { fieldsOf } from '../common/identity/check.js';
 import { BACKDATE_MS } from '../common/identity/profile.js';
+import type { PassphraseSource } from '../common/passphrase.js';
 import { type CaDirectory, type IndexEntry, openDirectory } from './directory.js';
 import { hostsIn } from './names.js';
+import { unlock } from './unlock.js';
 
 export interface DeskRequest {
   role: Role;
@@ -63,12 +65,15 @@ const DAY_MS = 86_400_000;
 
 const shown = (entry: IndexEntry): DeskCertificate => ({ ...entry, revokedAtMs: entry.revokedAtMs });
 
-/** Opens a CA directory and renews its issuer when that is due. @throws MeshError as `openDirectory` */
-export async function openDesk(directory: string): Promise<DirectoryDesk> {
-  const opened = openDirectory(directory);
+/** Opens a CA directory to issue from and renews its issuer when that is due. @throws MeshError as `openDirectory` */
+export async function openDesk(directory: string, passphrase: PassphraseSource): Promise<DirectoryDesk> {
+  const opened = openDirectory(directory, systemClock, await unlock(directory, passphrase));
   await opened.renewIssuerIfDue(systemClock.wallMs());
   return new DirectoryDesk(opened);
 }
+
+/** One to look things up and to revoke in, which takes no key. */
+export const openFilingDesk = (directory: string): DirectoryDesk => new DirectoryDesk(openDirectory(directory));
 
 export class DirectoryDesk implements Desk {
   constructor(readonly directory: CaDirectory) {}

@@ -2,16 +2,19 @@
  * A certificate authority on disk:
  *
  *   ca.crt      the root certificate
- *   ca.key      its key, 0600; may be kept elsewhere, then the issuer cannot be renewed here
+ *   ca.key      its key, 0600; may be kept elsewhere, then the issuer cannot be renewed here (root-key.ts)
  *   issuer.crt  the intermediate that signs the leaves
  *   issuer.key  its key, 0600
  *   index.json  every certificate issued from here, with revocations; 0600
  *   index.lock  held while any of these is rewritten
  *
+ * Once a passphrase is set all keys are encrypted with it, those made later too. Without it the directory still tells and
+ * revokes what was issued.
+ *
  * Every file is replaced at once or not at all. A renewal replaces two: the new key is written as `issuer.key.next`, then
  * `issuer.crt`, then the key gets its name; a directory found between the last two steps is finished when it is opened.
  */
-import { X509Certificate } from 'node:crypto';
+import { type KeyObject, X509Certificate } from 'node:crypto';
 import { existsSync, readdirSync, renameSync, rmdirSync, rmSync } from 'node:fs';
 import { type Clock, systemClock } from '../common/clock.js';
 import { MeshError } from '../common/errors.js';
@@ -20,11 +23,13 @@ import { fieldsOf, fingerprintOf } from '../common/identity/check.js';
 import type { Role } from '../common/identity/identity.js';
 import { renewalAtMs } from '../common/identity/profile.js';
 import { randomCharacters } from '../common/ids.js';
+import type { Passphrase } from '../common/passphrase.js';
 import { Authority, type Issued, issuerRenewalDue, makeIssuer, makeRoot, signIssuer } from './authority.js';
 import { type Index, type IndexEntry, isHolder, loadIndex, readIndex, saveIndex } from './index-file.js';
-import { makeKeyPair, readPrivateKeyFile } from './keys.js';
-import { filesOf, loadAuthority } from './layout.js';
+import { makeKeyPair, missingPassphrase, openKey, readPrivateKeyFile, sealKey } from './keys.js';
+import { filesOf, isSealedDirectory, loadAuthority, readCertificateFile } from './layout.js';
 import { withLock } from './lock.js';
+import { resealKeys } from './reseal.js';
 import type { LeafRequest } from './policy.js';
 import { toPem } from './x509/certificate.js';
 
@@ -36,6 +41,8 @@ export interface InitOptions {
   meshId?: string;
   nowMs: number;
   clock?: Clock;
+  /** Encrypts the keys from the first byte on. */
+  passphrase?: Passphrase | undefined;
 }
 
 /**
@@ -46,10 +53,11 @@ export async function initDirectory(directory: string, options: InitOptions): Pr
   const meshId = options.meshId ?? `mesh-${randomCharacters(12)}`;
   const root = makeRoot(meshId, options.nowMs);
   const issuer = makeIssuer(root.certificate, root.privateKey, options.nowMs);
+  const { clock = systemClock, passphrase } = options;
   const existed = existsSync(directory);
   makePrivateDir(directory);
   const paths = filesOf(directory);
-  await withLock(paths.lock, options.clock ?? systemClock, () => {
+  await withLock(paths.lock, clock, () => {
     const { lock: _, ...others } = paths;
     const taken = Object.values(others).find((path) => existsSync(path));
     if (taken)
@@ -58,8 +66,8 @@ export async function initDirectory(directory: string, options: InitOptions): Pr
       });
     const index: Index = { version: 1, meshId, certificates: [] };
     const made: [string, string, number][] = [
-      [paths.rootKey, root.privateKeyPem, 0o600],
-      [paths.issuerKey, issuer.privateKeyPem, 0o600],
+      [paths.rootKey, sealKey(root.privateKey, passphrase), 0o600],
+      [paths.issuerKey, sealKey(issuer.privateKey, passphrase), 0o600],
       [paths.issuer, toPem(issuer.certificate.raw), 0o644],
       [paths.index, `${JSON.stringify(index, null, 1)}\n`, 0o600],
       [paths.root, toPem(root.certificate.raw), 0o644],
@@ -74,31 +82,35 @@ export async function initDirectory(directory: string, options: InitOptions): Pr
     if (!existed && readdirSync(directory).length === 0) rmdirSync(directory);
     throw error;
   });
-  return openDirectory(directory);
+  return openDirectory(directory, clock, passphrase);
 }
 
-/**
- * The key that another authority is about to certify as this directory's issuer, PEM; the same one after a crash, until
- * `adoptIssuer` has put its certificate beside it.
- */
-export function keyForIssuer(directory: string): string {
-  makePrivateDir(directory);
-  const path = filesOf(directory).issuerKeyNext;
+/** A key that waits in a file for its certificate; the same one after a crash. */
+export function waitingKey(path: string, passphrase: Passphrase | undefined): KeyObject {
   const waiting = readIfExists(path);
-  if (waiting !== undefined) return waiting;
-  const { privateKeyPem } = makeKeyPair();
-  writeFileAtomic(path, privateKeyPem, 0o600);
-  return privateKeyPem;
+  if (waiting !== undefined) return openKey(waiting, path, passphrase);
+  const { privateKey } = makeKeyPair();
+  writeFileAtomic(path, sealKey(privateKey, passphrase), 0o600);
+  return privateKey;
+}
+
+/** The key that another authority is about to certify as this new directory's issuer, until `initAdopted`. */
+export function keyForIssuer(directory: string, passphrase: Passphrase | undefined): KeyObject {
+  makePrivateDir(directory);
+  return waitingKey(filesOf(directory).issuerKeyNext, passphrase);
 }
 
 /**
  * Makes the directory of a coordinator whose issuer was signed elsewhere, for the key of `keyForIssuer`: it has no root
  * key. @throws MeshError BAD_CERTIFICATE when the three do not belong together
  */
-export async function initAdopted(directory: string, parts: { rootPem: string; issuerPem: string; nowMs: number }) {
+export async function initAdopted(
+  directory: string,
+  parts: { rootPem: string; issuerPem: string; nowMs: number; passphrase: Passphrase | undefined },
+): Promise<void> {
   const root = new X509Certificate(parts.rootPem);
   const issuer = new X509Certificate(parts.issuerPem);
-  const issuerKey = readPrivateKeyFile(filesOf(directory).issuerKeyNext);
+  const issuerKey = readPrivateKeyFile(filesOf(directory).issuerKeyNext, parts.passphrase);
   const { meshId } = new Authority({ root, issuer, issuerKey });
   const paths = filesOf(directory);
   await withLock(paths.lock, systemClock, () => {
@@ -111,26 +123,62 @@ export async function initAdopted(directory: string, parts: { rootPem: string; i
 }
 
 /**
+ * @param passphrase without it, a directory whose keys are encrypted issues nothing
  * @throws MeshError DATA_DIR when there is none or a file cannot be read, BAD_CERTIFICATE when its files do not belong
- * together
+ * together, PASSPHRASE when it does not open them
  */
-export const openDirectory = (directory: string, clock: Clock = systemClock): CaDirectory =>
-  new CaDirectory(directory, clock, loadAuthority(directory));
+export function openDirectory(directory: string, clock: Clock = systemClock, passphrase?: Passphrase): CaDirectory {
+  readCertificateFile(filesOf(directory).root, directory);
+  const opened = new CaDirectory(directory, clock, passphrase);
+  if (passphrase || !opened.isSealed) opened.reload();
+  return opened;
+}
 
 export class CaDirectory {
-  #authority: Authority;
+  #authority: Authority | undefined;
+  #passphrase: Passphrase | undefined;
 
   constructor(
     readonly directory: string,
     readonly clock: Clock,
-    authority: Authority,
+    passphrase: Passphrase | undefined,
   ) {
-    this.#authority = authority;
+    this.#passphrase = passphrase;
   }
 
-  /** Replaced when the issuer is renewed: ask for it each time. */
+  /** Replaced when the issuer is renewed: ask for it each time. @throws MeshError PASSPHRASE when it was opened without */
   get authority(): Authority {
+    if (!this.#authority) throw missingPassphrase(filesOf(this.directory).issuerKey);
     return this.#authority;
+  }
+
+  /** Reads the files again: another process may have put a new issuer there. */
+  reload(): void {
+    this.#authority = loadAuthority(this.directory, this.#passphrase);
+  }
+
+  /** Whether its keys are under a passphrase. */
+  get isSealed(): boolean {
+    return isSealedDirectory(this.directory);
+  }
+
+  /** PEM, as the directory keeps its keys. */
+  seal(key: KeyObject): string {
+    return sealKey(key, this.isSealed ? this.#passphrase : undefined);
+  }
+
+  /**
+   * Encrypts every key with another passphrase, or none, all of them or none of them. A coordinator that runs goes on, and
+   * needs the new one when it starts again. @returns the files
+   * @throws MeshError PASSPHRASE
+   */
+  setPassphrase(passphrase: Passphrase | undefined): Promise<string[]> {
+    return this.locked(() => {
+      this.reload();
+      const files = resealKeys(this.directory, this.#passphrase, passphrase);
+      this.#passphrase = passphrase;
+      return files;
+    });
   }
 
   /** Whether the root's key is here. */
@@ -140,7 +188,7 @@ export class CaDirectory {
 
   /** When the issuer is to be renewed, milliseconds since 1970. */
   get issuerRenewalAtMs(): number {
-    const { issuer } = this.#authority;
+    const { issuer } = this.authority;
     return renewalAtMs({ ...fieldsOf(issuer), fingerprint: fingerprintOf(issuer) });
   }
 
@@ -150,32 +198,37 @@ export class CaDirectory {
    * @throws MeshError DATA_DIR or BAD_CERTIFICATE when it is due but cannot be done
    */
   async renewIssuerIfDue(nowMs: number): Promise<boolean> {
-    if (!issuerRenewalDue(this.#authority.issuer, nowMs) || !this.hasRootKey) return false;
-    const before = this.#authority.issuer;
-    await this.#locked(() => {
-      this.#authority = loadAuthority(this.directory);
-      if (!issuerRenewalDue(this.#authority.issuer, nowMs)) return;
+    if (!issuerRenewalDue(this.authority.issuer, nowMs) || !this.hasRootKey) return false;
+    const before = this.authority.issuer;
+    await this.locked(() => {
+      this.reload();
+      if (!issuerRenewalDue(this.authority.issuer, nowMs)) return;
       const paths = filesOf(this.directory);
-      const issuer = makeIssuer(this.#authority.root, readPrivateKeyFile(paths.rootKey), nowMs);
-      writeFileAtomic(paths.issuerKeyNext, issuer.privateKeyPem, 0o600);
+      const issuer = makeIssuer(this.authority.root, this.readRootKey(), nowMs);
+      writeFileAtomic(paths.issuerKeyNext, this.seal(issuer.privateKey), 0o600);
       writeFileAtomic(paths.issuer, toPem(issuer.certificate.raw));
-      this.#authority = loadAuthority(this.directory);
+      this.reload();
     });
-    return !this.#authority.issuer.raw.equals(before.raw);
+    return !this.authority.issuer.raw.equals(before.raw);
+  }
+
+  /** The key that another authority is about to certify as this directory's issuer, until `adoptIssuer`. */
+  keyForNextIssuer(): KeyObject {
+    return waitingKey(filesOf(this.directory).issuerKeyNext, this.isSealed ? this.#passphrase : undefined);
   }
 
   /**
-   * Puts an issuer that was signed elsewhere for the key of `keyForIssuer` in place of the present one.
+   * Puts an issuer that was signed elsewhere for the key of `keyForNextIssuer` in place of the present one.
    * @throws MeshError BAD_CERTIFICATE when the root did not sign it or it is for another key
    */
   adoptIssuer(issuerPem: string): Promise<void> {
-    return this.#locked(() => {
+    return this.locked(() => {
       const paths = filesOf(this.directory);
       const issuer = new X509Certificate(issuerPem);
-      const { root } = this.#authority;
-      new Authority({ root, issuer, issuerKey: readPrivateKeyFile(paths.issuerKeyNext) });
+      const { root } = this.authority;
+      new Authority({ root, issuer, issuerKey: readPrivateKeyFile(paths.issuerKeyNext, this.#passphrase) });
       writeFileAtomic(paths.issuer, toPem(issuer.raw));
-      this.#authority = loadAuthority(this.directory);
+      this.reload();
     });
   }
 
@@ -184,8 +237,12 @@ export class CaDirectory {
    * @throws MeshError DATA_DIR when the root's key is not here, BAD_CERTIFICATE when the root is out of its dates
    */
   signIssuer(publicKeyDer: Buffer, nowMs: number): string {
-    const rootKey = readPrivateKeyFile(filesOf(this.directory).rootKey);
-    return toPem(signIssuer(this.#authority.root, rootKey, publicKeyDer, nowMs).raw);
+    return toPem(signIssuer(this.authority.root, this.readRootKey(), publicKeyDer, nowMs).raw);
+  }
+
+  /** @throws MeshError DATA_DIR when it is not here, PASSPHRASE */
+  readRootKey(): KeyObject {
+    return readPrivateKeyFile(filesOf(this.directory).rootKey, this.#passphrase);
   }
 
   /**
@@ -194,10 +251,10 @@ export class CaDirectory {
    * @throws MeshError CONFLICT when the name is taken; what `Authority.issue` throws
    */
   issue(request: LeafRequest, options: { sameHolder: boolean }): Promise<Issued> {
-    return this.#locked(() => {
+    return this.locked(() => {
       const { role, name, nowMs } = request;
       const index = loadIndex(this.directory);
-      const issued = this.#authority.issue(request);
+      const issued = this.authority.issue(request);
       const holder = index.certificates.find((entry) => isHolder(entry, role, name, nowMs));
       if (holder && !options.sameHolder && holder.publicKeyDigest !== issued.publicKeyDigest)
         throw new MeshError('CONFLICT', `the ${role} ${name} has a certificate already (${holder.serial})`, {
@@ -226,7 +283,7 @@ export class CaDirectory {
    * @throws MeshError NOT_FOUND when nothing has that name or serial
    */
   revoke(nameOrSerial: string, nowMs: number): Promise<IndexEntry[]> {
-    return this.#locked(() => {
+    return this.locked(() => {
       const index = loadIndex(this.directory);
       const serial = nameOrSerial.toLowerCase().replaceAll(':', '').replace(/^0+/, '');
       const matches = (entry: IndexEntry) => entry.name === nameOrSerial || entry.serial === serial;
@@ -246,7 +303,8 @@ export class CaDirectory {
     });
   }
 
-  #locked<T>(work: () => T): Promise<T> {
+  /** Runs `work` while nobody else rewrites any of the files. */
+  locked<T>(work: () => T): Promise<T> {
     return withLock(filesOf(this.directory).lock, this.clock, work);
   }
 }

@@ -4,7 +4,9 @@ import { join } from 'node:path';
 import { MeshError } from '../common/errors.js';
 import { readIfExists } from '../common/files.js';
 import { Authority } from './authority.js';
-import { assertKeyOf, readPrivateKeyFile } from './keys.js';
+import type { Passphrase } from '../common/passphrase.js';
+import { assertKeyOf, isSealed, readKeyText, readPrivateKeyFile } from './keys.js';
+import { finishResealing } from './reseal.js';
 
 const OPEN_TRIES = 3;
 
@@ -19,7 +21,13 @@ export const filesOf = (directory: string) => ({
   lock: join(directory, 'index.lock'),
 });
 
-function readCertificateFile(path: string, directory: string): X509Certificate {
+/** Whether the directory's keys are under a passphrase; new ones then are too. */
+export function isSealedDirectory(directory: string): boolean {
+  finishResealing(directory);
+  return isSealed(readKeyText(filesOf(directory).issuerKey));
+}
+
+export function readCertificateFile(path: string, directory: string): X509Certificate {
   const text = readIfExists(path);
   if (text === undefined)
     throw new MeshError('DATA_DIR', `there is no certificate authority in ${directory} (${path} is missing)`, {
@@ -37,15 +45,16 @@ function readCertificateFile(path: string, directory: string): X509Certificate {
 
 /**
  * @throws MeshError DATA_DIR when there is none or a file cannot be read, BAD_CERTIFICATE when its files do not belong
- * together
+ * together, PASSPHRASE
  */
-export function loadAuthority(directory: string): Authority {
+export function loadAuthority(directory: string, passphrase: Passphrase | undefined): Authority {
   const paths = filesOf(directory);
+  finishResealing(directory);
   const root = readCertificateFile(paths.root, directory);
   for (let tries = 1; ; tries++) {
     const issuer = readCertificateFile(paths.issuer, directory);
-    if (existsSync(paths.issuerKeyNext)) finishRenewal(directory, issuer);
-    const issuerKey = readPrivateKeyFile(paths.issuerKey);
+    if (existsSync(paths.issuerKeyNext)) finishRenewal(directory, issuer, passphrase);
+    const issuerKey = readPrivateKeyFile(paths.issuerKey, passphrase);
     // A renewal in another process may have replaced the pair between the two reads.
     if (tries < OPEN_TRIES && !issuer.checkPrivateKey(issuerKey)) continue;
     assertKeyOf(issuer, issuerKey, paths.issuerKey);
@@ -54,10 +63,10 @@ export function loadAuthority(directory: string): Authority {
 }
 
 /** Takes over the key of a renewal that was interrupted after its certificate was written. */
-function finishRenewal(directory: string, issuer: X509Certificate): void {
+function finishRenewal(directory: string, issuer: X509Certificate, passphrase: Passphrase | undefined): void {
   const paths = filesOf(directory);
   try {
-    if (issuer.checkPrivateKey(readPrivateKeyFile(paths.issuerKeyNext)))
+    if (issuer.checkPrivateKey(readPrivateKeyFile(paths.issuerKeyNext, passphrase)))
       renameSync(paths.issuerKeyNext, paths.issuerKey);
   } catch (error) {
     if (existsSync(paths.issuerKeyNext)) throw error;

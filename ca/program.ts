@@ -1,24 +1,36 @@
 /** The commands of `mesh-ca`. With `--dir` they work on a CA directory, without through the coordinator. */
-import { X509Certificate } from 'node:crypto';
 import { resolve } from 'node:path';
 import { type Command, Option } from 'commander';
 import { systemClock } from '../common/clock.js';
 import { MeshError } from '../common/errors.js';
-import { fieldsOf } from '../common/identity/check.js';
+import { fieldsOf, fingerprintOf, readMeshId } from '../common/identity/check.js';
 import { NAME_TAGS } from '../common/identity/fields.js';
 import { isRole, type Role, ROLES } from '../common/identity/identity.js';
 import { PROFILES } from '../common/identity/profile.js';
 import { parseSpiffeId, type SpiffeId } from '../common/identity/spiffe.js';
 import { isName } from '../common/ids.js';
 import { makeProgram, withExamples } from '../common/program.js';
+import { newPassphrase } from '../common/passphrase.js';
 import { asInteger } from '../common/settings.js';
-import { type Desk, openDesk, type Remote } from './desk.js';
-import { initDirectory, openDirectory } from './directory.js';
+import { type Desk, openDesk, openFilingDesk, type Remote } from './desk.js';
+import { initDirectory } from './directory.js';
 import { chainProblem, inspectCertificate, inspectionText, readChainFile } from './inspect.js';
 import { issueInto, pkcs12Password } from './issue.js';
+import { addKeyCommands } from './key-commands.js';
 import { assertKeyOf, readPrivateKeyFile } from './keys.js';
+import { filesOf, readCertificateFile } from './layout.js';
 import { hostsFrom, hostsOfThisMachine } from './names.js';
+import {
+  addDirectoryOptions,
+  addOwnPassphraseOptions,
+  type DirectoryOptions,
+  dirOption,
+  jsonOption,
+  ownPassphrase,
+  parsed,
+} from './options.js';
 import { listText, outcomeText, present, shownCertificate } from './render.js';
+import { toPem } from './x509/certificate.js';
 
 const DAYS_MAX = 3650;
 
@@ -29,6 +41,8 @@ interface Common {
   dir?: string;
   profile?: string;
   coordinator?: string;
+  passphraseFile?: string;
+  passphraseFd?: number;
 }
 
 interface IssueOptions extends Common {
@@ -50,17 +64,6 @@ interface RenewOptions extends Common {
   force?: boolean;
 }
 
-/** A flag's value, with the flag named in the error. */
-const parsed =
-  <T>(flag: string, parse: (text: string) => T) =>
-  (text: string): T => {
-    try {
-      return parse(text);
-    } catch (error) {
-      throw new MeshError('USAGE', `${flag}: ${(error as Error).message}`);
-    }
-  };
-
 function asRole(text: string): Role {
   if (isRole(text)) return text;
   throw new MeshError('USAGE', `--role: there is no role ${JSON.stringify(text)}`, {
@@ -73,8 +76,6 @@ function asCertificateName(text: string): string {
   return text;
 }
 
-const jsonOption = () => new Option('--json', 'one JSON document on standard output');
-const dirOption = () => new Option('--dir <dir>', 'the CA directory to work on').env('MESH_CA_DIR');
 const daysOption = () =>
   new Option('--days <n>', "days until it expires; the role's usual time when absent").argParser(
     parsed('--days', asInteger(1, DAYS_MAX)),
@@ -91,9 +92,17 @@ function addDeskOptions(command: Command): Command {
     .addOption(jsonOption());
 }
 
-async function withDesk<T>(options: Common, remote: LoadRemote, work: (desk: Desk) => Promise<T>): Promise<T> {
+const addIssuingOptions = (command: Command): Command => addOwnPassphraseOptions(addDeskOptions(command));
+
+/** @param open how a directory is opened */
+async function withDesk<T>(
+  options: Common,
+  remote: LoadRemote,
+  open: (directory: string) => Desk | Promise<Desk>,
+  work: (desk: Desk) => Promise<T>,
+): Promise<T> {
   const desk =
-    options.dir === undefined ? await (await remote()).openRemoteDesk(options) : await openDesk(resolve(options.dir));
+    options.dir === undefined ? await (await remote()).openRemoteDesk(options) : await open(resolve(options.dir));
   try {
     return await work(desk);
   } finally {
@@ -101,32 +110,47 @@ async function withDesk<T>(options: Common, remote: LoadRemote, work: (desk: Des
   }
 }
 
+interface InitOptions extends DirectoryOptions {
+  meshId?: string;
+  passphrase?: boolean;
+}
+
 function addInit(program: Command): void {
-  const command = program
-    .command('init')
-    .description('make the certificate authority of a new mesh')
-    .addOption(dirOption().makeOptionMandatory())
-    .option('--mesh-id <id>', 'the name of the mesh; one is made up when absent')
-    .addOption(jsonOption())
-    .action(async (options: { dir: string; meshId?: string; json?: boolean }) => {
-      const directory = resolve(options.dir);
-      const mesh = options.meshId === undefined ? {} : { meshId: options.meshId };
-      const { authority } = await initDirectory(directory, { ...mesh, nowMs: systemClock.wallMs() });
-      const { meshId, rootFingerprint: fingerprint } = authority;
-      const notAfter = new Date(fieldsOf(authority.root).notAfterMs).toISOString();
-      present(options, { meshId, directory, fingerprint, notAfter }, () =>
-        [
-          `made the mesh ${meshId} in ${directory}\n`,
-          `root fingerprint ${fingerprint}, valid until ${notAfter}\n`,
-          'keep ca.key safe: whoever has it can be anybody in this mesh\n',
-        ].join(''),
-      );
-    });
-  withExamples(command, ['mesh-ca init --dir ./ca', 'mesh-ca init --dir ./ca --mesh-id lab-7']);
+  const command = addDirectoryOptions(
+    program
+      .command('init')
+      .description('make the certificate authority of a new mesh')
+      .option('--mesh-id <id>', 'the name of the mesh; one is made up when absent')
+      .option('--passphrase', 'ask on the terminal for a passphrase to encrypt the keys with'),
+  ).action(async (options: InitOptions) => {
+    const directory = resolve(options.dir);
+    const { file, descriptor } = ownPassphrase(options);
+    const isSealed = options.passphrase === true || file !== undefined || descriptor !== undefined;
+    const passphrase = isSealed
+      ? await newPassphrase(ownPassphrase(options), "passphrase for the CA's keys")
+      : undefined;
+    const mesh = options.meshId === undefined ? {} : { meshId: options.meshId };
+    const { authority } = await initDirectory(directory, { ...mesh, nowMs: systemClock.wallMs(), passphrase });
+    const { meshId, rootFingerprint: fingerprint } = authority;
+    const notAfter = new Date(fieldsOf(authority.root).notAfterMs).toISOString();
+    present(options, { meshId, directory, fingerprint, notAfter, encrypted: isSealed }, () =>
+      [
+        `made the mesh ${meshId} in ${directory}\n`,
+        `root fingerprint ${fingerprint}, valid until ${notAfter}\n`,
+        isSealed
+          ? 'the keys are encrypted: without the passphrase nobody can issue, you neither\n'
+          : 'keep ca.key safe: whoever has it can be anybody in this mesh\n',
+      ].join(''),
+    );
+  });
+  withExamples(command, [
+    'mesh-ca init --dir ./ca --mesh-id lab-7',
+    'mesh-ca init --dir ./ca --passphrase-file ./words',
+  ]);
 }
 
 function addIssue(program: Command, remote: LoadRemote): void {
-  const command = addDeskOptions(
+  const command = addIssuingOptions(
     program
       .command('issue')
       .description('make a key and issue a certificate for it: NAME.crt (leaf, then intermediate), NAME.key, ca.crt')
@@ -147,7 +171,8 @@ function addIssue(program: Command, remote: LoadRemote): void {
     const hosts = options.host ? hostsFrom(options.host) : PROFILES[role].hosts ? hostsOfThisMachine() : hostsFrom([]);
     if (options.host && options.dir === undefined)
       throw new MeshError('USAGE', '--host needs --dir: a running coordinator decides on host names itself');
-    const outcome = await withDesk(options, remote, (desk) => {
+    const open = (directory: string) => openDesk(directory, ownPassphrase(options));
+    const outcome = await withDesk(options, remote, open, (desk) => {
       const password = options.p12 ? pkcs12Password(options.p12PasswordFile, process.env) : undefined;
       const ask = (csr: Buffer) => desk.issue({ role, name, csr, ...hosts, days: options.days });
       return issueInto({ ...target, force: options.force === true }, password, ask, desk);
@@ -178,7 +203,7 @@ async function renew(name: string | undefined, options: RenewOptions, remote: Lo
   const role = own?.role ?? (options.role === undefined ? undefined : asRole(options.role));
   const target = { directory: resolve(options.out), name: who, p12: false, force: options.force === true };
   if (options.dir !== undefined) {
-    const desk = await openDesk(resolve(options.dir));
+    const desk = await openDesk(resolve(options.dir), ownPassphrase(options));
     if (own && own.meshId !== desk.directory.authority.meshId)
       throw new MeshError('BAD_CERTIFICATE', `${options.cert} belongs to the mesh ${own.meshId}`, {
         hint: `the directory is that of ${desk.directory.authority.meshId}; name the right one with --dir`,
@@ -196,7 +221,7 @@ async function renew(name: string | undefined, options: RenewOptions, remote: Lo
 }
 
 function addRenew(program: Command, remote: LoadRemote): void {
-  const command = addDeskOptions(
+  const command = addIssuingOptions(
     program
       .command('renew')
       .description('issue a certificate again, for the same name and a new key; the old one stays valid to its end')
@@ -224,7 +249,7 @@ function addRevoke(program: Command, remote: LoadRemote): void {
       .description('revoke every certificate of a name, or the one with a serial')
       .argument('<name|serial>', 'the name, or the serial in hexadecimal'),
   ).action(async (nameOrSerial: string, options: Common) => {
-    const revoked = await withDesk(options, remote, (desk) => desk.revoke(nameOrSerial));
+    const revoked = await withDesk(options, remote, openFilingDesk, (desk) => desk.revoke(nameOrSerial));
     present(options, { revoked: revoked.map(shownCertificate) }, () =>
       revoked.length === 0 ? `${nameOrSerial} was revoked before\n` : `revoked:\n${listText(revoked)}`,
     );
@@ -239,7 +264,7 @@ function addRevoke(program: Command, remote: LoadRemote): void {
 function addList(program: Command, remote: LoadRemote): void {
   const command = addDeskOptions(program.command('list').description('list the certificates that were issued')).action(
     async (options: Common) => {
-      const items = await withDesk(options, remote, (desk) => desk.list());
+      const items = await withDesk(options, remote, openFilingDesk, (desk) => desk.list());
       present(options, { items: items.map(shownCertificate), next: null }, () => listText(items));
     },
   );
@@ -276,13 +301,12 @@ function addExport(program: Command): void {
     .addOption(dirOption().makeOptionMandatory())
     .addOption(jsonOption())
     .action((options: { dir: string; json?: boolean }) => {
-      const { meshId, rootPem, rootFingerprint } = openDirectory(resolve(options.dir)).authority;
-      const notAfter = new X509Certificate(rootPem).validTo;
-      present(
-        options,
-        { meshId, fingerprint: rootFingerprint, notAfter: new Date(notAfter).toISOString(), certificate: rootPem },
-        () => rootPem,
-      );
+      const directory = resolve(options.dir);
+      const root = readCertificateFile(filesOf(directory).root, directory);
+      const pem = toPem(root.raw);
+      const notAfter = new Date(fieldsOf(root).notAfterMs).toISOString();
+      const document = { meshId: readMeshId(root), fingerprint: fingerprintOf(root), notAfter, certificate: pem };
+      present(options, document, () => pem);
     });
   withExamples(command, ['mesh-ca export --dir ./ca > mesh-root.crt']);
 }
@@ -295,5 +319,6 @@ export function makeCaProgram(remote: LoadRemote): Command {
     'mesh-ca list',
   ]);
   for (const add of [addInit, addIssue, addRenew, addRevoke, addList, addInspect, addExport]) add(program, remote);
+  addKeyCommands(program);
   return program;
 }

@@ -26,6 +26,7 @@ export const ERRORS = {
   BAD_TOKEN: entry(2, 3, 'a join token is damaged', 'copy the whole token as it was printed'),
   BAD_NAME: entry(2, 3, 'a name is not allowed', 'names are 1 to 63 of a-z, 0-9 and -'),
   BAD_CERTIFICATE: entry(4, 16, 'a certificate does not fit the profile', 'issue a new one with mesh-ca issue'),
+  PASSPHRASE: entry(4, 9, 'a passphrase is missing or wrong', 'give the right one'),
   NO_PROFILE: entry(2, 16, 'there is no profile to connect with', 'run: mesh login TOKEN, or name one with --profile'),
   UNREACHABLE: entry(3, 14, 'the coordinator cannot be reached', 'is it running? try --coordinator HOST'),
   NOT_READY: entry(3, 14, 'the coordinator is not ready', 'try again in a few seconds'),

@@ -77,7 +77,7 @@ export function writeFileAtomic(path: string, content: string | Uint8Array, mode
 }
 
 /** Without it the rename itself may be lost. Where directories cannot be opened the system does what it can. */
-function syncDirectory(path: string): void {
+export function syncDirectory(path: string): void {
   if (process.platform === 'win32') return;
   const descriptor = openSync(path, 'r');
   try {

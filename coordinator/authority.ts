@@ -9,6 +9,7 @@ import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { type CaDirectory, initDirectory, openDirectory } from '../ca/directory.js';
 import type { Clock } from '../common/clock.js';
+import { toMeshError } from '../common/errors.js';
 import { writeFileAtomic } from '../common/files.js';
 import { nameFrom } from '../common/ids.js';
 import { makeCsr, readCsr } from '../common/identity/csr.js';
@@ -18,6 +19,7 @@ import type { Service } from '../common/lifecycle.js';
 import { ServiceGroup } from '../common/lifecycle.js';
 import type { Logger } from '../common/log.js';
 import { Loop } from '../common/loop.js';
+import type { Passphrase } from '../common/passphrase.js';
 import type { Credential } from '../link/credentials.js';
 import { CredentialStore } from '../link/credential-store.js';
 import { Renewal } from '../link/renewal.js';
@@ -43,13 +45,18 @@ export class EmbeddedAuthority implements Signer {
 
   static async open(
     dataDir: string,
-    options: { name: string | undefined; clock: Clock; log: Logger },
+    options: { name: string | undefined; passphrase: Passphrase | undefined; clock: Clock; log: Logger },
   ): Promise<EmbeddedAuthority> {
     const path = join(dataDir, 'ca');
-    const { clock, log } = options;
+    const { clock, log, passphrase } = options;
     const directory = EmbeddedAuthority.isIn(dataDir)
-      ? openDirectory(path, clock)
-      : await initDirectory(path, { nowMs: clock.wallMs(), clock });
+      ? openDirectory(path, clock, passphrase)
+      : await initDirectory(path, { nowMs: clock.wallMs(), clock, passphrase });
+    if (passphrase && !directory.isSealed)
+      log.warn(
+        { event: 'ca.keys-unencrypted' },
+        `a passphrase was given, but the keys in ${path} are not encrypted; set it: mesh-ca passphrase set --dir ${path}`,
+      );
     await directory.renewIssuerIfDue(clock.wallMs());
     return new EmbeddedAuthority(directory, clock, log, options.name ?? nameFrom(hostname(), 'coordinator'));
   }
@@ -128,7 +135,10 @@ export class EmbeddedAuthority implements Signer {
         clock,
         everyMs: ISSUER_CHECK_MS,
         turn: () => renewIssuer({ directory, credential: () => present, coordinators, clock, log }),
-        onError: (error) => log.error({ event: 'issuer.renewal-failed', err: error }),
+        onError: (error) => {
+          const { message, hint } = toMeshError(error);
+          log.error({ event: 'issuer.renewal-failed', err: error }, `${message}; ${hint}`);
+        },
       }),
     );
     const renewal = (

@@ -4,6 +4,7 @@
  */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { unlock } from '../ca/unlock.js';
 import { unlessAborted } from '../common/abort.js';
 import type { Clock } from '../common/clock.js';
 import { DataLock } from '../common/data-lock.js';
@@ -87,11 +88,16 @@ async function start(
 ): Promise<Running> {
   const { clock, log } = surroundings;
   await assertListenable(hostOf(config), config.port);
+  const passphrase = await unlock(join(config.dataDir, 'ca'), {
+    file: config.caPassphraseFile,
+    descriptor: config.caPassphraseFd,
+    flag: '--ca-passphrase',
+  });
   const store = await startStore(config, surroundings, group, cut);
-  await joinIfAsked(config, await store.owner(), surroundings);
+  await joinIfAsked(config, await store.owner(), { ...surroundings, passphrase });
   await store.migrate();
   const name = config.name ?? joinedName(config.dataDir);
-  const authority = await EmbeddedAuthority.open(config.dataDir, { name, clock, log });
+  const authority = await EmbeddedAuthority.open(config.dataDir, { name, passphrase, clock, log });
   await claimDatabase(store, authority.meshId);
   await authority.importIndex(store.certificates);
   return await serve(config, surroundings, { authority, store, group });

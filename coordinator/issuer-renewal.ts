@@ -3,13 +3,13 @@
  * An intermediate lives for a year and is due after half of it, so it is asked for hourly for months; what the old one
  * signed stays valid to its end.
  */
-import { createPrivateKey } from 'node:crypto';
 import { Metadata } from '@grpc/grpc-js';
-import { type CaDirectory, issuerRenewalDue, keyForIssuer } from '../ca/directory.js';
+import { type CaDirectory, issuerRenewalDue } from '../ca/directory.js';
 import type { Clock } from '../common/clock.js';
 import { MeshError } from '../common/errors.js';
 import { fromServiceError } from '../common/grpc-errors.js';
 import { makeCsr } from '../common/identity/csr.js';
+import { fieldsOf } from '../common/identity/check.js';
 import type { Logger } from '../common/log.js';
 import { type Credential, channelCredentials, channelOptions } from '../link/credentials.js';
 import { grpcTarget, parseEndpoint } from '../link/endpoints.js';
@@ -32,7 +32,10 @@ export async function renewIssuer(options: IssuerRenewalOptions): Promise<void> 
   const nowMs = clock.wallMs();
   if (directory.hasRootKey) return void (await directory.renewIssuerIfDue(nowMs));
   if (!issuerRenewalDue(directory.authority.issuer, nowMs)) return;
-  const csr = makeCsr(createPrivateKey(keyForIssuer(directory.directory)), 'issuer');
+  // An operator may have installed one (mesh-ca issuer install).
+  directory.reload();
+  if (!issuerRenewalDue(directory.authority.issuer, nowMs)) return;
+  const csr = makeCsr(directory.keyForNextIssuer(), 'issuer');
   const refusals: string[] = [];
   for (const address of coordinators()) {
     try {
@@ -42,9 +45,14 @@ export async function renewIssuer(options: IssuerRenewalOptions): Promise<void> 
       refusals.push(`${address}: ${(error as Error).message}`);
     }
   }
-  throw new MeshError('CONFLICT', `nobody renews the intermediate of this coordinator (${refusals.join('; ')})`, {
-    hint: 'start the coordinator whose data directory holds ca/ca.key',
-  });
+  const { notAfterMs } = fieldsOf(directory.authority.issuer);
+  throw new MeshError(
+    'CONFLICT',
+    `the intermediate of this coordinator ends on ${new Date(notAfterMs).toISOString()} and nobody renews it (${refusals.join('; ')})`,
+    {
+      hint: 'start the coordinator whose data directory holds ca/ca.key, bring the key back (mesh-ca root import), or have a request signed where it is (mesh-ca issuer request)',
+    },
+  );
 }
 
 async function ask(

@@ -7,14 +7,14 @@
 import { rmSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
-import { initAdopted, keyForIssuer } from '../ca/directory.js';
+import { initAdopted, keyForIssuer, waitingKey } from '../ca/directory.js';
 import type { Clock } from '../common/clock.js';
 import { MeshError } from '../common/errors.js';
 import { makePrivateDir, readIfExists, writeFileAtomic } from '../common/files.js';
-import { makeKeyPair } from '../common/identity/keys.js';
 import { decodeToken } from '../common/identity/token.js';
 import { nameFrom } from '../common/ids.js';
 import type { Logger } from '../common/log.js';
+import type { Passphrase } from '../common/passphrase.js';
 import { rootDigestOf } from '../link/credentials.js';
 import { parseEndpoint } from '../link/endpoints.js';
 import { join as joinMesh } from '../link/join.js';
@@ -31,16 +31,20 @@ export const foreignDatabase = (owner: string, ours: string): MeshError =>
     hint: 'to add a coordinator to that mesh make a token there (mesh token create --role coordinator) and start with --join TOKEN; otherwise use an empty database',
   });
 
+interface Around {
+  clock: Clock;
+  log: Logger;
+  signal: AbortSignal;
+  /** Encrypts the keys made here. */
+  passphrase: Passphrase | undefined;
+}
+
 /**
  * Joins when the data directory has no CA and a token was given.
  * @param owner the mesh the database belongs to
  * @throws MeshError DATABASE_FOREIGN, USAGE, CONFLICT, BAD_TOKEN, and what the coordinator refuses with
  */
-export async function joinIfAsked(
-  config: CoordinatorConfig,
-  owner: string | undefined,
-  around: { clock: Clock; log: Logger; signal: AbortSignal },
-): Promise<void> {
+export async function joinIfAsked(config: CoordinatorConfig, owner: string | undefined, around: Around): Promise<void> {
   const { dataDir } = config;
   const isMember = EmbeddedAuthority.isIn(dataDir);
   if (config.join === undefined) {
@@ -69,19 +73,18 @@ export async function joinIfAsked(
 async function joinAs(
   config: CoordinatorConfig,
   token: string,
-  { clock, log, signal }: { clock: Clock; log: Logger; signal: AbortSignal },
+  { clock, log, signal, passphrase }: Around,
 ): Promise<void> {
   const directory = join(config.dataDir, 'ca');
   makePrivateDir(directory);
   const keyFile = join(directory, 'join.key');
-  const privateKey = readIfExists(keyFile) ?? makeKeyPair().privateKeyPem;
-  writeFileAtomic(keyFile, privateKey, 0o600);
   const joined = await joinMesh({
-    ...{ token, clock, log, signal, privateKey },
+    ...{ token, clock, log, signal },
+    privateKey: waitingKey(keyFile, passphrase).export({ type: 'pkcs8', format: 'pem' }) as string,
     name: config.name ?? nameFrom(hostname(), 'coordinator'),
     addresses: config.coordinator === undefined ? [] : [parseEndpoint(config.coordinator)],
     discover: config.coordinator === undefined && config.mdns,
-    issuerKey: keyForIssuer(directory),
+    issuerKey: keyForIssuer(directory, passphrase),
   });
   if (joined.role !== 'coordinator')
     throw new MeshError('USAGE', `the token is for the role ${joined.role}`, {
@@ -89,7 +92,7 @@ async function joinAs(
     });
   const { root: rootPem } = joined.credential;
   writeFileAtomic(nameFile(config.dataDir), `${joined.name}\n`);
-  await initAdopted(directory, { rootPem, issuerPem: joined.issuer, nowMs: clock.wallMs() });
+  await initAdopted(directory, { rootPem, issuerPem: joined.issuer, nowMs: clock.wallMs(), passphrase });
   rmSync(keyFile, { force: true });
   log.info({ event: 'coordinator.joined', mesh: joined.meshId, name: joined.name });
 }

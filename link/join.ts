@@ -3,7 +3,7 @@
  * said to it: its chain is read from a connection that sends nothing, its root compared with the token's digest, the
  * chain and the leaf checked. Only then is a channel opened that trusts this root alone, and the token sent over it.
  */
-import { createPrivateKey, X509Certificate } from 'node:crypto';
+import { createPrivateKey, type KeyObject, X509Certificate } from 'node:crypto';
 import { Metadata } from '@grpc/grpc-js';
 import type { Clock } from '../common/clock.js';
 import { MeshError } from '../common/errors.js';
@@ -37,8 +37,8 @@ export interface JoinOptions {
   timeoutMs?: number;
   /** PEM. Joining again with the same key and token brings the same certificate; a new key when absent. */
   privateKey?: string;
-  /** PEM. Of a coordinator: the key it will issue with. */
-  issuerKey?: string;
+  /** Of a coordinator: the key it will issue with. */
+  issuerKey?: KeyObject;
 }
 
 export interface Joined {
@@ -72,7 +72,7 @@ export async function join(options: JoinOptions): Promise<Joined> {
   const privateKeyPem = options.privateKey ?? makeKeyPair().privateKeyPem;
   const csr = makeCsr(createPrivateKey(privateKeyPem), options.name);
   const { issuerKey } = options;
-  const issuerCsr = issuerKey === undefined ? Buffer.alloc(0) : makeCsr(createPrivateKey(issuerKey), options.name);
+  const issuerCsr = issuerKey === undefined ? Buffer.alloc(0) : makeCsr(issuerKey, options.name);
   const request: JoinRequest = { token: options.token.trim(), csr, name: options.name, issuerCsr };
   return withDiscovery(options.discover, rootDigest, clock, log, (discovery) =>
     race({

@@ -94,12 +94,12 @@ export function buildCertificate(template: CertificateTemplate, signer: KeyObjec
   return toDer(sequence(toBeSigned, algorithm(), bits(signature)));
 }
 
-export function toPem(der: Uint8Array): string {
+export function toPem(der: Uint8Array, label = 'CERTIFICATE'): string {
   const lines =
     Buffer.from(der)
       .toString('base64')
       .match(/.{1,64}/g) ?? [];
-  return `-----BEGIN CERTIFICATE-----\n${lines.join('\n')}\n-----END CERTIFICATE-----\n`;
+  return `-----BEGIN ${label}-----\n${lines.join('\n')}\n-----END ${label}-----\n`;
 }
 
 export const uriName = (uri: string): AlternativeName => ({ tag: NAME_TAGS.uri, bytes: Buffer.from(uri, 'latin1') });

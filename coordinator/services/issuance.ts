@@ -136,7 +136,7 @@ export class Issuance {
         'CONFLICT',
         'the root key ca.key is not on this coordinator, so it cannot admit or renew others',
         {
-          hint: 'start the coordinator whose data directory holds ca/ca.key, and let it lead',
+          hint: 'let the coordinator lead whose data directory holds ca/ca.key, or bring the key back: mesh-ca root import',
         },
       );
     if (csr.length === 0)

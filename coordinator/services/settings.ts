@@ -28,6 +28,18 @@ export const coordinatorSettings = {
     fallback: undefined,
     secret: true,
   }),
+  caPassphraseFile: setting<string | undefined>({
+    flag: '--ca-passphrase-file <file>',
+    describe: "its first line opens the CA's keys, or encrypts them when the CA is made; only its owner may read it",
+    parse: asText,
+    fallback: undefined,
+  }),
+  caPassphraseFd: setting<number | undefined>({
+    flag: '--ca-passphrase-fd <number>',
+    describe: 'the same from an open descriptor',
+    parse: asInteger(0, 65_535),
+    fallback: undefined,
+  }),
   join: setting<string | undefined>({
     flag: '--join <token>',
     describe: 'a token of the role coordinator: to become one more coordinator of a mesh, the first time only',
