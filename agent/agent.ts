@@ -16,6 +16,7 @@ import { formatEndpoint, parseEndpoint } from '../link/endpoints.js';
 import { detectCapabilities } from './capabilities.js';
 import { type Enrolled, enrol, rememberCoordinators, rememberedCoordinators } from './enrolment.js';
 import { makeExecutors } from './executors/index.js';
+import type { SandboxOptions } from './executors/sandbox/prepare.js';
 import { FileJournal, prepareOutbox } from './output/file-journal.js';
 import { type AgentParts, assembleAgent } from './session/assemble.js';
 import { LoadMeter } from './session/load.js';
@@ -84,7 +85,19 @@ async function run(
   let { credential } = enrolled;
   const { dataDir } = config;
   const bootId = randomCharacters(16);
-  const capabilities = await detectCapabilities({ slots: config.slots, labels: Object.fromEntries(config.label) });
+  const cache = new StagingCache({ directory: join(dataDir, 'cache'), limitBytes: config.cacheBytes });
+  await cache.start();
+  const { executors, tiers } = await makeExecutors(group, {
+    ...{ dataDir, bootId, cache, clock, log, slots: config.slots, userName: config.taskUser },
+    graceMs: config.killGrace,
+    sandbox: sandboxOptions(config),
+    nodeName: () => identity.name,
+    bulk: () => parts.connection.bulk(),
+  });
+  const capabilities = await detectCapabilities({
+    ...{ slots: config.slots, labels: Object.fromEntries(config.label) },
+    ...{ sandboxes: tiers.names, limits: tiers.limits },
+  });
   const room = {
     slots: config.slots,
     cpuMillis: Math.max(capabilities.cpus, config.slots) * 1000,
@@ -92,14 +105,6 @@ async function run(
     gpus: capabilities.gpus.length,
     custom: capabilities.custom,
   };
-  const cache = new StagingCache({ directory: join(dataDir, 'cache'), limitBytes: config.cacheBytes });
-  await cache.start();
-  const executors = await makeExecutors(group, {
-    ...{ dataDir, bootId, cache, clock, log, slots: config.slots, userName: config.taskUser },
-    graceMs: config.killGrace,
-    nodeName: () => identity.name,
-    bulk: () => parts.connection.bulk(),
-  });
   const spoolDir = prepareOutbox(join(dataDir, 'outbox'));
   const dialer = new NetworkDialer({
     ...{ meshId: identity.meshId, credential: () => credential, discover: config.mdns && coordinator === undefined },
@@ -144,6 +149,19 @@ async function run(
     },
   };
 }
+
+const sandboxOptions = (config: AgentConfig): SandboxOptions => ({
+  setting: config.sandbox,
+  readable: config.sandboxRo,
+  memoryDiskBytes: config.sandboxTmp,
+  bounds: {
+    memoryBytes: config.maxMemory,
+    processes: config.maxProcesses,
+    openFiles: config.maxOpenFiles,
+    fileSizeBytes: config.maxFileSize,
+    cpuTimeMs: 0,
+  },
+});
 
 /** Looking costs more than a message does, and nobody sends between falling asleep and waking up. */
 const BOOT_TIME_EVERY_MS = 5;

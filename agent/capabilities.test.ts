@@ -2,9 +2,18 @@ import { test } from 'tap';
 import { detectCapabilities, parseGpus } from './capabilities.js';
 
 test('what a node says about itself', async (t) => {
-  const found = await detectCapabilities({ slots: 3, labels: { zone: 'attic' } });
+  const found = await detectCapabilities({
+    ...{ slots: 3, labels: { zone: 'attic' } },
+    ...{ sandboxes: ['bubblewrap', 'process'], limits: ['memory:sampled'] },
+  });
   t.ok(found.cpus >= 1 && found.memoryBytes > 0);
-  t.match(found, { slots: 3, labels: { zone: 'attic' }, os: process.platform, arch: process.arch, sandbox: 'process' });
+  t.match(found, {
+    slots: 3,
+    labels: { zone: 'attic' },
+    os: process.platform,
+    arch: process.arch,
+    sandbox: 'bubblewrap',
+  });
   t.same(found.executors, ['process', 'function']);
 });
 

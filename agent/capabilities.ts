@@ -10,6 +10,10 @@ const GPU_QUERY_MS = 3000;
 export async function detectCapabilities(options: {
   slots: number;
   labels: Record<string, string>;
+  /** Tiers that tasks run in, the strongest first. */
+  sandboxes: readonly string[];
+  /** What is enforced in the strongest. */
+  limits: readonly string[];
 }): Promise<Capabilities> {
   return {
     cpus: availableParallelism(),
@@ -19,7 +23,9 @@ export async function detectCapabilities(options: {
     arch: process.arch,
     labels: options.labels,
     executors: ['process', 'function'],
-    sandbox: 'process',
+    sandbox: options.sandboxes[0] ?? '',
+    sandboxes: [...options.sandboxes],
+    limits: [...options.limits],
     slots: options.slots,
     custom: {},
   };

@@ -1,4 +1,5 @@
 import { availableParallelism } from 'node:os';
+import { isAbsolute } from 'node:path';
 import { MeshError } from '../common/errors.js';
 import { isName } from '../common/ids.js';
 import { asFlag, asInteger, asText, setting } from '../common/settings.js';
@@ -20,6 +21,23 @@ const asName = (text: string): string => {
   if (!isName(text)) throw new MeshError('BAD_NAME', `"${text}" is not a name`);
   return text;
 };
+
+const SANDBOXES = ['auto', 'bubblewrap', 'process'] as const;
+
+const asSandbox = (text: string): (typeof SANDBOXES)[number] => {
+  const found = SANDBOXES.find((name) => name === text);
+  if (!found) throw new MeshError('USAGE', `"${text}" is no sandbox`, { hint: `use ${SANDBOXES.join(', ')}` });
+  return found;
+};
+
+const asAbsolutePath = (text: string): string => {
+  if (!isAbsolute(text)) throw new MeshError('USAGE', `"${text}" is not an absolute path`, { hint: 'begin it with /' });
+  return text;
+};
+
+/** What no task of this node may exceed, whatever its job asks for; zero means no bound. */
+const bound = (flag: string, describe: string, parse: (text: string) => number, fallback = 0) =>
+  setting({ flag, describe, parse, fallback });
 
 const text = (flag: string, describe: string) =>
   setting<string | undefined>({ flag, describe, parse: asText, fallback: undefined });
@@ -61,6 +79,35 @@ export const agentSettings = {
     parse: asText,
     fallback: 'nobody',
   }),
+  sandbox: setting<(typeof SANDBOXES)[number]>({
+    flag: '--sandbox <tier>',
+    describe:
+      'how tasks are isolated: auto (the strongest that works here), bubblewrap (that and nothing less) or process',
+    parse: asSandbox,
+    fallback: 'auto',
+  }),
+  sandboxRo: setting<string[]>({
+    flag: '--sandbox-ro <path>',
+    describe: 'a path tasks may read in the bubblewrap tier beside the system; may be given many times',
+    parse: asAbsolutePath,
+    fallback: [],
+    list: true,
+  }),
+  sandboxTmp: setting({
+    flag: '--sandbox-tmp <size>',
+    describe: 'size of /tmp and of /dev/shm in the bubblewrap tier, each in memory; TMPDIR is on disk',
+    parse: parseSize,
+    fallback: 256 * 2 ** 20,
+  }),
+  maxMemory: bound('--max-memory <size>', 'memory one task may use at most, even if its job asks for more', parseSize),
+  maxProcesses: bound(
+    '--max-processes <number>',
+    'processes and threads one task may have at most',
+    asInteger(1, 4_000_000),
+    4096,
+  ),
+  maxOpenFiles: bound('--max-open-files <number>', 'files one process of a task may have open', asInteger(8, 1 << 20)),
+  maxFileSize: bound('--max-file-size <size>', 'the largest file a task may write', parseSize),
   killGrace: setting({
     flag: '--kill-grace <duration>',
     describe: 'between SIGTERM and SIGKILL when a task is stopped',

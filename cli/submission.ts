@@ -4,7 +4,7 @@ import { statSync } from 'node:fs';
 import { basename, resolve } from 'node:path';
 import type { Readable } from 'node:stream';
 import { MeshError } from '../common/errors.js';
-import { OnDisconnect, type StagedFile, type TaskInput } from '../proto/gen/mesh/v1/common.js';
+import { OnDisconnect, Sandbox, type StagedFile, type TaskInput } from '../proto/gen/mesh/v1/common.js';
 import { type Job, type JobSpec, type MeshServiceService, OnFailure } from '../proto/gen/mesh/v1/mesh.js';
 import type { Api } from '../sdk/api.js';
 import type { MeshConnection } from '../sdk/connect.js';
@@ -33,6 +33,12 @@ export interface SubmitOptions {
   onFailure: 'finish' | 'fail-fast' | 'partial';
   onDisconnect?: 'keep' | 'stop';
   speculate?: boolean;
+  sandbox?: 'bubblewrap' | 'process';
+  net?: boolean;
+  maxProcesses?: number;
+  maxFileSize?: number;
+  maxOpenFiles?: number;
+  cpuTime?: number;
   idempotencyKey?: string;
   submitTimeout: number;
   wait?: boolean;
@@ -60,6 +66,7 @@ const ON_FAILURE = {
   partial: OnFailure.PARTIAL,
 } as const;
 
+const SANDBOX = { bubblewrap: Sandbox.BUBBLEWRAP, process: Sandbox.PROCESS } as const;
 const ON_DISCONNECT = { keep: OnDisconnect.KEEP, stop: OnDisconnect.STOP } as const;
 
 /** @throws MeshError USAGE or BAD_SPEC */
@@ -91,6 +98,14 @@ export async function prepare(
       onFailure: ON_FAILURE[options.onFailure],
       onDisconnect: ON_DISCONNECT[options.onDisconnect ?? 'keep'],
       speculate: options.speculate === true,
+      ...(options.sandbox ? { sandbox: SANDBOX[options.sandbox] } : {}),
+      net: options.net === true,
+      limits: {
+        processes: options.maxProcesses ?? 0,
+        fileSizeBytes: options.maxFileSize ?? 0,
+        openFiles: options.maxOpenFiles ?? 0,
+        cpuTimeMs: options.cpuTime ?? 0,
+      },
     });
     const idempotencyKey = options.idempotencyKey ?? randomUUID();
     return { spec, idempotencyKey, each, module, close: () => each?.close() };

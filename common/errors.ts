@@ -21,6 +21,12 @@ const entry = (exit: ErrorEntry['exit'], grpc: number, meaning: string, hint: st
 export const ERRORS = {
   USAGE: entry(2, 3, 'a flag or argument is wrong', 'see --help'),
   BAD_CONFIG: entry(2, 3, 'a configuration file or environment variable is wrong', 'see --print-config'),
+  SANDBOX: entry(
+    1,
+    9,
+    'the sandbox that was asked for does not work on this machine',
+    'see "Sandbox" in docs/security.md',
+  ),
   BAD_SPEC: entry(2, 3, 'the job cannot be run as it is described', 'see mesh submit --help'),
   BAD_SELECTOR: entry(2, 3, 'a label selector does not parse', "write it like 'os=linux,gpu,zone in (a,b)'"),
   BAD_TOKEN: entry(2, 3, 'a join token is damaged', 'copy the whole token as it was printed'),

@@ -103,6 +103,8 @@ export function nodeShape(node: Node) {
       labels: { ...capabilities?.labels },
       executors: [...(capabilities?.executors ?? [])],
       sandbox: capabilities?.sandbox ?? '',
+      sandboxes: [...(capabilities?.sandboxes ?? [])],
+      limits: [...(capabilities?.limits ?? [])],
       slots: capabilities?.slots ?? 0,
     },
     load: node.load,

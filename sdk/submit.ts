@@ -6,9 +6,11 @@
 import { MeshError } from '../common/errors.js';
 import {
   type FunctionWork,
+  type Limits,
   OnDisconnect,
   type ProcessWork,
   type Resources,
+  Sandbox,
   TaskInput,
 } from '../proto/gen/mesh/v1/common.js';
 import {
@@ -51,6 +53,11 @@ export interface SpecOptions {
   onFailure?: Exclude<OnFailure, OnFailure.UNSPECIFIED>;
   onDisconnect?: Exclude<OnDisconnect, OnDisconnect.UNSPECIFIED>;
   speculate?: boolean;
+  /** The strongest tier of each node when left out. */
+  sandbox?: Sandbox;
+  /** Let it use the network in the bubblewrap tier. */
+  net?: boolean;
+  limits?: Partial<Limits>;
 }
 
 /** A complete specification. @throws MeshError BAD_SPEC */
@@ -73,6 +80,9 @@ export function makeSpec(options: SpecOptions): JobSpec {
     onFailure: options.onFailure ?? OnFailure.FINISH,
     onDisconnect: options.onDisconnect ?? OnDisconnect.KEEP,
     speculate: options.speculate ?? false,
+    sandbox: options.sandbox ?? Sandbox.UNSPECIFIED,
+    net: options.net ?? false,
+    limits: options.limits && { processes: 0, fileSizeBytes: 0, openFiles: 0, cpuTimeMs: 0, ...options.limits },
   };
 }
 

@@ -12,6 +12,9 @@ const body = (job: number, resources: Partial<NonNullable<JobBody['resources']>>
   array: undefined,
   logBytesMax: 0,
   onDisconnect: 1,
+  sandbox: 0,
+  net: false,
+  limits: undefined,
 });
 
 const make = (slots = 2, options: LedgerOptions = {}, gpus = 0) =>

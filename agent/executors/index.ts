@@ -9,6 +9,8 @@ import type { FileSource } from '../staging/place.js';
 import { FunctionExecutor } from './function/function.js';
 import { Janitor } from './janitor.js';
 import { ProcessExecutor } from './process.js';
+import { prepareTiers, type SandboxOptions } from './sandbox/prepare.js';
+import type { Tiers } from './sandbox/tiers.js';
 import { StrayWatch, sweepStrays } from './strays.js';
 import { taskUser } from './user.js';
 import { dataDirMarker, prepareWorkRoot } from './workroot.js';
@@ -23,13 +25,20 @@ export interface ExecutorsOptions {
   /** Who runs the tasks when the agent is root. */
   userName: string;
   graceMs: number;
+  sandbox: SandboxOptions;
   nodeName: () => string;
   /** Where files are fetched from; undefined while no coordinator is connected. */
   bulk: () => Pick<AgentServiceClient, 'fetchBlob'> | undefined;
 }
 
-/** Cleans up after an earlier life of this agent, then makes the executors; what they need to run joins the group. */
-export async function makeExecutors(group: ServiceGroup, options: ExecutorsOptions): Promise<Map<string, Executor>> {
+/**
+ * Cleans up after an earlier life of this agent, then makes the executors; what they need to run joins the group.
+ * @throws MeshError SANDBOX when a tier is demanded that does not work here
+ */
+export async function makeExecutors(
+  group: ServiceGroup,
+  options: ExecutorsOptions,
+): Promise<{ executors: Map<string, Executor>; tiers: Tiers }> {
   const { dataDir, bootId, cache, clock, log, bulk, nodeName, graceMs } = options;
   const marker = dataDirMarker(dataDir);
   const user = taskUser(options.userName);
@@ -45,11 +54,12 @@ export async function makeExecutors(group: ServiceGroup, options: ExecutorsOptio
   const files: FileSource = {
     withFile: (digest, use) => cache.withFile(digest, (wanted) => fetchBlob(bulk(), wanted), use),
   };
-  const shared = { workRoot, files, strays, janitor, log, nodeName };
+  const tiers = await prepareTiers(options.sandbox, { dataDir, workRoot, strays, clock, log, hostname: nodeName });
+  const shared = { workRoot, files, strays, janitor, tiers, log, nodeName };
   const processes = new ProcessExecutor({ ...shared, clock, graceMs });
   const functions = new FunctionExecutor({ ...shared, slots: options.slots });
   await group.run({ name: 'functions', start: () => functions.prepare(), stop: () => functions.close() });
-  return new Map<string, Executor>([processes, functions].map((executor) => [executor.name, executor]));
+  return { executors: new Map([processes, functions].map((executor) => [executor.name, executor])), tiers };
 }
 
 /** A blob's bytes from the coordinator. @throws NodeFault while none is connected */

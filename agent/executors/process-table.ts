@@ -11,6 +11,7 @@ export interface ProcessEntry {
   group: number;
   /** Clock ticks since boot; with the pid it names a process for good. */
   startTicks: number;
+  threads: number;
   zombie: boolean;
 }
 
@@ -25,6 +26,7 @@ export function readProcess(pid: number): ProcessEntry | undefined {
       parent: Number(fields[1]),
       group: Number(fields[2]),
       startTicks: Number(fields[19]),
+      threads: Number(fields[17]),
       zombie: state === 'Z' || state === 'X',
     };
   } catch {
@@ -64,14 +66,29 @@ export function readCookie(pid: number): string | undefined {
   return undefined;
 }
 
-/** Largest resident size the process has had; undefined when it is gone. */
-export function readPeakBytes(pid: number): number | undefined {
+/** Resident size of a process, the largest it has had and that of now; undefined when it is gone. */
+export function readMemory(pid: number): { peakBytes: number; residentBytes: number } | undefined {
   try {
-    const match = /^VmHWM:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'));
-    return match ? Number(match[1]) * 1024 : undefined;
+    const status = readFileSync(`/proc/${pid}/status`, 'latin1');
+    const [peakBytes, residentBytes] = [kilobytes(status, 'VmHWM'), kilobytes(status, 'VmRSS')];
+    return peakBytes === undefined || residentBytes === undefined ? undefined : { peakBytes, residentBytes };
   } catch {
     return undefined;
   }
+}
+
+/** Its share of the memory it uses: what several processes share is split among them. Undefined where it can't be read. */
+export function readShareBytes(pid: number): number | undefined {
+  try {
+    return kilobytes(readFileSync(`/proc/${pid}/smaps_rollup`, 'latin1'), 'Pss');
+  } catch {
+    return undefined;
+  }
+}
+
+function kilobytes(text: string, name: string): number | undefined {
+  const match = new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(text);
+  return match ? Number(match[1]) * 1024 : undefined;
 }
 
 /** The given processes and all below them, by parent. */

@@ -8,7 +8,7 @@
  * A stop is SIGTERM to the tree, then SIGKILL when the main process ends or after the grace, whichever is first. One that
  * is fenced gets no grace: what runs here must be gone before it may run elsewhere.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { chownSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
@@ -33,7 +33,11 @@ import { fillArguments, taskEnvironment } from './environment.js';
 import type { Janitor } from './janitor.js';
 import { sendSignal } from './process-table.js';
 import { Sampler } from './sampler.js';
-import { describeDuration, exitProblem, spawnProblem, stopProblem } from './problems.js';
+import { describeDuration, excessProblem, exitProblem, spawnProblem, stopProblem } from './problems.js';
+import { type Bounds, boundsOf, UNBOUNDED } from './sandbox/bounds.js';
+import type { Complaint } from './sandbox/launcher.js';
+import type { Contained } from './sandbox/tier.js';
+import type { Tiers } from './sandbox/tiers.js';
 import { findTree, killTree, type StrayWatch, type Tracked } from './strays.js';
 import type { WorkRoot } from './workroot.js';
 
@@ -45,6 +49,7 @@ export interface ProcessExecutorOptions {
   files: FileSource;
   strays: StrayWatch;
   janitor: Janitor;
+  tiers: Tiers;
   clock: Clock;
   log: Logger;
   /** MESH_NODE. */
@@ -75,13 +80,15 @@ export class ProcessExecutor implements Executor {
   }
 }
 
-type Ending = StopReason | 'timed-out';
+type Ending = StopReason | 'timed-out' | 'exceeded';
 
 class RunningProcess {
   /** Zero until it is started. */
   pid = 0;
   readonly tracked: Tracked = new Map();
   peakMemoryBytes: number | undefined;
+  bounds: Bounds = UNBOUNDED;
+  peakProcesses = 0;
   readonly #options: ProcessExecutorOptions;
   readonly #sampler: Sampler;
   readonly #attempt: AttemptSpec;
@@ -89,8 +96,11 @@ class RunningProcess {
   readonly #observer: LaunchObserver;
   readonly #directory: string;
   readonly #cookie: string;
+  #contained: Contained | undefined;
   /** Why we end it; undefined while it may run. */
   #ending: Ending | undefined;
+  /** Which bound it went beyond, for a person. */
+  #excess = '';
   #exited = false;
   #timers: Timer[] = [];
   #startedMs: number;
@@ -133,6 +143,18 @@ class RunningProcess {
     this.#stop(reason);
   }
 
+  get keepers(): ReadonlySet<number> {
+    return this.#contained?.keepers ?? NO_KEEPERS;
+  }
+
+  /** It uses more than it may: there is no grace, because by the end of one the machine would have paid for it. */
+  exceeded(problem: string): void {
+    if (this.#exited || this.#ending) return;
+    this.#excess = problem;
+    this.#ending = 'exceeded';
+    this.#kill();
+  }
+
   async #prepare(): Promise<void> {
     const { workRoot, files } = this.#options;
     try {
@@ -149,7 +171,9 @@ class RunningProcess {
   /** Resolves when the main process has ended and its output is closed. Rejects when it could not be started. */
   async #execute(): Promise<AttemptEnd> {
     const { clock } = this.#options;
-    const child = this.#spawn();
+    const contained = this.#spawn();
+    const { child, complaint } = contained;
+    this.#contained = contained;
     this.#startedMs = clock.monotonicMs();
     if (child.pid === undefined) throw await new Promise<Error>((resolve) => child.once('error', resolve));
     this.pid = child.pid;
@@ -160,7 +184,7 @@ class RunningProcess {
     this.#observer.started(0, 0);
     const sink = this.#observer.output(0);
     forward(child.stdout as Readable, Stream.STDOUT, sink);
-    forward(child.stderr as Readable, Stream.STDERR, sink);
+    forward(child.stderr as Readable, Stream.STDERR, sink, complaint);
     const { timeoutMs } = this.#attempt.body;
     if (timeoutMs > 0) this.#timers.push(clock.after(timeoutMs, () => this.#stop('timed-out')));
     const closed = new Promise<void>((resolve) => child.once('close', () => resolve()));
@@ -169,34 +193,36 @@ class RunningProcess {
     );
     if (this.#ending) await killTree(this.pid, this.#cookie, this.tracked);
     await this.#drain(child, closed);
-    return this.#end({ exitCode: exitCode ?? undefined, signal: signal ?? undefined });
+    const how = await contained.verdict({ exitCode: exitCode ?? undefined, signal: signal ?? undefined });
+    if (complaint) sink.write(Stream.STDERR, complaint.release());
+    return this.#end(how);
   }
 
   #onExit<T>(how: T): T {
     this.#exited = true;
     this.#runMs = this.#options.clock.monotonicMs() - this.#startedMs;
-    sendSignal(-this.pid, 'SIGKILL');
+    this.#contained?.kill();
     return how;
   }
 
-  #spawn(): ChildProcess {
-    const { workRoot } = this.#options;
-    const work = this.#attempt.body.work;
+  #spawn(): Contained {
+    const { workRoot, tiers } = this.#options;
+    const { body } = this.#attempt;
+    const { work } = body;
     if (work?.$case !== 'process') throw new MeshError('BAD_SPEC', 'the job has no command');
-    const [command, ...args] = fillArguments(work.value.argv, this.#attempt);
-    if (!command) throw new MeshError('BAD_SPEC', 'the command is empty');
-    return spawn(command, args, {
-      cwd: this.#directory,
-      env: taskEnvironment(this.#attempt, work.value.environment, {
+    const argv = fillArguments(work.value.argv, this.#attempt);
+    if (!argv[0]) throw new MeshError('BAD_SPEC', 'the command is empty');
+    this.bounds = boundsOf(body.resources, body.limits, tiers.bounds);
+    return tiers.choose(body).start({
+      argv,
+      environment: taskEnvironment(this.#attempt, work.value.environment, {
         node: this.#options.nodeName(),
         directory: this.#directory,
         gpus: this.#gpus,
         cookie: this.#cookie,
       }),
-      stdio: ['ignore', 'pipe', 'pipe'],
-      detached: true,
-      // libuv also clears the supplementary groups when it is given a user.
-      ...(workRoot.user ? { uid: workRoot.user.uid, gid: workRoot.user.gid } : {}),
+      ...{ directory: this.#directory, cookie: this.#cookie, user: workRoot.user },
+      ...{ gpus: this.#gpus, net: body.net, bounds: this.bounds },
     });
   }
 
@@ -228,17 +254,21 @@ class RunningProcess {
     this.#sampler.sampleNow(this);
     for (const entry of findTree(this.pid, this.#cookie, this.tracked)) {
       this.tracked.set(entry.pid, entry.startTicks);
-      if (entry.group !== this.pid) sendSignal(entry.pid, 'SIGTERM');
+      if (entry.group !== this.pid && !this.keepers.has(entry.pid)) sendSignal(entry.pid, 'SIGTERM');
     }
-    sendSignal(-this.pid, 'SIGTERM');
+    // A keeper that ended now would take what it keeps along, without its grace.
+    if (!this.keepers.has(this.pid)) sendSignal(-this.pid, 'SIGTERM');
     const kill = () => void killTree(this.pid, this.#cookie, this.tracked);
     this.#timers.push(this.#options.clock.after(this.#options.graceMs ?? 2000, kill));
   }
 
   #killNow(): void {
     this.#ending = this.#ending === 'cancelled' ? 'cancelled' : 'fenced';
-    if (this.pid === 0) return;
-    sendSignal(-this.pid, 'SIGKILL');
+    if (this.pid !== 0) this.#kill();
+  }
+
+  #kill(): void {
+    this.#contained?.kill();
     void killTree(this.pid, this.#cookie, this.tracked);
   }
 
@@ -258,14 +288,20 @@ class RunningProcess {
           outcome: 'timed-out',
           error: `timed out after ${describeDuration(this.#attempt.body.timeoutMs)}`,
         };
+      case 'exceeded':
+        return { ...base, outcome: 'failed', error: this.#excess };
       case 'cancelled':
       case 'shutdown':
       case 'fenced':
         return { ...base, outcome: this.#ending, error: stopProblem(this.#ending) };
       default:
         if (exitCode === 0) return { ...base, outcome: 'succeeded', error: undefined };
-        return { ...base, outcome: 'failed', error: how.error ?? exitProblem(exitCode, signal) };
+        return { ...base, outcome: 'failed', error: how.error ?? this.#exitProblem(how) };
     }
+  }
+
+  #exitProblem({ exitCode, signal }: { exitCode?: number | undefined; signal?: string | undefined }): string {
+    return excessProblem(this.bounds, signal, this.peakProcesses) ?? exitProblem(exitCode, signal);
   }
 
   #failure(error: unknown): AttemptEnd {
@@ -279,11 +315,14 @@ class RunningProcess {
   }
 }
 
+const NO_KEEPERS: ReadonlySet<number> = new Set();
+
 const isPaused = (stream: Readable | null): boolean => stream?.isPaused() === true;
 
-function forward(from: Readable, stream: Stream, sink: OutputSink): void {
+/** What a launcher says of itself is not the task's output. */
+function forward(from: Readable, stream: Stream, sink: OutputSink, complaint?: Complaint): void {
   from.on('data', (data: Buffer) => {
-    if (sink.write(stream, data)) return;
+    if (sink.write(stream, complaint ? complaint.pass(data) : data)) return;
     from.pause();
     sink.whenDrained(() => from.resume());
   });

@@ -4,7 +4,8 @@
  * through but not list.
  */
 import { createHash } from 'node:crypto';
-import { chmod, chown, lstat, mkdir, mkdtemp, readdir, rm, stat } from 'node:fs/promises';
+import { chownSync, mkdirSync } from 'node:fs';
+import { chmod, lstat, mkdir, mkdtemp, readdir, rm, stat } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { MeshError, systemCode } from '../../common/errors.js';
 import { removeTrees } from './janitor.js';
@@ -21,6 +22,8 @@ export interface WorkRoot {
   readonly user: TaskUser | undefined;
   /** The task user's own: for what runs in it without a private directory of its own. */
   readonly scratch: string;
+  /** Makes a private directory of the task user's in it. */
+  privateDir(name: string): string;
   /** Removes everything below it, and itself if it lies outside the data directory. */
   remove(): Promise<void>;
 }
@@ -41,14 +44,17 @@ export async function prepareWorkRoot(
     await mkdir(path, { recursive: true });
     await chmod(path, user ? 0o711 : 0o700);
     await empty(path, user);
-    const scratch = join(path, 'scratch');
-    await mkdir(scratch, { mode: 0o700 });
-    if (user) await chown(scratch, user.uid, user.gid);
     const remove = async () => {
       await empty(path, user).catch(() => undefined);
       if (outside) await rm(path, { recursive: true, force: true }).catch(() => undefined);
     };
-    return { path, user, scratch, remove };
+    const privateDir = (name: string) => {
+      const directory = join(path, name);
+      mkdirSync(directory, { mode: 0o700 });
+      if (user) chownSync(directory, user.uid, user.gid);
+      return directory;
+    };
+    return { path, user, scratch: privateDir('scratch'), privateDir, remove };
   } catch (error) {
     throw new MeshError(
       'DATA_DIR',

@@ -46,6 +46,7 @@ const EXAMPLES = [
   'mesh submit --array 0-99 --wait -- sh -c \'echo "$MESH_INDEX"\'',
   "mesh submit --each 'frames/*.png' -- convert {} {/.}.webp",
   'mesh submit --each urls.txt --retries 5 --results -- curl -fsS {}',
+  'mesh submit --sandbox bubblewrap --net --memory 2GiB -- curl -fsS https://example.org',
   'mesh submit --fn audit.mjs#audit --each inputs.jsonl --results --json',
 ];
 
@@ -54,6 +55,7 @@ export function build(): Command {
   command.passThroughOptions();
   addWork(command);
   addConditions(command);
+  addSandbox(command);
   return command.action(async (words: string[], _options: SubmitOptions, self: Command) => {
     const options = optionsOf<SubmitOptions>(self);
     exitOnInterrupt(options.json === true);
@@ -107,6 +109,21 @@ function addWork(command: Command): void {
     .option('--each <GLOB|FILE|->', 'one task per line, or per file, which is shipped')
     .option('--fn <MODULE[#EXPORT]>', 'run a function of a module instead of a command; the module is shipped')
     .option('--env <K=V>', 'set a variable; K alone takes it from here; can be repeated', collect);
+}
+
+function addSandbox(command: Command): void {
+  const addOption = (option: Option) => command.addOption(option);
+  addOption(
+    new Option(
+      '--sandbox <tier>',
+      'bubblewrap: only where that isolation is; process: without isolation, where the node allows it. Otherwise the strongest the node has',
+    ).choices(['bubblewrap', 'process']),
+  );
+  addOption(new Option('--net', 'let it use the network, which the bubblewrap tier otherwise cuts off'));
+  addOption(parsedOption('--max-processes <n>', 'processes and threads of a task at a time', asInteger(1, 4_000_000)));
+  addOption(parsedOption('--max-file-size <size>', 'the largest file a task may write', parseSize));
+  addOption(parsedOption('--max-open-files <n>', 'open files of each process', asInteger(8, 1 << 20)));
+  addOption(parsedOption('--cpu-time <duration>', 'CPU time of each process, in whole seconds', parseDuration));
 }
 
 function addConditions(command: Command): void {

@@ -90,6 +90,7 @@ export function nodesTable(nodes: readonly NodeShape[]): string {
     right('QUEUED'),
     right('RTT'),
     right('RELIABLE'),
+    left('SANDBOX'),
     left('PLATFORM'),
   ];
   const rows = nodes.map((node) => [
@@ -102,9 +103,16 @@ export function nodesTable(nodes: readonly NodeShape[]): string {
     String(node.queued),
     milliseconds(node.rttMs),
     percent(node.reliability),
+    safe(node.capabilities.sandbox),
     safe(`${node.capabilities.os}/${node.capabilities.arch}`),
   ]);
   return renderTable(columns, rows);
+}
+
+/** "bubblewrap; process for jobs that ask for it". */
+function sandboxLine({ sandbox, sandboxes }: NodeShape['capabilities']): string {
+  const others = sandboxes.filter((name) => name !== sandbox);
+  return others.length > 0 ? `${sandbox}; ${others.join(', ')} for jobs that ask for it` : sandbox;
 }
 
 export function nodeView(node: NodeShape): string {
@@ -122,7 +130,8 @@ export function nodeView(node: NodeShape): string {
     ['gpus', safe(gpus.join(', ')) || 'none'],
     ['labels', safe(labels.join(', ')) || 'none'],
     ['executors', safe(capabilities.executors.join(', '))],
-    ['sandbox', safe(capabilities.sandbox)],
+    ['sandbox', safe(sandboxLine(capabilities))],
+    ['enforced', safe(capabilities.limits.join(', ')) || 'unknown'],
     ['load', percent(node.load)],
     ['tasks', `${node.running} running, ${node.queued} queued`],
     ['round trip', milliseconds(node.rttMs)],

@@ -5,7 +5,14 @@
  */
 import { MeshError } from '../../common/errors.js';
 import { parseSelector, type Selector } from '../../common/selector.js';
-import type { ArraySpec, OnDisconnect, Resources, StagedFile, TaskInput } from '../../proto/gen/mesh/v1/common.js';
+import type {
+  ArraySpec,
+  OnDisconnect,
+  Resources,
+  Sandbox,
+  StagedFile,
+  TaskInput,
+} from '../../proto/gen/mesh/v1/common.js';
 import type { JobSpec, OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
 
 export interface SpecLimits {
@@ -31,6 +38,9 @@ const FAIL_FAST: OnFailure = 2;
 const PARTIAL: OnFailure = 3;
 const KEEP: OnDisconnect = 1;
 const STOP: OnDisconnect = 2;
+const AUTO: Sandbox = 0;
+const BUBBLEWRAP: Sandbox = 1;
+const PROCESS: Sandbox = 2;
 const PRIORITY_MAX = 100;
 const RETRIES_MAX = 100;
 const NAME_MAX = 200;
@@ -40,6 +50,9 @@ const TIMEOUT_MAX_MS = 365 * 86_400_000;
 const CPU_MILLIS_MAX = 1_000_000_000;
 const MEMORY_BYTES_MAX = 2 ** 50;
 const COUNT_MAX = 1_000_000;
+/** What the kernel has numbers for. */
+const PROCESSES_MAX = 4_000_000;
+const OPEN_FILES_MAX = 1 << 20;
 const PATH_BYTES_MAX = 1024;
 const RESOURCE_NAME = /^[a-z][a-z0-9-]{0,62}$/;
 const ENVIRONMENT_NAME = /^[A-Za-z_][A-Za-z0-9_]*$/;
@@ -78,6 +91,7 @@ export function validateSpec(spec: JobSpec, limits: SpecLimits = SPEC_LIMITS): C
   if (![FINISH, FAIL_FAST, PARTIAL].includes(onFailure))
     refuse(`${onFailure} is no policy for failures`, 'use --on-failure finish, fail-fast or partial');
   const onDisconnect = checkOnDisconnect(spec.onDisconnect);
+  checkSandbox(spec, executor);
   const checked = { ...spec, taskCount, resources, onFailure, onDisconnect, speculate: checkSpeculate(spec) };
   return { spec: checked, executor, resources, selector, taskCount };
 }
@@ -112,6 +126,28 @@ function checkOnDisconnect(given: OnDisconnect): OnDisconnect {
   return policy;
 }
 
+/** The tier it asks for by name; undefined: whichever is the strongest of the node. */
+export const sandboxOf = ({ sandbox }: Pick<JobSpec, 'sandbox'>): 'bubblewrap' | 'process' | undefined =>
+  sandbox === BUBBLEWRAP ? 'bubblewrap' : sandbox === PROCESS ? 'process' : undefined;
+
+/** Whether it bounds what its attempts may use, beside memory. */
+export const isLimited = ({ limits }: Pick<JobSpec, 'limits'>): boolean =>
+  limits !== undefined && Object.values(limits).some((bound) => bound > 0);
+
+function checkSandbox({ sandbox, net, limits }: JobSpec, executor: CheckedSpec['executor']): void {
+  if (![AUTO, BUBBLEWRAP, PROCESS].includes(sandbox))
+    refuse(`${sandbox} is no sandbox`, 'use --sandbox bubblewrap or process, or leave it out');
+  if (net && sandbox === PROCESS)
+    refuse('a job cannot be given the network and run without a sandbox', 'leave --net out: there is nothing to open');
+  if (!limits) return;
+  inRange('the number of processes', limits.processes, 0, PROCESSES_MAX, '--max-processes');
+  inRange('the size of a file, in bytes', limits.fileSizeBytes, 0, MEMORY_BYTES_MAX, '--max-file-size');
+  inRange('the number of open files', limits.openFiles, 0, OPEN_FILES_MAX, '--max-open-files');
+  inRange('the CPU time in milliseconds', limits.cpuTimeMs, 0, TIMEOUT_MAX_MS, '--cpu-time');
+  if (limits.cpuTimeMs > 0 && executor === 'function')
+    refuse('the CPU time of a function cannot be bounded: functions share a process', 'use --timeout');
+}
+
 function checkSpeculate(spec: JobSpec): boolean {
   if (spec.speculate && isFenced(spec))
     refuse(
@@ -140,6 +176,9 @@ export function canonicalSpec(spec: JobSpec): Partial<JobSpec> {
   const canonical: Partial<JobSpec> = { ...spec };
   if (!isFenced(spec)) delete canonical.onDisconnect;
   if (!spec.speculate) delete canonical.speculate;
+  if (!spec.sandbox) delete canonical.sandbox;
+  if (!spec.net) delete canonical.net;
+  if (!isLimited(spec)) delete canonical.limits;
   if (work?.$case === 'process')
     canonical.work = { $case: 'process', value: { ...work.value, environment: sorted(work.value.environment) } };
   if (work?.$case === 'function')

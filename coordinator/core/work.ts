@@ -73,14 +73,19 @@ export class KindRegistry {
     return this.#byText.size;
   }
 
-  intern(executor: Kind['executor'], resources: Resources, selector: Selector, fenced = false): Kind {
-    const text = JSON.stringify([executor, costOf(resources), selector, fenced]);
+  intern(
+    executor: Kind['executor'],
+    resources: Resources,
+    selector: Selector,
+    { fenced = false, sandbox, limited = false }: Partial<Pick<Kind, 'fenced' | 'sandbox' | 'limited'>> = {},
+  ): Kind {
+    const text = JSON.stringify([executor, costOf(resources), selector, fenced, sandbox, limited]);
     const known = this.#byText.get(text);
     if (known) {
       known.users++;
       return known.kind;
     }
-    const kind: Kind = { id: this.#nextId++, executor, resources, selector, fenced };
+    const kind: Kind = { id: this.#nextId++, executor, resources, selector, fenced, sandbox, limited };
     this.#byText.set(text, { kind, users: 1 });
     this.#textById.set(kind.id, text);
     return kind;

@@ -146,8 +146,11 @@ function checkCapabilities(given: Capabilities): void {
   const labels = Object.entries(given.labels);
   if (labels.length > LABELS_MAX || given.executors.length > LABELS_MAX || given.gpus.length > LABELS_MAX)
     refuse(`it has more than ${LABELS_MAX} labels, executors or GPUs`);
+  if (given.sandboxes.length > LABELS_MAX || given.limits.length > LABELS_MAX)
+    refuse(`it has more than ${LABELS_MAX} sandboxes or limits`);
   if (Object.keys(given.custom).length > LABELS_MAX) refuse(`it has more than ${LABELS_MAX} resources`);
-  const texts = [given.os, given.arch, given.sandbox, ...given.executors, ...Object.keys(given.custom)];
+  const tiers = [given.sandbox, ...given.sandboxes, ...given.limits];
+  const texts = [given.os, given.arch, ...tiers, ...given.executors, ...Object.keys(given.custom)];
   for (const text of [...texts, ...given.gpus.map(({ model }) => model), ...labels.flat()]) {
     short('what it says about itself', text, NAME_MAX);
     if (text.includes('\0')) refuse('what it says about itself holds a NUL character');

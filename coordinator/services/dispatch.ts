@@ -25,7 +25,7 @@ import type { Namespaces } from './namespaces.js';
 import type { Fleet, LiveNode } from './fleet.js';
 import type { Jobs, LiveJob } from './jobs.js';
 import type { PipelineDelay } from './pipeline-delay.js';
-import { FENCING_PROTOCOL, toRefs } from './session.js';
+import { FENCING_PROTOCOL, SANDBOX_PROTOCOL, toRefs } from './session.js';
 
 /** Returned tasks looked at per turn, shared equally among the jobs that have any. */
 const DUE_PAGE = 5000;
@@ -182,6 +182,8 @@ export class Dispatch implements Service {
       rttMs: node.roundTrip?.smoothedMs ?? UNKNOWN_RTT_MS,
       reliability: node.reliability,
       fences: (node.session?.protocol ?? 0) >= FENCING_PROTOCOL,
+      sandboxes: node.sandboxes,
+      limits: (node.session?.protocol ?? 0) >= SANDBOX_PROTOCOL,
       finished: node.finished,
       ...this.#trustOf(node),
     };

@@ -25,6 +25,7 @@ export class LiveNode {
   readonly trust = new NodeTrust();
   labels: ReadonlyMap<string, string> = new Map();
   executors: ReadonlySet<string> = new Set();
+  sandboxes: readonly string[] = [];
 
   constructor(
     public row: NodeRow,
@@ -41,6 +42,8 @@ export class LiveNode {
     const { capabilities } = row;
     this.row = row;
     this.executors = new Set(capabilities.executors);
+    // Older agents know no tiers: they run everything in the weakest.
+    this.sandboxes = capabilities.sandboxes.length > 0 ? capabilities.sandboxes : ['process'];
     this.labels = new Map([
       ...Object.entries(capabilities.labels),
       ['name', row.name],

@@ -7,7 +7,7 @@ import type { JobBody } from '../../proto/gen/mesh/v1/agent.js';
 import { OnDisconnect } from '../../proto/gen/mesh/v1/common.js';
 import { isTerminal } from '../core/job.js';
 import type { Kind } from '../core/scheduler/types.js';
-import { isFenced } from '../core/spec.js';
+import { isFenced, isLimited, sandboxOf } from '../core/spec.js';
 import type { RetryPolicy } from '../core/task.js';
 import { JobTrust } from '../core/trust.js';
 import { type KindRegistry, TaskTime } from '../core/work.js';
@@ -71,7 +71,11 @@ export class Jobs {
     const resources = spec.resources ?? { cpuMillis: 0, memoryBytes: 0, gpus: 0, custom: {} };
     const live: LiveJob = {
       row,
-      kind: this.kinds.intern(row.type, resources, parseSelector(spec.where), isFenced(spec)),
+      kind: this.kinds.intern(row.type, resources, parseSelector(spec.where), {
+        fenced: isFenced(spec),
+        sandbox: sandboxOf(spec),
+        limited: isLimited(spec),
+      }),
       policy: {
         failuresMax: spec.retries + 1,
         lossesMax: LOSSES_MAX,
@@ -138,5 +142,8 @@ function makeBody(row: JobRow, resources: Kind['resources'], logBytesMax: number
     array: row.spec.array,
     logBytesMax,
     onDisconnect: row.spec.onDisconnect || OnDisconnect.KEEP,
+    sandbox: row.spec.sandbox,
+    net: row.spec.net,
+    limits: row.spec.limits,
   };
 }

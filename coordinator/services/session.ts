@@ -10,6 +10,8 @@ import type { AssignedTask } from '../ports.js';
  * ages of what it runs, and takes attempts back under another generation.
  */
 export const FENCING_PROTOCOL = 2;
+/** Since this version an agent can be told in which tier an attempt runs and what it may use. */
+export const SANDBOX_PROTOCOL = 3;
 
 /** Rows to columns, as they travel. */
 export function toRefs(refs: Iterable<TaskRef>): TaskRefs {

@@ -43,6 +43,9 @@ export const processBody = (job: number, argv: string[] = ['true']): JobBody => 
   array: undefined,
   logBytesMax: 0,
   onDisconnect: 1,
+  sandbox: 0,
+  net: false,
+  limits: undefined,
 });
 
 export const assignOf = (

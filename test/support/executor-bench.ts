@@ -57,6 +57,9 @@ export function makeBody(work: JobBody['work'], more: Partial<JobBody> = {}): Jo
     array: undefined,
     logBytesMax: 0,
     onDisconnect: 1,
+    sandbox: 0,
+    net: false,
+    limits: undefined,
     ...more,
   };
 }

@@ -159,6 +159,8 @@ export class Mesh {
     chmodSync(dataDir, options.mode ?? 0o711);
     const file = this.#readyFile(name);
     const flags = ['--data', dataDir, '--name', name, '--ready-file', file, ...this.#discovery()];
+    // Tasks of most tests leave traces on this machine, which a sandbox is there to prevent.
+    if (!options.args?.includes('--sandbox')) flags.push('--sandbox', 'process');
     if (!this.#mdns) flags.push('--coordinator', this.coordinator.ready.address);
     if (!existsSync(join(dataDir, 'agent.crt'))) flags.push('--join', await this.token());
     const program = this.launch('agent', [...flags, ...(options.args ?? ['--slots', '1'])], options.spawner);

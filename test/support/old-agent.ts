@@ -65,7 +65,7 @@ export class OldAgent implements SignalSource {
         version: '0.0.1',
         capabilities: {
           ...{ cpus: SLOTS, memoryBytes: 2 ** 30, gpus: [], os: 'linux', arch: 'x64', labels: {} },
-          ...{ executors: ['process'], sandbox: 'process', slots: SLOTS, custom: {} },
+          ...{ executors: ['process'], sandbox: 'process', slots: SLOTS, custom: {}, sandboxes: [], limits: [] },
         },
         ...{ prefilled: none(), running: none(), unacknowledged: none() },
         ...{ epoch: 0, runningAgeMs: [] },

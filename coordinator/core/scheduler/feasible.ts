@@ -16,11 +16,22 @@ export function ruledOut(kind: Kind, cost: Cost, node: NodeView): string | undef
   if (!node.executors.has(kind.executor)) return `it does not run ${kind.executor} tasks`;
   if (kind.fenced && !node.fences)
     return 'its agent is too old to stop attempts by itself when it is cut off (--on-disconnect stop): upgrade it';
+  const unsafe = sandboxProblem(kind, node);
+  if (unsafe) return unsafe;
   const lacking = exceeds(cost, node.total);
   if (lacking) return lacking;
   const unmet = unmetRequirement(kind.selector, node.labels);
   if (unmet) return unmet;
   return undefined;
+}
+
+/** What the job asks of the sandbox and the node, or its agent, does not have. */
+function sandboxProblem({ sandbox, limited }: Kind, { sandboxes = [], limits }: NodeView): string | undefined {
+  if (limited && !limits) return 'its agent is too old to bound what a task uses: upgrade it';
+  if (sandbox === undefined || sandboxes.includes(sandbox)) return undefined;
+  return sandbox === 'bubblewrap'
+    ? 'it has no bubblewrap sandbox (--sandbox bubblewrap): its agent says why at start'
+    : 'it runs nothing without a sandbox (--sandbox process): its agent was started with --sandbox bubblewrap';
 }
 
 /** Said of a node that the job has blocked, while others could run it. */

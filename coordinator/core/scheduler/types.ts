@@ -11,6 +11,10 @@ export interface Kind {
   selector: Selector;
   /** Needs an agent that kills the attempt by itself when it loses the coordinator (`--on-disconnect stop`). */
   fenced?: boolean;
+  /** How it must be kept apart; undefined: by the strongest tier of the node. */
+  sandbox?: 'bubblewrap' | 'process' | undefined;
+  /** Bounds what its attempts may use, which older agents cannot. */
+  limited?: boolean;
 }
 
 /** Resources as numbers to subtract. `slots` bounds how many tasks run whatever they ask. */
@@ -58,6 +62,10 @@ export interface NodeView {
   reserve?: Cost | undefined;
   /** Its agent speaks a protocol in which it can be told to stop attempts by itself. */
   fences?: boolean;
+  /** Tiers that its tasks can run in, the strongest first. */
+  sandboxes?: readonly string[];
+  /** Its agent speaks a protocol in which it can be told what attempts may use. */
+  limits?: boolean;
   /** Why it gets no work at all for now; undefined when it may. */
   barred?: string | undefined;
   /** On probation: what starts at once is all it gets, nothing waits there. */

@@ -23,11 +23,13 @@ import {
   ArraySpec,
   Capabilities,
   FunctionWork,
+  Limits,
   OnDisconnect,
   OutputChunk,
   OutputTail,
   ProcessWork,
   Resources,
+  Sandbox,
   TaskInput,
 } from "./common.js";
 
@@ -169,6 +171,12 @@ export interface JobBody {
   logBytesMax: number;
   /** What the agent does with its attempts when it loses the coordinator. Since protocol 2; before, KEEP. */
   onDisconnect: OnDisconnect;
+  /** Since protocol 3. */
+  sandbox: Sandbox;
+  /** The network is there in the bubblewrap tier too. Since protocol 3. */
+  net: boolean;
+  /** Since protocol 3. */
+  limits: Limits | undefined;
 }
 
 export interface AssignGroup {
@@ -1449,6 +1457,9 @@ function createBaseJobBody(): JobBody {
     array: undefined,
     logBytesMax: 0,
     onDisconnect: 0,
+    sandbox: 0,
+    net: false,
+    limits: undefined,
   };
 }
 
@@ -1485,6 +1496,15 @@ export const JobBody: MessageFns<JobBody> = {
     }
     if (message.onDisconnect !== 0) {
       writer.uint32(80).int32(message.onDisconnect);
+    }
+    if (message.sandbox !== 0) {
+      writer.uint32(88).int32(message.sandbox);
+    }
+    if (message.net !== false) {
+      writer.uint32(96).bool(message.net);
+    }
+    if (message.limits !== undefined) {
+      Limits.encode(message.limits, writer.uint32(114).fork()).join();
     }
     return writer;
   },
@@ -1582,6 +1602,30 @@ export const JobBody: MessageFns<JobBody> = {
             message.onDisconnect = reader.int32() as any;
             continue;
           }
+          case 11: {
+            if (tag !== 88) {
+              break;
+            }
+
+            message.sandbox = reader.int32() as any;
+            continue;
+          }
+          case 12: {
+            if (tag !== 96) {
+              break;
+            }
+
+            message.net = reader.bool();
+            continue;
+          }
+          case 14: {
+            if (tag !== 114) {
+              break;
+            }
+
+            message.limits = Limits.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1625,6 +1669,11 @@ export const JobBody: MessageFns<JobBody> = {
       : undefined;
     message.logBytesMax = object.logBytesMax ?? 0;
     message.onDisconnect = object.onDisconnect ?? 0;
+    message.sandbox = object.sandbox ?? 0;
+    message.net = object.net ?? false;
+    message.limits = (object.limits !== undefined && object.limits !== null)
+      ? Limits.fromPartial(object.limits)
+      : undefined;
     return message;
   },
 };

@@ -28,6 +28,16 @@ export enum OnDisconnect {
   STOP = 2,
 }
 
+/** How a task is kept apart from the machine it runs on. */
+export enum Sandbox {
+  /** UNSPECIFIED - The strongest tier of the node that runs it. */
+  UNSPECIFIED = 0,
+  /** BUBBLEWRAP - Namespaces of its own, a read-only system, no network unless asked for. */
+  BUBBLEWRAP = 1,
+  /** PROCESS - Nothing but a clean environment and a process group of its own. */
+  PROCESS = 2,
+}
+
 /** What a task asks of a node. Zero means "nothing asked". */
 export interface Resources {
   /** Thousandths of a CPU: 1500 is one and a half. */
@@ -58,11 +68,15 @@ export interface Capabilities {
   labels: { [key: string]: string };
   /** "process", "function". */
   executors: string[];
-  /** The isolation this node gives a task: "process" or "bubblewrap". */
+  /** The strongest isolation this node gives a task: "process" or "bubblewrap". */
   sandbox: string;
   /** How many tasks of one CPU the node runs at a time. */
   slots: number;
   custom: { [key: string]: number };
+  /** Every tier in which this node runs tasks, the strongest first. Since protocol 3; empty before. */
+  sandboxes: string[];
+  /** What is bounded in the strongest tier, and by what: "memory:sampled", "processes:rlimit", "network:namespace". */
+  limits: string[];
 }
 
 export interface Capabilities_LabelsEntry {
@@ -140,6 +154,18 @@ export interface OutputTail {
   chunks: OutputChunk[];
   /** Bytes the attempt wrote in total; more than the chunks hold when some were left out. */
   totalBytes: number;
+}
+
+/** What one attempt may use at most, beside the memory it asked for. Zero means the node's own bound. */
+export interface Limits {
+  /** Processes and threads at a time. */
+  processes: number;
+  /** The largest file it may write. */
+  fileSizeBytes: number;
+  /** Open files of one process. */
+  openFiles: number;
+  /** CPU time of one process. */
+  cpuTimeMs: number;
 }
 
 function createBaseResources(): Resources {
@@ -390,6 +416,8 @@ function createBaseCapabilities(): Capabilities {
     sandbox: "",
     slots: 0,
     custom: {},
+    sandboxes: [],
+    limits: [],
   };
 }
 
@@ -425,6 +453,12 @@ export const Capabilities: MessageFns<Capabilities> = {
     globalThis.Object.entries(message.custom).forEach(([key, value]: [string, number]) => {
       Capabilities_CustomEntry.encode({ key: key as any, value }, writer.uint32(82).fork()).join();
     });
+    for (const v of message.sandboxes) {
+      writer.uint32(90).string(v!);
+    }
+    for (const v of message.limits) {
+      writer.uint32(98).string(v!);
+    }
     return writer;
   },
 
@@ -527,6 +561,22 @@ export const Capabilities: MessageFns<Capabilities> = {
             }
             continue;
           }
+          case 11: {
+            if (tag !== 90) {
+              break;
+            }
+
+            message.sandboxes.push(reader.string());
+            continue;
+          }
+          case 12: {
+            if (tag !== 98) {
+              break;
+            }
+
+            message.limits.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -570,6 +620,8 @@ export const Capabilities: MessageFns<Capabilities> = {
       },
       {},
     );
+    message.sandboxes = object.sandboxes?.map((e) => e) || [];
+    message.limits = object.limits?.map((e) => e) || [];
     return message;
   },
 };
@@ -1403,6 +1455,97 @@ export const OutputTail: MessageFns<OutputTail> = {
     const message = createBaseOutputTail();
     message.chunks = object.chunks?.map((e) => OutputChunk.fromPartial(e)) || [];
     message.totalBytes = object.totalBytes ?? 0;
+    return message;
+  },
+};
+
+function createBaseLimits(): Limits {
+  return { processes: 0, fileSizeBytes: 0, openFiles: 0, cpuTimeMs: 0 };
+}
+
+export const Limits: MessageFns<Limits> = {
+  encode(message: Limits, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.processes !== 0) {
+      writer.uint32(8).uint32(message.processes);
+    }
+    if (message.fileSizeBytes !== 0) {
+      writer.uint32(16).uint64(message.fileSizeBytes);
+    }
+    if (message.openFiles !== 0) {
+      writer.uint32(24).uint32(message.openFiles);
+    }
+    if (message.cpuTimeMs !== 0) {
+      writer.uint32(32).uint64(message.cpuTimeMs);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Limits {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseLimits();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.processes = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.fileSizeBytes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.openFiles = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.cpuTimeMs = longToNumber(reader.uint64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<Limits>, I>>(base?: I): Limits {
+    return Limits.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<Limits>, I>>(object: I): Limits {
+    const message = createBaseLimits();
+    message.processes = object.processes ?? 0;
+    message.fileSizeBytes = object.fileSizeBytes ?? 0;
+    message.openFiles = object.openFiles ?? 0;
+    message.cpuTimeMs = object.cpuTimeMs ?? 0;
     return message;
   },
 };

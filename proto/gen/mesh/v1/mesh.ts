@@ -26,9 +26,11 @@ import {
   ArraySpec,
   Capabilities,
   FunctionWork,
+  Limits,
   OnDisconnect,
   ProcessWork,
   Resources,
+  Sandbox,
   Stream,
   TaskInput,
 } from "./common.js";
@@ -72,6 +74,12 @@ export interface JobSpec {
   onDisconnect: OnDisconnect;
   /** Near the end of the job, run a second attempt of a task that takes much longer than its like; the first result wins. */
   speculate: boolean;
+  /** Needs protocol 3 of the node's agent. */
+  sandbox: Sandbox;
+  /** Let it use the network in the bubblewrap tier, where it otherwise has none. */
+  net: boolean;
+  /** Needs protocol 3 of the node's agent. */
+  limits: Limits | undefined;
 }
 
 export interface SubmitJobRequest {
@@ -394,6 +402,9 @@ function createBaseJobSpec(): JobSpec {
     onFailure: 0,
     onDisconnect: 0,
     speculate: false,
+    sandbox: 0,
+    net: false,
+    limits: undefined,
   };
 }
 
@@ -442,6 +453,15 @@ export const JobSpec: MessageFns<JobSpec> = {
     }
     if (message.speculate !== false) {
       writer.uint32(112).bool(message.speculate);
+    }
+    if (message.sandbox !== 0) {
+      writer.uint32(120).int32(message.sandbox);
+    }
+    if (message.net !== false) {
+      writer.uint32(128).bool(message.net);
+    }
+    if (message.limits !== undefined) {
+      Limits.encode(message.limits, writer.uint32(146).fork()).join();
     }
     return writer;
   },
@@ -571,6 +591,30 @@ export const JobSpec: MessageFns<JobSpec> = {
             message.speculate = reader.bool();
             continue;
           }
+          case 15: {
+            if (tag !== 120) {
+              break;
+            }
+
+            message.sandbox = reader.int32() as any;
+            continue;
+          }
+          case 16: {
+            if (tag !== 128) {
+              break;
+            }
+
+            message.net = reader.bool();
+            continue;
+          }
+          case 18: {
+            if (tag !== 146) {
+              break;
+            }
+
+            message.limits = Limits.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -618,6 +662,11 @@ export const JobSpec: MessageFns<JobSpec> = {
     message.onFailure = object.onFailure ?? 0;
     message.onDisconnect = object.onDisconnect ?? 0;
     message.speculate = object.speculate ?? false;
+    message.sandbox = object.sandbox ?? 0;
+    message.net = object.net ?? false;
+    message.limits = (object.limits !== undefined && object.limits !== null)
+      ? Limits.fromPartial(object.limits)
+      : undefined;
     return message;
   },
 };

@@ -1,0 +1,63 @@
+/** Finds out at start which tiers this machine has, and says so. */
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Clock } from '../../../common/clock.js';
+import type { Logger } from '../../../common/log.js';
+import type { StrayWatch } from '../strays.js';
+import type { WorkRoot } from '../workroot.js';
+import type { Bounds } from './bounds.js';
+import { probeBubblewrap } from './probe.js';
+import { makeTiers, type SandboxSetting, type Tiers } from './tiers.js';
+
+export interface SandboxOptions {
+  setting: SandboxSetting;
+  /** Paths that tasks may read beside the system's. */
+  readable: readonly string[];
+  /** What no task may exceed. */
+  bounds: Bounds;
+  /** Of /tmp and of /dev/shm in the bubblewrap tier, each. */
+  memoryDiskBytes: number;
+}
+
+export interface SandboxPlace {
+  dataDir: string;
+  workRoot: WorkRoot;
+  strays: StrayWatch;
+  clock: Clock;
+  log: Logger;
+  hostname: () => string;
+}
+
+/** @throws MeshError SANDBOX when the setting names bubblewrap and it does not work here */
+export async function prepareTiers(options: SandboxOptions, place: SandboxPlace): Promise<Tiers> {
+  const { setting, readable, bounds, memoryDiskBytes } = options;
+  const { dataDir, workRoot, strays, clock, log, hostname } = place;
+  if (setting === 'process') return makeTiers(setting, undefined, bounds);
+  const cookie = strays.issue('probe');
+  const directory = workRoot.privateDir('probe');
+  const probe = await probeBubblewrap({
+    ...{ dataDir, directory, cookie, user: workRoot.user, clock, hostname, readable, memoryDiskBytes },
+    etcDirectory: writeEtc(workRoot),
+  });
+  strays.retire(cookie);
+  rmSync(directory, { recursive: true, force: true });
+  const tiers = makeTiers(setting, probe, bounds);
+  if ('problem' in probe)
+    log.warn({ event: 'sandbox.unavailable', problem: probe.problem, hint: probe.hint }, 'tasks run without isolation');
+  return tiers;
+}
+
+/** The few names a task may look up: its own and root's. Other people of this machine are none of its business. */
+function writeEtc({ path, user }: WorkRoot): string {
+  const directory = join(path, 'etc');
+  mkdirSync(directory, { mode: 0o755 });
+  const uid = user?.uid ?? process.getuid?.() ?? 0;
+  const gid = user?.gid ?? process.getgid?.() ?? 0;
+  const files = {
+    passwd: `root:x:0:0:root:/:/bin/false\ntask:x:${uid}:${gid}:task:/:/bin/sh\n`,
+    group: `root:x:0:\ntask:x:${gid}:\n`,
+    hosts: '127.0.0.1 localhost\n::1 localhost\n',
+  };
+  for (const [name, text] of Object.entries(files)) writeFileSync(join(directory, name), text, { mode: 0o644 });
+  return directory;
+}
