@@ -1,15 +1,18 @@
 /**
- * Writes docs/cli.md from the commands themselves. With `--check` it writes nothing and fails when the page is out of
- * date.
+ * Writes the pages of docs/ that the program knows best: the commands, who may call what, what is audited. With `--check`
+ * it writes nothing and fails when a page is out of date.
  */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Command } from 'commander';
 import { buildProgram as buildAgent } from '../agent/program.js';
 import { makeCaProgram } from '../ca/program.js';
 import { buildProgram as buildMesh } from '../cli/program.js';
+import { readIfExists } from '../common/files.js';
 import { packageRoot } from '../common/package.js';
 import { buildProgram as buildCoordinator } from '../coordinator/program.js';
+import { auditPage } from './docs/audit-page.js';
+import { rolesPage } from './docs/roles-page.js';
 
 /** The programs of the page, in its order. */
 const PROGRAMS: readonly (() => Promise<Command>)[] = [
@@ -20,7 +23,6 @@ const PROGRAMS: readonly (() => Promise<Command>)[] = [
 ];
 
 const WIDTH = 100;
-const PAGE = join(packageRoot, 'docs', 'cli.md');
 const INTRODUCTION = `# Commands
 
 Generated from the programs by \`npm run docs\`; do not edit.
@@ -51,20 +53,22 @@ function section(command: Command, path: string, level: number): string {
   return [own, ...below].join('\n');
 }
 
-const programs = await Promise.all(PROGRAMS.map((build) => build()));
-const page = [INTRODUCTION, ...programs.map((program) => section(program, '', 2))].join('\n');
+async function cliPage(): Promise<string> {
+  const programs = await Promise.all(PROGRAMS.map((build) => build()));
+  return [INTRODUCTION, ...programs.map((program) => section(program, '', 2))].join('\n');
+}
 
-if (process.argv.includes('--check')) {
-  let current = '';
-  try {
-    current = readFileSync(PAGE, 'utf8');
-  } catch {
-    // Missing is out of date.
-  }
-  if (current !== page) {
-    process.stderr.write('docs/cli.md is out of date: npm run docs\n');
+const PAGES: Readonly<Record<string, string>> = {
+  'cli.md': await cliPage(),
+  'roles.md': rolesPage(),
+  'audit.md': auditPage(),
+};
+
+for (const [name, page] of Object.entries(PAGES)) {
+  const path = join(packageRoot, 'docs', name);
+  if (!process.argv.includes('--check')) writeFileSync(path, page);
+  else if (readIfExists(path) !== page) {
+    process.stderr.write(`docs/${name} is out of date: npm run docs\n`);
     process.exitCode = 1;
   }
-} else {
-  writeFileSync(PAGE, page);
 }

@@ -2,7 +2,7 @@ import type { Role } from '../../common/identity/identity.js';
 
 /**
  * Who may call what: the one table that gRPC and HTTP enforce. `nobody` is a peer without a certificate. A method that
- * is not listed is refused, and a test fails when a service has one.
+ * is not listed is refused, and a test fails when a service has one. docs/roles.md is made from it.
  */
 export type Caller = Role | 'nobody';
 
@@ -27,6 +27,7 @@ export const METHOD_ROLES: Readonly<Record<string, readonly Caller[]>> = {
   '/mesh.v1.NamespaceService/ListNamespaces': READERS,
   '/mesh.v1.NamespaceService/SetNamespace': OPERATOR,
   '/mesh.v1.NamespaceService/RemoveNamespace': OPERATOR,
+
   '/mesh.v1.AuditService/ListAudit': OPERATOR,
   '/mesh.v1.AuditService/ReadAudit': OPERATOR,
 
@@ -48,6 +49,31 @@ export const METHOD_ROLES: Readonly<Record<string, readonly Caller[]>> = {
   '/mesh.v1.MeshService/CreateToken': OPERATOR,
   '/mesh.v1.MeshService/ListTokens': OPERATOR,
   '/mesh.v1.MeshService/RevokeToken': OPERATOR,
+};
+
+/**
+ * Methods that name a job, in the first field of the request: to a submitter there are no jobs but their own, and what is
+ * not theirs is not found. Enforced where jobs are looked up (services/queries.ts); a test goes through this list.
+ */
+export const JOB_METHODS: readonly string[] = [
+  '/mesh.v1.MeshService/GetJob',
+  '/mesh.v1.MeshService/ListTasks',
+  '/mesh.v1.MeshService/WatchJob',
+  '/mesh.v1.MeshService/ReadLogs',
+  '/mesh.v1.MeshService/ReadResults',
+  '/mesh.v1.MeshService/CancelJob',
+  '/mesh.v1.MeshService/RetryJob',
+  '/mesh.v1.MeshService/Explain',
+];
+
+/** What a role sees less of than another that may call the same. For people. */
+export const RESTRICTIONS: Readonly<Record<string, Partial<Record<Caller, string>>>> = {
+  ...Object.fromEntries(JOB_METHODS.map((path) => [path, { submitter: 'own jobs' }])),
+  '/mesh.v1.MeshService/ListJobs': { submitter: 'own jobs' },
+  '/mesh.v1.MeshService/ListTasks': { submitter: 'own jobs', viewer: 'without results' },
+  '/mesh.v1.NamespaceService/ListNamespaces': { submitter: 'their own' },
+  '/mesh.v1.CaService/Renew': Object.fromEntries(EVERY_ROLE.map((role) => [role, 'their own'])),
+  '/mesh.v1.CaService/RenewIssuer': { coordinator: 'their own' },
 };
 
 export const PATH_ROLES: Readonly<Record<string, readonly Caller[] | 'anyone'>> = {
