@@ -14,7 +14,13 @@ import type { Values } from '../common/settings.js';
 import { Renewal, renewOver } from '../link/renewal.js';
 import { formatEndpoint, parseEndpoint } from '../link/endpoints.js';
 import { detectCapabilities } from './capabilities.js';
-import { type Enrolled, enrol, rememberCoordinators, rememberedCoordinators } from './enrolment.js';
+import {
+  type Enrolled,
+  enrol,
+  rememberCoordinators,
+  rememberedCoordinators,
+  type WaitingForApproval,
+} from './enrolment.js';
 import { makeExecutors } from './executors/index.js';
 import type { SandboxOptions } from './executors/sandbox/prepare.js';
 import { FileJournal, prepareOutbox } from './output/file-journal.js';
@@ -40,6 +46,7 @@ export interface Surroundings {
   /** At the first registration and after every reconnect. */
   onRegistered: (registration: Registration) => void;
   onFatal: (error: MeshError) => void;
+  onWaiting: (waiting: WaitingForApproval) => void;
 }
 
 export interface RunningAgent {
@@ -61,7 +68,8 @@ export async function startAgent(config: AgentConfig, surroundings: Surroundings
     await group.run({ name: 'data-lock', start: async () => undefined, stop: async () => lock.release() });
     const coordinator = config.coordinator ? parseEndpoint(config.coordinator) : undefined;
     const enrolled = await enrol({
-      ...{ clock, log, coordinator, signal: surroundings.signal, dataDir: config.dataDir, name: config.name },
+      ...{ clock, log, coordinator, signal: surroundings.signal, onWaiting: surroundings.onWaiting },
+      ...{ dataDir: config.dataDir, name: config.name },
       token: config.join,
       files: { cert: config.cert, key: config.key, ca: config.ca },
       discover: config.mdns,

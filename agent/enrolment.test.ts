@@ -21,6 +21,7 @@ const options = (dataDir: string, over: Partial<EnrolmentOptions> = {}): Enrolme
   ...{ dataDir, token: undefined, files: { cert: undefined, key: undefined, ca: undefined } },
   ...{ name: 'attic', coordinator: undefined, discover: false, clock: systemClock, log: silentLogger },
   signal: new AbortController().signal,
+  onWaiting: () => undefined,
   ...over,
 });
 

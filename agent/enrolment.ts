@@ -1,24 +1,26 @@
 /**
  * How an agent comes to its certificate: the one in its data directory, files from `mesh-ca issue`, or a join token. The
- * token is used once and never kept.
+ * token is used once and never kept. Where an operator has to approve new machines it asks again and again, with the
+ * same key, until one has decided; that key is kept, so it may be stopped and started meanwhile.
  */
-import { X509Certificate } from 'node:crypto';
+import { createPublicKey, X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
-import type { Clock } from '../common/clock.js';
-import { MeshError, systemCode } from '../common/errors.js';
+import { type Clock, pause } from '../common/clock.js';
+import { type ErrorCode, MeshError, systemCode, toMeshError } from '../common/errors.js';
 import { readIfExists, writeFileAtomic } from '../common/files.js';
 import { nameFrom } from '../common/ids.js';
 import { chainFromPem, checkPresented } from '../common/identity/chain.js';
 import { readMeshId } from '../common/identity/check.js';
 import type { Identity } from '../common/identity/identity.js';
+import { approvalPhrase } from '../common/identity/phrase.js';
 import { decodeToken } from '../common/identity/token.js';
 import type { Logger } from '../common/log.js';
 import { CredentialStore } from '../link/credential-store.js';
 import { type Credential, rootDigestOf } from '../link/credentials.js';
 import { type Endpoint, formatEndpoint } from '../link/endpoints.js';
-import { join as joinMesh } from '../link/join.js';
+import { type Joined, join as joinMesh, type JoinOptions } from '../link/join.js';
 
 export interface EnrolmentOptions {
   dataDir: string;
@@ -30,6 +32,15 @@ export interface EnrolmentOptions {
   clock: Clock;
   log: Logger;
   signal: AbortSignal;
+  /** Once, when an operator has to approve this machine first. */
+  onWaiting: (waiting: WaitingForApproval) => void;
+}
+
+export interface WaitingForApproval {
+  /** The words by which people tell this machine's key. */
+  phrase: string;
+  /** What the coordinator said to do. */
+  hint: string;
 }
 
 export interface Enrolled {
@@ -38,7 +49,13 @@ export interface Enrolled {
   identity: Identity;
 }
 
-/** @throws MeshError USAGE when there is no way in, BAD_CERTIFICATE, BAD_TOKEN, TOKEN_REFUSED, UNREACHABLE */
+/** Asks are this far apart: soon at first, in case somebody stands by to approve. */
+const ASK_AGAIN_MS = { first: 1000, most: 15_000 };
+
+/** What may come between while an operator makes up their mind. */
+const PASSING: ReadonlySet<ErrorCode> = new Set(['UNREACHABLE', 'OVERLOADED', 'TIMED_OUT']);
+
+/** @throws MeshError USAGE when there is no way in, BAD_CERTIFICATE, BAD_TOKEN, TOKEN_REFUSED, DENIED, UNREACHABLE */
 export async function enrol(options: EnrolmentOptions): Promise<Enrolled> {
   const store = new CredentialStore(options.dataDir, 'agent');
   const given = fromFiles(options.files);
@@ -51,7 +68,7 @@ export async function enrol(options: EnrolmentOptions): Promise<Enrolled> {
   if (stored && !isExpired(stored, options.clock))
     return { credential: stored, store, identity: identify(stored, options.clock) };
   if (!options.token) throw noWayIn(stored);
-  const { credential, coordinators, endpoint } = await joinMesh({
+  const asking = {
     token: options.token,
     name: options.name ?? nameFrom(hostname(), 'node'),
     addresses: options.coordinator ? [options.coordinator] : [],
@@ -60,10 +77,37 @@ export async function enrol(options: EnrolmentOptions): Promise<Enrolled> {
     log: options.log,
     signal: options.signal,
     privateKey: store.keyForJoining(),
-  });
+  };
+  const { credential, coordinators, endpoint } = await joinWhenApproved(asking, options);
   store.save(credential);
   rememberCoordinators(options.dataDir, [formatEndpoint(endpoint), ...coordinators]);
   return { credential, store, identity: identify(credential, options.clock) };
+}
+
+async function joinWhenApproved(
+  asking: JoinOptions & { privateKey: string },
+  { clock, log, signal, onWaiting }: EnrolmentOptions,
+): Promise<Joined> {
+  let askAgainMs = 0;
+  for (;;) {
+    try {
+      return await joinMesh(asking);
+    } catch (error) {
+      const { code, hint } = toMeshError(error);
+      const waits = code === 'NOT_APPROVED' || (askAgainMs > 0 && PASSING.has(code));
+      if (!waits) throw error;
+      if (askAgainMs === 0) onWaiting({ phrase: phraseOf(asking), hint });
+      else log.debug({ event: 'join.still-waiting', code });
+    }
+    askAgainMs = Math.min(ASK_AGAIN_MS.most, 2 * askAgainMs || ASK_AGAIN_MS.first);
+    await pause(clock, askAgainMs, signal);
+  }
+}
+
+/** From our own key and the root that the token pins: nothing of it comes from outside. */
+function phraseOf({ token, privateKey }: { token: string; privateKey: string }): string {
+  const publicKeyDer = createPublicKey(privateKey).export({ type: 'spki', format: 'der' });
+  return approvalPhrase(decodeToken(token).rootDigest, publicKeyDer);
 }
 
 function noWayIn(stored: Credential | undefined): MeshError {

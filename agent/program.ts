@@ -45,6 +45,10 @@ async function run(program: Command): Promise<void> {
     onRegistered: (registration) => {
       if (config.readyFile) writeReadyFile(config.readyFile, { ...registration, pid: process.pid });
     },
+    onWaiting: ({ phrase, hint }) => {
+      log.warn({ event: 'join.waiting', phrase, hint });
+      process.stderr.write(`${program.name()}: waiting for approval; phrase: ${phrase}; ${hint}\n`);
+    },
     onFatal: (error) => {
       fatal = error;
       signal.raise('fatal');

@@ -25,12 +25,14 @@ const COMMANDS: readonly Entry[] = [
   entry('cancel', 'cancel a job', () => import('./commands/cancel.js')),
   entry('retry', 'run the tasks that did not complete again, as a new job', () => import('./commands/retry.js')),
   entry('why', 'why a job or task waits, or why it ran where it did', () => import('./commands/why.js')),
-  entry('nodes', 'list the nodes', () => import('./commands/nodes.js')),
+  entry('nodes', 'list the nodes; approve or refuse new ones', () => import('./commands/nodes.js')),
   entry('node', 'show one node', () => import('./commands/node.js')),
   entry('namespace', 'groups of submitters and their quotas', () => import('./commands/namespace.js')),
   entry('drain', 'give a node no more work', () => import('./commands/drain.js')),
   entry('undrain', 'give a drained node work again', () => import('./commands/undrain.js')),
   entry('audit', 'who did what, from where, and whether it is all there', () => import('./commands/audit.js')),
+  entry('revoke', 'shut a node out at once', () => import('./commands/revoke.js')),
+  entry('remove', 'forget a node that is gone', () => import('./commands/remove.js')),
 ];
 
 /** Top-level options that take the next word; anything else before the command is a flag. */

@@ -57,6 +57,12 @@ export const ERRORS = {
   ),
   DENIED: entry(4, 7, 'the role does not allow this', 'ask an operator of the mesh'),
   TOKEN_REFUSED: entry(4, 7, 'the join token is unknown, spent or expired', 'make a new one: mesh token create'),
+  NOT_APPROVED: entry(
+    4,
+    7,
+    'an operator has not let this machine in yet',
+    'on the coordinator: mesh nodes approve NAME',
+  ),
   REVOKED: entry(4, 16, 'the certificate is revoked', 'ask an operator for a token that names it'),
   NOT_FOUND: entry(5, 5, 'there is no such thing', 'list what there is: mesh jobs, mesh nodes, mesh token list'),
   CONFLICT: entry(1, 6, 'it is in another state than the request needs', 'look at it first'),

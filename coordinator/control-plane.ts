@@ -12,6 +12,7 @@ import { AuditWitness } from './services/audit-witness.js';
 import { BlobContent } from './services/blob-content.js';
 import { BlobDepot } from './services/blob-depot.js';
 import { Changes } from './services/changes.js';
+import { Approvals } from './services/approvals.js';
 import { Denylist } from './services/denylist.js';
 import { Enrollment } from './services/enrollment.js';
 import type { LiveNode } from './services/fleet.js';
@@ -36,6 +37,7 @@ export class ControlPlane implements Service {
   readonly auditReader: AuditReader;
   readonly denylist: Denylist;
   readonly issuance: Issuance;
+  readonly approvals: Approvals;
   readonly enrollment: Enrollment;
   readonly blobs: BlobDepot;
   readonly #options: ControlPlaneOptions;
@@ -69,8 +71,11 @@ export class ControlPlane implements Service {
         this.#term?.fleet.revoked(name);
       },
     });
+    const { rootDigest } = options;
+    this.approvals = new Approvals({ requests: store.joinRequests, audit, clock, log, rootDigest });
     this.enrollment = new Enrollment({
-      ...{ tokens, nodes, audit, clock, log, issuance: this.issuance, rootDigest: options.rootDigest },
+      ...{ tokens, nodes, audit, clock, log, issuance: this.issuance, approvals: this.approvals, rootDigest },
+      approveNodes: config.approveNodes,
       sharedDatabase: config.databaseUrl !== undefined,
       onOutcome: (outcome) => metrics.enrollments.inc({ outcome }),
     });
@@ -88,7 +93,8 @@ export class ControlPlane implements Service {
     );
     const coordinators = () => this.roster.addresses();
     const holdsLead = () => this.holdsLead;
-    const own = { store, metrics, audit, blobs: this.blobs, logs, coordinators, holdsLead };
+    const { issuance, blobs } = this;
+    const own = { store, metrics, audit, issuance, blobs, logs, coordinators, holdsLead };
     this.#parts = { config, clock, log, random, freeBytes, ...own };
     this.#leadership = this.#services.add(
       new Leadership({

@@ -5,7 +5,7 @@ import type { CoordinatorConfig } from './coordinator.js';
 import type { BlobContentStore, Store } from './ports.js';
 import type { Audit } from './services/audit.js';
 import type { BlobDepot } from './services/blob-depot.js';
-import type { Signer } from './services/issuance.js';
+import type { Issuance, Signer } from './services/issuance.js';
 import type { LogStore } from './services/log-store.js';
 import type { Metrics } from './services/metrics.js';
 
@@ -45,6 +45,7 @@ export interface StandingParts {
   random: () => number;
   metrics: Metrics;
   audit: Audit;
+  issuance: Issuance;
   blobs: BlobDepot;
   logs: LogStore;
   freeBytes: ControlPlaneOptions['freeBytes'];

@@ -9,7 +9,7 @@ import type { AuditStore } from './ports/audit.js';
 import type { BlobStore } from './ports/blobs.js';
 import type { CoordinatorStore, LeaderStore } from './ports/coordinators.js';
 import type { CopyStore } from './ports/copies.js';
-import type { CertificateStore, TokenStore } from './ports/identity.js';
+import type { CertificateStore, JoinRequestStore, TokenStore } from './ports/identity.js';
 import type { JobStore } from './ports/jobs.js';
 import type { NamespaceStore } from './ports/namespaces.js';
 import type { NodeStore } from './ports/nodes.js';
@@ -39,6 +39,7 @@ export interface Store {
   readonly nodes: NodeStore;
   readonly certificates: CertificateStore;
   readonly tokens: TokenStore;
+  readonly joinRequests: JoinRequestStore;
   readonly leader: LeaderStore;
   readonly coordinators: CoordinatorStore;
   readonly blobs: BlobStore;

@@ -23,6 +23,7 @@ import { LogReader } from './services/log-reader.js';
 import { Namespaces } from './services/namespaces.js';
 import { PipelineDelay } from './services/pipeline-delay.js';
 import { Queries } from './services/queries.js';
+import { Removal } from './services/removal.js';
 import { Resubmission } from './services/resubmission.js';
 import { Results } from './services/results.js';
 import { Retention } from './services/retention.js';
@@ -48,6 +49,7 @@ export class Term implements Service {
   readonly vitals: Vitals;
   readonly cancellation: Cancellation;
   readonly resubmission: Resubmission;
+  readonly removal: Removal;
   readonly queries: Queries;
   readonly explain: Explain;
   readonly logIntake: LogIntake;
@@ -125,6 +127,7 @@ export class Term implements Service {
     this.admission = new Admission({ ...shared, results: this.results, heartbeatMs, leaseMs, coordinators, holdsLead });
     this.cancellation = services.add(new Cancellation(shared));
     this.resubmission = new Resubmission(store, this.intake);
+    this.removal = new Removal({ ...shared, results: this.results, issuance: parts.issuance });
     this.queries = new Queries(store, jobs, changes, clock);
     this.explain = new Explain(jobs, fleet, this.dispatch, ledger, namespaces);
     this.logReader = new LogReader(store, logs, jobs, changes);

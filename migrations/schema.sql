@@ -136,6 +136,23 @@ create table job_input (
 );
 CREATE INDEX job_input_created ON job_input USING btree (created_at);
 
+create table join_request (
+  public_key_digest text not null,
+  token_id text not null,
+  name text not null,
+  csr bytea not null,
+  address text not null,
+  requested_at timestamp with time zone not null,
+  expires_at timestamp with time zone not null,
+  refused_by text,
+  constraint join_request_digest CHECK (public_key_digest ~ '^[0-9a-f]{64}$'::text),
+  constraint join_request_expiry CHECK (expires_at > requested_at),
+  constraint join_request_pkey PRIMARY KEY (public_key_digest),
+  constraint join_request_token_id_fkey FOREIGN KEY (token_id) REFERENCES join_token(id) ON DELETE CASCADE
+);
+CREATE INDEX join_request_token ON join_request USING btree (token_id);
+CREATE UNIQUE INDEX join_request_waiting ON join_request USING btree (name) WHERE (refused_by IS NULL);
+
 create table join_token (
   id text not null,
   secret_digest text not null,
@@ -199,6 +216,7 @@ create table node (
   certificate_expires_at timestamp with time zone not null,
   last_heartbeat_at timestamp with time zone,
   created_at timestamp with time zone not null default now(),
+  removed boolean not null default false,
   constraint node_id_key UNIQUE (id),
   constraint node_name_key UNIQUE (name),
   constraint node_pkey PRIMARY KEY (seq),

@@ -14,6 +14,7 @@ import { AuditServiceService } from '../proto/gen/mesh/v1/audit.js';
 import { CaServiceService } from '../proto/gen/mesh/v1/ca.js';
 import { MeshServiceService } from '../proto/gen/mesh/v1/mesh.js';
 import { NamespaceServiceService } from '../proto/gen/mesh/v1/namespace.js';
+import { NodeServiceService } from '../proto/gen/mesh/v1/node.js';
 import type { Api } from './api.js';
 import { readyClient } from './channel.js';
 import { Lead, makeFollowingApi } from './follow.js';
@@ -30,6 +31,7 @@ export interface ConnectOptions {
 
 export interface MeshConnection {
   readonly mesh: Api<typeof MeshServiceService>;
+  readonly nodes: Api<typeof NodeServiceService>;
   readonly ca: Api<typeof CaServiceService>;
   readonly namespaces: Api<typeof NamespaceServiceService>;
   readonly audit: Api<typeof AuditServiceService>;
@@ -70,6 +72,7 @@ export function makeConnection(lead: Lead, profile: Profile, address: string): M
   const renewal = keepRenewed(profile.directory, async (csr) => ca.renew({ csr: Buffer.from(csr) }));
   return {
     mesh: makeFollowingApi(lead, MeshServiceService),
+    nodes: makeFollowingApi(lead, NodeServiceService),
     ca,
     namespaces: makeFollowingApi(lead, NamespaceServiceService),
     audit: makeFollowingApi(lead, AuditServiceService),

@@ -46,6 +46,7 @@ const REPEATABLE: ReadonlySet<string> = new Set([
   'drainNode',
   'missingBlobs',
   'listTokens',
+  'listWaiting',
   'listCertificates',
 ]);
 

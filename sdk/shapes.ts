@@ -12,6 +12,8 @@ import type {
   Token,
 } from '../proto/gen/mesh/v1/mesh.js';
 import type { Namespace } from '../proto/gen/mesh/v1/namespace.js';
+import type { WaitingNode } from '../proto/gen/mesh/v1/node.js';
+import { approvalPhrase } from '../common/identity/phrase.js';
 
 /** ISO 8601 UTC of milliseconds since 1970, or null. Zero is what proto3 sends for "never". */
 export const isoTime = (ms: number | undefined): string | null => (ms ? new Date(ms).toISOString() : null);
@@ -165,6 +167,18 @@ export const tokenShape = (token: Token) => ({
   name: textOrNull(token.name),
   expiresAt: isoTime(token.expiresAtMs),
   usesLeft: token.usesLeft,
+});
+
+export type WaitingShape = ReturnType<typeof waitingShape>;
+
+/** @param rootDigest of the mesh as the profile knows it: the words are worked out on this side */
+export const waitingShape = (node: WaitingNode, rootDigest: string) => ({
+  name: node.name,
+  phrase: approvalPhrase(rootDigest, node.publicKey),
+  address: node.address,
+  token: node.tokenId,
+  requestedAt: isoTime(node.requestedAtMs),
+  expiresAt: isoTime(node.expiresAtMs),
 });
 
 export const resultShape = (result: TaskResult) => ({

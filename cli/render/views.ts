@@ -1,6 +1,6 @@
 /** Jobs, tasks and nodes as people read them. */
 import { formatDuration, formatSize } from '../../common/units.js';
-import type { CoordinatorShape, JobShape, NodeShape, TaskShape } from '../../sdk/shapes.js';
+import type { CoordinatorShape, JobShape, NodeShape, TaskShape, WaitingShape } from '../../sdk/shapes.js';
 import { type Column, renderFields, renderTable } from './table.js';
 import { ago, paintStatus, safe, shorten } from './terminal.js';
 
@@ -150,6 +150,18 @@ export function coordinatorsTable(coordinators: readonly CoordinatorShape[], now
     safe(addresses[0] ?? '-'),
     ago(lastSeenAt, nowMs),
     safe(version),
+  ]);
+  return renderTable(columns, rows);
+}
+
+export function waitingTable(waiting: readonly WaitingShape[], nowMs: number): string {
+  const columns = [left('WAITING'), left('PHRASE'), left('FROM'), left('TOKEN'), left('SINCE')];
+  const rows = waiting.map(({ name, phrase, address, token, requestedAt }) => [
+    safe(name),
+    phrase,
+    safe(address),
+    safe(token),
+    ago(requestedAt, nowMs),
   ]);
   return renderTable(columns, rows);
 }

@@ -1,4 +1,4 @@
-/** Certificates and the tokens that buy them. */
+/** Certificates, the tokens that buy them, and the machines that wait to be let in. */
 import type { Role } from '../../common/identity/identity.js';
 
 export interface CertificateRow {
@@ -52,4 +52,33 @@ export interface TokenStore {
   spend(id: string, purchase: string, nowMs: number): Promise<boolean>;
   /** The certificate this token already bought for this public key. */
   boughtWith(id: string, publicKeyDigest: string): Promise<CertificateRow | undefined>;
+}
+
+/** A machine whose token was good and that waits for an operator, or was refused by one. */
+export interface JoinRequestRow {
+  publicKeyDigest: string;
+  tokenId: string;
+  /** What it will be called; of those that wait no two have the same. */
+  name: string;
+  csr: Uint8Array;
+  address: string;
+  requestedAtMs: number;
+  /** When it is forgotten, waiting or refused. */
+  expiresAtMs: number;
+  refusedBy: string | undefined;
+}
+
+export interface JoinRequestStore {
+  /** Unexpired ones that wait, the oldest first. */
+  waiting(): Promise<JoinRequestRow[]>;
+  /** Whatever came of it; undefined when it is unknown or expired. */
+  get(tokenId: string, publicKeyDigest: string): Promise<JoinRequestRow | undefined>;
+  /**
+   * Harmless when it is repeated. Takes the place of what the key asked for with another token; what has expired is
+   * removed too. @throws MeshError CONFLICT when another key waits under the name
+   */
+  record(row: JoinRequestRow): Promise<void>;
+  /** False when no such request waits any more. */
+  refuse(publicKeyDigest: string, actor: string, expiresAtMs: number): Promise<boolean>;
+  forget(publicKeyDigest: string): Promise<void>;
 }

@@ -12,6 +12,8 @@ export interface NodeRow {
   finished: number;
   draining: boolean;
   revoked: boolean;
+  /** Forgotten by an operator: shown nowhere, and back when it joins again. */
+  removed: boolean;
   certificateSerial: string;
   certificateFingerprint: string;
   certificateExpiresAtMs: number;
@@ -20,12 +22,14 @@ export interface NodeRow {
 
 export interface NodeStore {
   all(): Promise<NodeRow[]>;
-  /** By name: a node that returns keeps its id and number. */
+  /** By name: a node that returns keeps its id and number; one that was removed is there again. */
   upsert(
-    node: Omit<NodeRow, 'seq' | 'draining' | 'revoked' | 'reliability' | 'finished' | 'lastHeartbeatAtMs'>,
+    node: Omit<NodeRow, 'seq' | 'draining' | 'revoked' | 'removed' | 'reliability' | 'finished' | 'lastHeartbeatAtMs'>,
   ): Promise<NodeRow>;
   setDraining(name: string, draining: boolean): Promise<NodeRow | undefined>;
   setRevoked(name: string, revoked: boolean): Promise<void>;
+  /** The operator's flags are lowered, so that whoever joins under the name begins afresh. */
+  remove(name: string): Promise<NodeRow | undefined>;
   /** Heartbeat times and learned reliability, in one statement every few seconds. */
   saveVitals(rows: { seq: number; reliability: number; finished: number; lastHeartbeatAtMs: number }[]): Promise<void>;
 }

@@ -12,7 +12,6 @@ import type { Queries } from '../services/queries.js';
 import type { Resubmission } from '../services/resubmission.js';
 import type { Roster } from '../services/roster.js';
 import type { Vitals } from '../services/vitals.js';
-import { MeshError } from '../../common/errors.js';
 import type { Identity } from '../../common/identity/identity.js';
 import type { Ledger } from '../core/ledger.js';
 import type { Gate } from './authorize.js';
@@ -209,10 +208,7 @@ function nodeMethods({ gate, plane }: MeshServiceOptions): Methods<'listNodes' |
     }),
     getNode: gate.unary<api.GetNodeRequest, api.GetNodeResponse>(Mesh.getNode.path, async ({ name }) => {
       const term = plane.lead();
-      const node = term.fleet.byName(name);
-      if (!node)
-        throw new MeshError('NOT_FOUND', `there is no node "${name.slice(0, 80)}"`, { hint: 'see: mesh nodes' });
-      return { node: present(node, term) };
+      return { node: present(term.fleet.named(name), term) };
     }),
     drainNode: gate.unary<api.DrainNodeRequest, api.DrainNodeResponse>(
       Mesh.drainNode.path,

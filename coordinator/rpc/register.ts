@@ -5,6 +5,7 @@ import { AuditServiceService } from '../../proto/gen/mesh/v1/audit.js';
 import { EnrollServiceService } from '../../proto/gen/mesh/v1/enroll.js';
 import { MeshServiceService } from '../../proto/gen/mesh/v1/mesh.js';
 import { NamespaceServiceService } from '../../proto/gen/mesh/v1/namespace.js';
+import { NodeServiceService } from '../../proto/gen/mesh/v1/node.js';
 import type { Logger } from '../../common/log.js';
 import type { AuditReader } from '../services/audit-reader.js';
 import { type AgentPlane, makeAgentService } from './agent-service.js';
@@ -13,9 +14,11 @@ import { type AuthorityPlane, makeCaService, makeEnrollService } from './authori
 import { assertCovered, Gate, type GateOptions } from './authorize.js';
 import { makeMeshService, type MeshPlane } from './mesh-service.js';
 import { makeNamespaceService, type NamespacePlane } from './namespace-service.js';
+import { makeNodeService, type NodePlane } from './node-service.js';
 
 type Plane = AgentPlane &
   MeshPlane &
+  NodePlane &
   AuthorityPlane &
   NamespacePlane & { auditReader: AuditReader } & Pick<GateOptions, 'denylist' | 'audit'>;
 
@@ -32,6 +35,7 @@ export function registerServices(
   const services = [
     [AgentServiceService, makeAgentService({ plane, gate, log })],
     [MeshServiceService, makeMeshService({ plane, gate })],
+    [NodeServiceService, makeNodeService(gate, plane)],
     [CaServiceService, makeCaService(gate, plane)],
     [NamespaceServiceService, makeNamespaceService(gate, plane)],
     [AuditServiceService, makeAuditService(gate, plane)],

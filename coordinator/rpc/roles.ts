@@ -30,6 +30,11 @@ export const METHOD_ROLES: Readonly<Record<string, readonly Caller[]>> = {
 
   '/mesh.v1.AuditService/ListAudit': OPERATOR,
   '/mesh.v1.AuditService/ReadAudit': OPERATOR,
+  '/mesh.v1.NodeService/ListWaiting': OPERATOR,
+  '/mesh.v1.NodeService/ApproveNode': OPERATOR,
+  '/mesh.v1.NodeService/RefuseNode': OPERATOR,
+  '/mesh.v1.NodeService/RevokeNode': OPERATOR,
+  '/mesh.v1.NodeService/RemoveNode': OPERATOR,
 
   '/mesh.v1.MeshService/SubmitJob': PEOPLE,
   '/mesh.v1.MeshService/MissingBlobs': PEOPLE,

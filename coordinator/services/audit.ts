@@ -23,6 +23,9 @@ export const AUDIT_ACTIONS = {
   'token.created': 'a join token was made (target: its id)',
   'token.revoked': 'a join token was made useless (target: its id)',
   'enroll.joined': 'a token was spent and a machine or person joined (target: role/name)',
+  'enroll.waiting': 'a token was spent by a machine that waits for approval (target: role/name)',
+  'enroll.approved': 'an operator let a machine in that waited (target: role/name)',
+  'enroll.rejected': 'an operator refused a machine that waited (target: role/name)',
   'enroll.refused': 'a join was refused (target: the reason; counted)',
   'certificate.issued': 'a certificate was issued (target: role/name)',
   'certificate.renewed': 'a certificate was renewed by its holder (target: role/name)',
@@ -32,6 +35,7 @@ export const AUDIT_ACTIONS = {
   'node.undrained': 'a node gets work again (target: its name)',
   'namespace.changed': 'quotas or members of a namespace were set (target: its name)',
   'namespace.removed': 'a namespace was removed (target: its name)',
+  'node.removed': 'a node that was gone was forgotten (target: its name)',
   'job.submitted': 'a job was submitted (target: its id)',
   'job.cancelled': 'a job was cancelled (target: its id)',
   'job.retried': 'what a job left undone was submitted again (target: the id of the new job)',
@@ -57,6 +61,13 @@ export const actorOf = (caller: { identity: Identity | undefined; address: strin
   name: caller.identity ? `${caller.identity.role}/${caller.identity.name}` : NOBODY,
   address: caller.address,
   certificate: caller.identity?.serial ?? '',
+});
+
+/** Whoever came with a join token, before there is a certificate. */
+export const bearerOf = (tokenId: string, address: string): Actor => ({
+  name: `token/${tokenId}`,
+  address,
+  certificate: '',
 });
 
 /** Further facts, few and small. Never a secret. */

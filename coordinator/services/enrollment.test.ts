@@ -98,6 +98,7 @@ test('a flood of addresses does not switch the throttle off', async (t) => {
   const { plane, store, clock, mesh } = parts;
   const enrollment = new Enrollment({
     ...{ tokens: store.tokens, nodes: store.nodes, audit: plane.audit, issuance: plane.issuance, clock },
+    ...{ approvals: plane.approvals, approveNodes: false },
     ...{
       log: silentLogger,
       rootDigest: mesh.rootDigest,

@@ -1,7 +1,8 @@
 /**
  * A join token buys one certificate. The token names the role and may bind the name; of the request only the public key
  * is taken, after its signature proved possession. Spending the token is one guarded statement, so of many racing
- * callers exactly one is served; a repeated request with the same key gets the same certificate again.
+ * callers exactly one is served; a repeated request with the same key gets the same certificate again. Where operators
+ * approve new machines, an agent's token buys a place in their queue (approvals.ts), and the approval the certificate.
  */
 import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { decodeToken, encodeToken, secretDigest } from '../../common/identity/token.js';
@@ -11,7 +12,8 @@ import { MeshError, toMeshError } from '../../common/errors.js';
 import { isName } from '../../common/ids.js';
 import type { Logger } from '../../common/log.js';
 import type { CertificateRow, NodeStore, TokenRow, TokenStore } from '../ports.js';
-import { type Actor, type Audit, NOBODY } from './audit.js';
+import { type Approvals, notApproved } from './approvals.js';
+import { type Actor, type Audit, bearerOf, NOBODY } from './audit.js';
 import type { Issuance } from './issuance.js';
 
 const TTL_MS_MAX = 30 * 86_400_000;
@@ -32,9 +34,12 @@ export interface EnrollmentOptions {
   rootDigest: string;
   /** Whether the database is one that other machines can reach: not the embedded one. */
   sharedDatabase: boolean;
+  approvals: Approvals;
+  /** Whether new agents wait for an operator. */
+  approveNodes: boolean;
   /** Addresses whose failures are remembered, the oldest forgotten first; 10,000 when absent. */
   addressesMax?: number;
-  onOutcome: (outcome: 'joined' | 'replayed' | 'refused') => void;
+  onOutcome: (outcome: 'joined' | 'replayed' | 'waiting' | 'refused') => void;
 }
 
 export interface Joining {
@@ -46,9 +51,21 @@ export interface Joining {
   issuerCsr?: Uint8Array;
 }
 
+/** Who is let in, or would be. */
+interface Entrant {
+  csr: Uint8Array;
+  keyDigest: string;
+  /** Free when it was looked at. */
+  name: string;
+  wish: string;
+  address: string;
+}
+
 export class Enrollment {
   readonly #options: EnrollmentOptions;
   readonly #failures = new Map<string, { count: number; sinceMs: number }>();
+  /** Keys for which a certificate is being made. */
+  readonly #approving = new Set<string>();
 
   constructor(options: EnrollmentOptions) {
     this.#options = options;
@@ -107,13 +124,15 @@ export class Enrollment {
     await this.#options.audit.record(actor, 'token.revoked', id);
   }
 
-  /** @throws MeshError BAD_TOKEN, TOKEN_REFUSED, OVERLOADED, BAD_NAME, CONFLICT, BAD_CERTIFICATE */
+  /** @throws MeshError BAD_TOKEN, TOKEN_REFUSED, NOT_APPROVED, DENIED, OVERLOADED, BAD_NAME, CONFLICT, BAD_CERTIFICATE */
   async join(request: Joining): Promise<CertificateRow> {
     const { audit, log, onOutcome } = this.#options;
     this.#throttle(request.address);
     try {
       return await this.#join(request);
     } catch (error) {
+      // It waits and asks again, as it should.
+      if (toMeshError(error).code === 'NOT_APPROVED') throw error;
       this.#countFailure(request.address);
       onOutcome('refused');
       const { code, message } = toMeshError(error);
@@ -126,7 +145,7 @@ export class Enrollment {
   }
 
   async #join(request: Joining): Promise<CertificateRow> {
-    const { tokens, issuance, audit, clock, log, onOutcome, rootDigest } = this.#options;
+    const { tokens, issuance, approvals, clock, onOutcome, rootDigest } = this.#options;
     const presented = decodeToken(request.token);
     if (presented.rootDigest !== rootDigest) throw new MeshError('TOKEN_REFUSED', 'the token belongs to another mesh');
     const token = await tokens.get(presented.id);
@@ -142,6 +161,9 @@ export class Enrollment {
       onOutcome('replayed');
       return bought;
     }
+    const mustWait = token.role === 'agent' && this.#options.approveNodes;
+    const asked = await approvals.asked(token.id, keyDigest);
+    if (asked && mustWait) throw notApproved(asked.name);
     const expired = clock.wallMs() > token.expiresAtMs;
     if (expired)
       throw new MeshError('TOKEN_REFUSED', `the token expired at ${new Date(token.expiresAtMs).toISOString()}`);
@@ -149,43 +171,80 @@ export class Enrollment {
     const purchase = bought ? `${keyDigest}/${bought.serial}` : keyDigest;
     const isRepeat = token.spentBy?.includes(purchase) === true;
     if (token.usesLeft < 1 && !isRepeat) throw new MeshError('TOKEN_REFUSED', 'the token is spent');
-    const wished = await this.#chooseName(token, request.name);
+    const name = await this.#chooseName(token, request.name, keyDigest);
+    if (mustWait) await approvals.requireRoom();
     if (!(await tokens.spend(token.id, purchase, clock.wallMs())))
       throw new MeshError('TOKEN_REFUSED', 'the token is spent');
-    const actor = { name: `token/${token.id}`, address: request.address, certificate: '' };
-    if (token.replace && token.name) await this.#replaceHolder(actor, token.role, token.name);
-    const certificate = await this.#sign(token, actor, { ...request, name: wished, wish: request.name });
+    const entrant = { csr: request.csr, keyDigest, name, wish: request.name, address: request.address };
+    if (!mustWait) return this.#admit(token, entrant);
+    const waiting = await this.#underFreeName(token, entrant, async (free) => {
+      await approvals.wait({ ...entrant, name: free, tokenId: token.id, publicKeyDigest: keyDigest });
+      return notApproved(free);
+    });
+    onOutcome('waiting');
+    throw waiting;
+  }
+
+  /**
+   * Lets the machine in that waits under this name with this key. It has its certificate when it asks next.
+   * @throws MeshError NOT_FOUND, CONFLICT when another key waits under the name now, or somebody else holds it
+   */
+  async approve(actor: Actor, name: string, publicKeyDigest: string): Promise<CertificateRow> {
+    const { tokens, approvals, audit, log } = this.#options;
+    const { csr, tokenId, address } = await approvals.find(name, publicKeyDigest);
+    const token = await tokens.get(tokenId);
+    if (!token) throw new MeshError('NOT_FOUND', `the token that ${name} came with was revoked`);
+    if (this.#approving.has(publicKeyDigest)) throw new MeshError('CONFLICT', `${name} is being approved already`);
+    this.#approving.add(publicKeyDigest);
+    try {
+      await audit.record(actor, 'enroll.approved', `agent/${name}`, { from: address, publicKeyDigest, token: tokenId });
+      log.info({ event: 'enroll.approved', name, actor: actor.name, address });
+      return await this.#admit(token, { csr, keyDigest: publicKeyDigest, name, wish: name, address });
+    } finally {
+      this.#approving.delete(publicKeyDigest);
+    }
+  }
+
+  /** The token is spent for this key and nothing stands in the way any more. */
+  async #admit(token: TokenRow, entrant: Entrant): Promise<CertificateRow> {
+    const { issuance, nodes, approvals, audit, log, onOutcome } = this.#options;
+    const { keyDigest, wish, address } = entrant;
+    const actor = bearerOf(token.id, address);
+    if (token.replace && token.name) await issuance.revokeHolder(actor, token.role, token.name, 'it was replaced');
+    const certificate = await this.#sign(token, entrant);
     const { name } = certificate;
-    if (token.role === 'agent') await this.#options.nodes.setRevoked(name, false);
+    if (token.role === 'agent') await nodes.setRevoked(name, false);
+    await approvals.forget(keyDigest);
     await audit.record(actor, 'enroll.joined', `${token.role}/${name}`, { serial: certificate.serial });
-    log.info({ event: 'enroll.joined', role: token.role, name, address: request.address, wish: request.name });
+    log.info({ event: 'enroll.joined', role: token.role, name, address, wish });
     onOutcome('joined');
     return certificate;
   }
 
-  /** Of many that wish for one name at a moment each gets a free one; the token is spent, so none may be turned away. */
-  async #sign(
-    token: TokenRow,
-    actor: Actor,
-    request: { csr: Uint8Array; name: string; wish: string },
-  ): Promise<CertificateRow> {
-    const { csr } = request;
+  #sign(token: TokenRow, entrant: Entrant): Promise<CertificateRow> {
+    const { csr, address } = entrant;
+    const actor = bearerOf(token.id, address);
     const common = { csr, role: token.role, lifetimeMs: undefined, actor, tokenId: token.id };
-    for (let name = request.name, tries = 1; ; tries++) {
+    return this.#underFreeName(token, entrant, (name) => this.#options.issuance.sign({ ...common, name }));
+  }
+
+  /** Of many that wish for one name at a moment each gets a free one; the token is spent, so none may be turned away. */
+  async #underFreeName<T>(token: TokenRow, entrant: Entrant, take: (name: string) => Promise<T>): Promise<T> {
+    for (let name = entrant.name, tries = 1; ; tries++) {
       try {
-        return await this.#options.issuance.sign({ ...common, name });
+        return await take(name);
       } catch (error) {
         if (token.name || toMeshError(error).code !== 'CONFLICT' || tries === NAME_TRIES) throw error;
-        name = await this.#chooseName(token, request.wish);
+        name = await this.#chooseName(token, entrant.wish, entrant.keyDigest);
       }
     }
   }
 
   /** The token's name, or the wish; a taken wish gets a number. A revoked name needs a token that names it. */
-  async #chooseName(token: TokenRow, wish: string): Promise<string> {
+  async #chooseName(token: TokenRow, wish: string, keyDigest: string): Promise<string> {
+    const isTaken = await this.#takenNames(token.role, keyDigest);
     if (token.name) {
-      const taken = (await this.#options.issuance.holders(token.role, token.name)).length > 0;
-      if (taken && !token.replace)
+      if (await isTaken(token.name, token.replace))
         throw new MeshError('CONFLICT', `the name ${token.name} is taken`, {
           hint: `make a token with --name ${token.name} --replace to move it to this machine`,
         });
@@ -195,17 +254,20 @@ export class Enrollment {
     const revoked = new Set((await this.#options.nodes.all()).filter((node) => node.revoked).map((node) => node.name));
     for (let suffix = 1; suffix <= NAME_TRIES; suffix++) {
       const name = suffix === 1 ? wish : `${wish.slice(0, 58)}-${suffix}`;
-      const taken = revoked.has(name) || (await this.#options.issuance.holders(token.role, name)).length > 0;
-      if (!taken) return name;
+      if (!revoked.has(name) && !(await isTaken(name, false))) return name;
     }
     throw new MeshError('CONFLICT', `the name ${wish} and its numbered forms are taken`, {
       hint: 'choose another --name',
     });
   }
 
-  async #replaceHolder(actor: Actor, role: Role, name: string): Promise<void> {
-    for (const row of await this.#options.issuance.holders(role, name))
-      await this.#options.issuance.revoke(actor, row.serial, 'it was replaced');
+  /** Held by a certificate, unless it is to be replaced, or claimed by another machine that waits. */
+  async #takenNames(role: Role, keyDigest: string) {
+    const { approvals, issuance } = this.#options;
+    const waiting = role === 'agent' ? await approvals.waiting() : [];
+    const claimed = new Set(waiting.filter((row) => row.publicKeyDigest !== keyDigest).map(({ name }) => name));
+    return async (name: string, replace: boolean): Promise<boolean> =>
+      claimed.has(name) || (!replace && (await issuance.holders(role, name)).length > 0);
   }
 
   #throttle(address: string): void {

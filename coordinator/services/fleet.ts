@@ -3,6 +3,7 @@
  * leases run here, on this process's monotonic clock, from the last heartbeat it received.
  */
 import type { Clock } from '../../common/clock.js';
+import { MeshError } from '../../common/errors.js';
 import type { Logger } from '../../common/log.js';
 import { type LivenessSettings, NodeLiveness, type NodeTransition, type RoundTrip } from '../core/node.js';
 import type { Ledger } from '../core/ledger.js';
@@ -99,15 +100,28 @@ export class Fleet {
     return this.#byName.get(name);
   }
 
-  /** Nodes that may get work some time: not revoked. */
+  /** Nodes that may get work some time: neither revoked nor removed. */
   count(): number {
     let count = 0;
-    for (const node of this.#nodes.values()) if (!node.row.revoked) count++;
+    for (const node of this.all()) if (!node.row.revoked) count++;
     return count;
   }
 
-  all(): IterableIterator<LiveNode> {
-    return this.#nodes.values();
+  /** Those that were removed are none. */
+  *all(): IterableIterator<LiveNode> {
+    for (const node of this.#nodes.values()) if (!node.row.removed) yield node;
+  }
+
+  /** Nodes whose lease is over and that are not connected, removed ones too. */
+  *absent(): IterableIterator<LiveNode> {
+    for (const node of this.#nodes.values()) if (node.liveness.state === 'OFFLINE' && !node.session?.open) yield node;
+  }
+
+  /** @throws MeshError NOT_FOUND when there is none, or it was removed */
+  named(name: string): LiveNode {
+    const node = this.#byName.get(name);
+    if (node && !node.row.removed) return node;
+    throw new MeshError('NOT_FOUND', `there is no node "${name.slice(0, 80)}"`, { hint: 'see: mesh nodes' });
   }
 
   nameOf(seq: number): string {

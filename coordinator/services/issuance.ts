@@ -161,6 +161,13 @@ export class Issuance {
     return this.#options.certificates.list();
   }
 
+  /** Every certificate of this holder, and nobody's who has the same name in another role. */
+  async revokeHolder(actor: Actor, role: Role, name: string, why?: string): Promise<CertificateRow[]> {
+    const revoked: CertificateRow[] = [];
+    for (const { serial } of await this.holders(role, name)) revoked.push(...(await this.revoke(actor, serial, why)));
+    return revoked;
+  }
+
   /** @throws MeshError NOT_FOUND when nothing unrevoked goes by this name or serial */
   async revoke(actor: Actor, nameOrSerial: string, why?: string): Promise<CertificateRow[]> {
     const { certificates, audit, denylist, log } = this.#options;

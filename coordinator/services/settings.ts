@@ -53,6 +53,13 @@ export const coordinatorSettings = {
     parse: asText,
     fallback: undefined,
   }),
+  approveNodes: setting({
+    flag: '--approve-nodes',
+    describe:
+      'a new agent with a good token waits until an operator has compared its words: mesh nodes approve. Alike on all coordinators of a mesh',
+    parse: asFlag,
+    fallback: false,
+  }),
   preparedStatements: setting({
     flag: '--no-prepared-statements',
     describe: 'for a pooler in transaction mode between this coordinator and PostgreSQL',

@@ -12,10 +12,12 @@ const SAVED_EVERY_MS = 5000;
  */
 export function storedNodes(rows: readonly NodeRow[], settings: LivenessSettings, clock: Clock): LiveNode[] {
   const nowMs = clock.monotonicMs();
-  return rows.map((row) => {
-    const silentMs = clock.wallMs() - (row.lastHeartbeatAtMs ?? 0);
-    const liveness = NodeLiveness.connected(settings, nowMs - Math.max(0, silentMs - SAVED_EVERY_MS));
-    liveness.tick(nowMs);
-    return new LiveNode(row, liveness);
-  });
+  return rows
+    .filter((row) => !row.removed)
+    .map((row) => {
+      const silentMs = clock.wallMs() - (row.lastHeartbeatAtMs ?? 0);
+      const liveness = NodeLiveness.connected(settings, nowMs - Math.max(0, silentMs - SAVED_EVERY_MS));
+      liveness.tick(nowMs);
+      return new LiveNode(row, liveness);
+    });
 }

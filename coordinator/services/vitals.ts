@@ -121,9 +121,8 @@ export class Vitals implements Service {
         results.lost(attempts, 'node-lost', `${node.row.name} was not heard of for a whole lease`);
     }
     // An assignment that was under way when its node left was committed after the node's work was given away.
-    for (const node of fleet.all())
-      if (node.liveness.state === 'OFFLINE' && !node.session?.open)
-        results.lost(ledger.ofNode(node.row.seq), 'shutdown', `${node.row.name} had left before it could be told`);
+    for (const node of fleet.absent())
+      results.lost(ledger.ofNode(node.row.seq), 'shutdown', `${node.row.name} had left before it could be told`);
   }
 
   async #saveVitals(): Promise<void> {

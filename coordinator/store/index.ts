@@ -11,6 +11,7 @@ import { coordinatorStore } from './coordinators.js';
 import { type Connection, fromConnection, fromUrl } from './connection.js';
 import { Database } from './database.js';
 import { sweepInputs } from './job-inputs.js';
+import { joinRequestStore } from './join-requests.js';
 import { jobStore } from './jobs.js';
 import { leaderStore } from './leader.js';
 import { migrate } from './migrate.js';
@@ -91,6 +92,7 @@ export async function openStore(options: StoreOptions): Promise<PostgresStore> {
     nodes: nodeStore(database),
     certificates: certificateStore(database, clock),
     tokens: tokenStore(database),
+    joinRequests: joinRequestStore(database, clock),
     leader: leaderStore(reserved),
     coordinators: coordinatorStore(database),
     blobs: blobStore(database),

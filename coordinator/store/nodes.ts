@@ -16,6 +16,7 @@ const toNodeRow = (row: Selectable<NodeTable>): NodeRow => ({
   finished: row.finished,
   draining: row.draining,
   revoked: row.revoked,
+  removed: row.removed,
   certificateSerial: row.certificate_serial,
   certificateFingerprint: row.certificate_fingerprint,
   certificateExpiresAtMs: row.certificate_expires_at,
@@ -40,7 +41,7 @@ export const nodeStore = (database: Database): NodeStore => ({
       db
         .insertInto('node')
         .values({ id: node.id, name: node.name, ...present })
-        .onConflict((conflict) => conflict.column('name').doUpdateSet(present))
+        .onConflict((conflict) => conflict.column('name').doUpdateSet({ ...present, removed: false }))
         .returningAll()
         .executeTakeFirstOrThrow(),
     );
@@ -48,12 +49,25 @@ export const nodeStore = (database: Database): NodeStore => ({
   },
   setDraining: async (name, draining) => {
     const row = await database.run((db) =>
-      db.updateTable('node').set({ draining }).where('name', '=', name).returningAll().executeTakeFirst(),
+      db
+        .updateTable('node')
+        .set({ draining })
+        .where('name', '=', name)
+        .where('removed', '=', false)
+        .returningAll()
+        .executeTakeFirst(),
     );
     return row && toNodeRow(row);
   },
   setRevoked: async (name, revoked) => {
     await database.run((db) => db.updateTable('node').set({ revoked }).where('name', '=', name).execute());
+  },
+  remove: async (name) => {
+    const forgotten = { removed: true, draining: false, revoked: false };
+    const row = await database.run((db) =>
+      db.updateTable('node').set(forgotten).where('name', '=', name).returningAll().executeTakeFirst(),
+    );
+    return row && toNodeRow(row);
   },
   saveVitals: async (rows) => {
     if (rows.length === 0) return;

@@ -129,6 +129,7 @@ export interface NodeTable {
   finished: Generated<number>;
   draining: Generated<boolean>;
   revoked: Generated<boolean>;
+  removed: Generated<boolean>;
   certificate_serial: string;
   certificate_fingerprint: string;
   certificate_expires_at: Time;
@@ -161,6 +162,17 @@ export interface JoinTokenTable {
   expires_at: Time;
   created_by: string;
   created_at: DefaultTime;
+}
+
+export interface JoinRequestTable {
+  public_key_digest: string;
+  token_id: string;
+  name: string;
+  csr: Uint8Array;
+  address: string;
+  requested_at: Time;
+  expires_at: Time;
+  refused_by: string | null;
 }
 
 export interface BlobTable {
@@ -219,6 +231,7 @@ export interface Schema {
   coordinator: CoordinatorTable;
   job: JobTable;
   job_input: JobInputTable;
+  join_request: JoinRequestTable;
   join_token: JoinTokenTable;
   leader: LeaderTable;
   namespace: NamespaceTable;

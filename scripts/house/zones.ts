@@ -77,6 +77,7 @@ export const ZONES: readonly Zone[] = [
 /** Packages that live in one place, so that replacing one touches one place. */
 export const PACKAGE_HOMES: Readonly<Record<string, RegExp>> = {
   'node-forge': /^ca\/x509/,
+  '@scure/bip39': /^common\/identity\//,
   kysely: /^(?:coordinator\/store|migrations)\//,
   'kysely-postgres-js': /^coordinator\/store\//,
   postgres: /^coordinator\/(?:store|postgres)\//,

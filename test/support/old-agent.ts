@@ -79,6 +79,7 @@ export class OldAgent implements SignalSource {
       ...{ dataDir, token, name, coordinator: endpoint, discover: false, clock: systemClock, log: silentLogger },
       files: { cert: undefined, key: undefined, ca: undefined },
       signal: new AbortController().signal,
+      onWaiting: () => undefined,
     });
     const trusted = channelCredentials(credential, identity.meshId);
     return new OldAgent(new AgentServiceClient(grpcTarget(endpoint), trusted, channelOptions));

@@ -2,7 +2,14 @@
 import { CHAIN_START } from '../../../common/audit-chain.js';
 import { MeshError } from '../../../common/errors.js';
 import { namespaceStore } from './namespaces.js';
-import type { CertificateRow, CertificateStore, LeaderRow, NodeRow, Store } from '../../../coordinator/ports.js';
+import type {
+  CertificateRow,
+  CertificateStore,
+  JoinRequestStore,
+  LeaderRow,
+  NodeRow,
+  Store,
+} from '../../../coordinator/ports.js';
 import type { RunStatement } from './memory-store.js';
 import type { Tables } from './tables.js';
 
@@ -15,6 +22,8 @@ export function otherStores(tables: Tables, read: RunStatement, write: RunStatem
       upsert: (node) => write('nodes.upsert', () => upsertNode(tables, node)),
       setDraining: (name, draining) => write('nodes.setDraining', () => changeNode(tables, name, { draining })),
       setRevoked: (name, revoked) => write('nodes.setRevoked', () => void changeNode(tables, name, { revoked })),
+      remove: (name) =>
+        write('nodes.remove', () => changeNode(tables, name, { removed: true, draining: false, revoked: false })),
       saveVitals: (rows) =>
         write('nodes.saveVitals', () => {
           for (const { seq, ...vitals } of rows) Object.assign(tables.nodes.get(seq) ?? {}, vitals);
@@ -49,7 +58,11 @@ export function otherStores(tables: Tables, read: RunStatement, write: RunStatem
     tokens: {
       create: (row) => write('tokens.create', () => void tables.tokens.set(row.id, { ...row })),
       list: () => read('tokens.list', () => [...tables.tokens.values()].map((row) => ({ ...row }))),
-      revoke: (id) => write('tokens.revoke', () => tables.tokens.delete(id)),
+      revoke: (id) =>
+        write('tokens.revoke', () => {
+          for (const [digest, row] of tables.joinRequests) if (row.tokenId === id) tables.joinRequests.delete(digest);
+          return tables.tokens.delete(id);
+        }),
       get: (id) => read('tokens.get', () => tables.tokens.get(id)),
       spend: (id, publicKeyDigest, nowMs) =>
         write('tokens.spend', () => {
@@ -66,6 +79,7 @@ export function otherStores(tables: Tables, read: RunStatement, write: RunStatem
           [...tables.certificates.values()].find((row) => row.tokenId === id && row.publicKeyDigest === digest),
         ),
     },
+    joinRequests: joinRequestStore(tables, read, write),
     blobs: {
       missing: (digests) => read('blobs.missing', () => digests.filter((digest) => !tables.blobs.has(digest))),
       record: (blobs) =>
@@ -106,8 +120,8 @@ function upsertNode(tables: Tables, given: Parameters<Store['nodes']['upsert']>[
   const known = [...tables.nodes.values()].find((node) => node.name === given.name);
   const fresh = { reliability: 1, finished: 0, draining: false, revoked: false, lastHeartbeatAtMs: undefined };
   const row: NodeRow = known
-    ? { ...known, ...given, id: known.id }
-    : { ...given, ...fresh, seq: tables.nodes.size + 1 };
+    ? { ...known, ...given, id: known.id, removed: false }
+    : { ...given, ...fresh, removed: false, seq: tables.nodes.size + 1 };
   tables.nodes.set(row.seq, structuredClone(row));
   return row;
 }
@@ -164,5 +178,36 @@ function certificateStore(tables: Tables, read: RunStatement, write: RunStatemen
       read('certificates.revokedSerials', () =>
         all().flatMap((row) => (row.revokedAtMs !== undefined && row.notAfterMs > tables.now() ? [row.serial] : [])),
       ),
+  };
+}
+
+function joinRequestStore(tables: Tables, read: RunStatement, write: RunStatement): JoinRequestStore {
+  const { joinRequests } = tables;
+  const isOld = (row: { expiresAtMs: number }) => row.expiresAtMs <= tables.now();
+  const waiting = () => [...joinRequests.values()].filter((row) => row.refusedBy === undefined && !isOld(row));
+  return {
+    waiting: () => read('joinRequests.waiting', waiting),
+    get: (tokenId, digest) =>
+      read('joinRequests.get', () => {
+        const row = joinRequests.get(digest);
+        return row?.tokenId === tokenId && !isOld(row) ? { ...row } : undefined;
+      }),
+    record: (row) =>
+      write('joinRequests.record', () => {
+        for (const [digest, old] of joinRequests)
+          if (isOld(old) || (digest === row.publicKeyDigest && old.tokenId !== row.tokenId))
+            joinRequests.delete(digest);
+        if (joinRequests.has(row.publicKeyDigest)) return;
+        if (waiting().some((other) => other.name === row.name))
+          throw new MeshError('CONFLICT', `another machine waits for approval as ${row.name}`);
+        joinRequests.set(row.publicKeyDigest, { ...row });
+      }),
+    refuse: (digest, actor, expiresAtMs) =>
+      write('joinRequests.refuse', () => {
+        const row = waiting().find(({ publicKeyDigest }) => publicKeyDigest === digest);
+        if (row) joinRequests.set(digest, { ...row, refusedBy: actor, expiresAtMs });
+        return row !== undefined;
+      }),
+    forget: (digest) => write('joinRequests.forget', () => void joinRequests.delete(digest)),
   };
 }

@@ -13,6 +13,7 @@ import {
   DEFAULT_NAMESPACE,
   type JobChange,
   type JobRow,
+  type JoinRequestRow,
   type LeaderRow,
   type NamespaceRow,
   type NewJob,
@@ -106,6 +107,7 @@ export class Tables {
     [DEFAULT_NAMESPACE, { name: DEFAULT_NAMESPACE, quotas: NO_QUOTAS, members: [] }],
   ]);
   readonly tokens = new Map<string, TokenRow>();
+  readonly joinRequests = new Map<string, JoinRequestRow>();
   readonly settings = new Map<string, string>();
   readonly blobs = new Map<string, { sizeBytes: number; usedAtMs: number }>();
   readonly coordinators = new Map<string, CoordinatorRow & { seenAtMs: number }>();
