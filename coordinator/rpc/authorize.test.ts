@@ -10,6 +10,7 @@ import { CaServiceService } from '../../proto/gen/mesh/v1/ca.js';
 import { EnrollServiceService } from '../../proto/gen/mesh/v1/enroll.js';
 import { MeshServiceService } from '../../proto/gen/mesh/v1/mesh.js';
 import { NamespaceServiceService } from '../../proto/gen/mesh/v1/namespace.js';
+import { NodeServiceService } from '../../proto/gen/mesh/v1/node.js';
 import { identityOf } from '../../test/support/plane.js';
 import type { CallLike } from '../door/door.js';
 import type { Peer } from '../door/peer.js';
@@ -24,6 +25,7 @@ const DEFINITIONS = [
   EnrollServiceService,
   MeshServiceService,
   NamespaceServiceService,
+  NodeServiceService,
   AuditServiceService,
 ];
 const ALL_METHODS = DEFINITIONS.flatMap((definition) => Object.values(definition).map(({ path }) => path));
@@ -43,6 +45,10 @@ const ALLOWED: Record<string, readonly (Role | 'nobody')[]> = {
   ...each(
     ['GetJob', 'ListJobs', 'ListTasks', 'WatchJob', 'Explain', 'ListNodes', 'GetNode'],
     ['operator', 'submitter', 'viewer'],
+  ),
+  ...each(
+    ['ListWaiting', 'ApproveNode', 'RefuseNode', 'RevokeNode', 'RemoveNode'].map((method) => `NodeService/${method}`),
+    ['operator'],
   ),
   ...each(['NamespaceService/SetNamespace', 'NamespaceService/RemoveNamespace'], ['operator']),
   'NamespaceService/ListNamespaces': ['operator', 'submitter', 'viewer'],
