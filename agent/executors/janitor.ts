@@ -1,7 +1,7 @@
 /**
- * Removes private directories after their attempts. A root agent never walks a tree that another user can change
- * underneath it (a swapped link would lead it anywhere): an empty directory is simply removed, for any other `rm` runs
- * as the task's user, many directories at a time. Trees with read-only folders are made writable and tried once more.
+ * Removes private directories after their attempts. The agent never walks a tree that a task can change underneath it (a
+ * swapped link would lead it anywhere): an empty directory is simply removed, for any other `rm`, which walks by
+ * descriptor and follows no link, runs as the task's user, many directories at a time. Trees with read-only folders are made writable and tried once more.
  */
 import { spawn } from 'node:child_process';
 import { rmdirSync } from 'node:fs';
@@ -46,21 +46,21 @@ export class Janitor {
 
 /** Removes trees that tasks could write to; returns those that resisted. */
 export async function removeTrees(paths: readonly string[], user: TaskUser | undefined): Promise<string[]> {
-  let left = await remaining(paths, user);
+  let left = await remaining(paths);
   for (const command of [[], ['chmod', '-R', 'u+rwX', '--']]) {
     if (left.length === 0) break;
     if (command.length > 0) await runAs(user, [...command, ...left]);
     await runAs(user, ['rm', '-rf', '--', ...left]);
-    left = await remaining(left, user);
+    left = await remaining(left);
   }
   return left;
 }
 
 /** Tries what is safe and needs no process; returns what is still there. */
-async function remaining(paths: readonly string[], user: TaskUser | undefined): Promise<string[]> {
+async function remaining(paths: readonly string[]): Promise<string[]> {
   const attempts = paths.map(async (path) => {
     try {
-      await (user ? rmdir(path) : rm(path, { recursive: true, force: true }));
+      await (process.platform === 'win32' ? rm(path, { recursive: true, force: true }) : rmdir(path));
       return [];
     } catch (error) {
       return systemCode(error) === 'ENOENT' || !(await exists(path)) ? [] : [path];

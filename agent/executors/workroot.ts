@@ -67,7 +67,7 @@ export async function prepareWorkRoot(
 }
 
 /** Whether any user may pass through this directory and all above it. */
-async function passable(path: string): Promise<boolean> {
+export async function passable(path: string): Promise<boolean> {
   for (let folder = path; ; folder = dirname(folder)) {
     if (((await stat(folder)).mode & PASSABLE) === 0) return false;
     if (folder === dirname(folder)) return true;
@@ -88,14 +88,27 @@ async function claim(parent: string, name: string): Promise<string> {
   return mkdtemp(`${path}-`);
 }
 
-/** What tasks could write to goes as their user; the rest is ours alone and can be removed as it is. */
+/**
+ * What tasks could write to goes as their user, also where it lies in a folder of ours; the rest is ours alone and can be
+ * removed as it is.
+ */
 async function empty(path: string, user: TaskUser | undefined): Promise<void> {
   const children = (await readdir(path)).map((name) => join(path, name));
   const stubborn = new Set<string>();
   if (user) {
     const theirs: string[] = [];
-    for (const child of children) if ((await lstat(child)).uid === user.uid) theirs.push(child);
+    for (const child of children) theirs.push(...(await ownedBy(user, child, 1)));
     for (const child of await removeTrees(theirs, user)) stubborn.add(child);
   }
-  for (const child of children) if (!stubborn.has(child)) await rm(child, { recursive: true, force: true });
+  for (const child of children)
+    if (![...stubborn].some((left) => `${left}/`.startsWith(`${child}/`)))
+      await rm(child, { recursive: true, force: true });
+}
+
+async function ownedBy(user: TaskUser, path: string, depth: number): Promise<string[]> {
+  const status = await lstat(path);
+  if (status.uid === user.uid) return [path];
+  if (depth === 0 || !status.isDirectory()) return [];
+  const found = await Promise.all((await readdir(path)).map((name) => ownedBy(user, join(path, name), depth - 1)));
+  return found.flat();
 }

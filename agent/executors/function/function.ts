@@ -2,9 +2,9 @@
  * Runs JavaScript functions: one module file, shipped by content, in a runner process with a thread per slot. Attempts
  * of one job travel and run in batches sized by how long they take, so that a batch is a few milliseconds of work.
  */
-import { chownSync, mkdirSync } from 'node:fs';
+import { chownSync, mkdirSync, renameSync } from 'node:fs';
 import { chmod, copyFile, rename, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { MeshError, systemCode } from '../../../common/errors.js';
 import type { Logger } from '../../../common/log.js';
@@ -13,10 +13,12 @@ import type { Executor, LaunchObserver, LaunchSpec, RunningLaunch } from '../../
 import { NodeFault } from '../../core/types.js';
 import { type FileSource, placeFiles } from '../../staging/place.js';
 import type { Janitor } from '../janitor.js';
+import type { Tiers } from '../sandbox/tiers.js';
 import type { StrayWatch } from '../strays.js';
 import type { WorkRoot } from '../workroot.js';
 import { LaunchRun } from './launch-run.js';
-import { RunnerProcess } from './runner-process.js';
+import { type Room, Rooms } from './rooms.js';
+import type { RunnerProcess } from './runner-process.js';
 import { prepareRuntime, type Runtime } from './runtime.js';
 
 /** Work in one batch: long beside the few hundred microseconds a round trip costs, short beside what people notice. */
@@ -31,6 +33,7 @@ export interface FunctionExecutorOptions {
   files: FileSource;
   strays: StrayWatch;
   janitor: Janitor;
+  tiers: Tiers;
   log: Logger;
   nodeName: () => string;
   /** Worker threads at most. */
@@ -46,8 +49,7 @@ export class FunctionExecutor implements Executor {
   /** How long attempts of a job took, decayed; the least recently measured job first. */
   readonly #measured = new Map<number, { count: number; totalUs: number }>();
   #runtime: Runtime | undefined;
-  #runner: RunnerProcess | undefined;
-  readonly #alone = new Set<RunnerProcess>();
+  #rooms: Rooms | undefined;
   readonly #runs = new Set<Promise<void>>();
   #stopping = false;
 
@@ -57,14 +59,14 @@ export class FunctionExecutor implements Executor {
 
   /** Puts the runner's files where its user can read them. The runner itself is started when it is first needed. */
   async prepare(): Promise<void> {
-    this.#runtime = await prepareRuntime(this.#options.workRoot.path, this.#options.runtimeFrom);
+    this.#runtime = await prepareRuntime(this.#options.workRoot, this.#options.runtimeFrom);
+    this.#rooms = new Rooms(this.#options, this.#runtime);
   }
 
   /** Kills the runners; what still ran in them ends as `shutdown`. */
   async close(): Promise<void> {
     this.#stopping = true;
-    const runners = this.#runner ? [this.#runner, ...this.#alone] : [...this.#alone];
-    await Promise.all(runners.map((runner) => runner.stop()));
+    await this.#rooms?.close();
     await Promise.all(this.#runs);
   }
 
@@ -84,13 +86,17 @@ export class FunctionExecutor implements Executor {
   }
 
   async #execute(launch: LaunchSpec, run: LaunchRun): Promise<void> {
-    const { nodeName, janitor } = this.#options;
+    const { nodeName } = this.#options;
     const directories: string[] = [];
+    let room: Room | undefined;
     try {
       const work = launch.body.work;
       if (work?.$case !== 'function') throw new MeshError('BAD_SPEC', 'the job has no function');
       const path = await this.#module(work.value.moduleDigest);
-      if (launch.attempts.some((attempt) => attempt.input?.files.length)) await this.#stage(launch, directories);
+      const entered = this.#enter(launch.body, path);
+      room = entered;
+      if (launch.attempts.some((attempt) => attempt.input?.files.length))
+        await this.#stage(launch, entered.directory, directories);
       const context = {
         work: {
           module: pathToFileURL(path).href,
@@ -104,35 +110,28 @@ export class FunctionExecutor implements Executor {
         closing: () => this.#stopping,
         measure: (count: number, totalUs: number) => this.#measure(launch.body.job, count, totalUs),
       };
-      await run.run(context, this.#shared(), () => this.#startAlone());
+      await run.run(context, entered.shared, () => this.#startAlone(entered));
       // Only a runner that was killed by `close` leaves something open.
       run.endAll('shutdown', 'the agent was stopped');
     } catch (error) {
       if (error instanceof MeshError) run.endAll('failed', error.message);
       else run.endAll('node-fault', error instanceof Error ? error.message : String(error));
     } finally {
-      for (const directory of directories) if (directory) janitor.remove(directory);
+      for (const directory of directories) if (directory) this.#withdraw(directory);
+      if (room) this.#rooms?.leave(room);
     }
   }
 
-  #shared(): RunnerProcess {
-    if (!this.#runner?.alive) this.#runner = this.#startRunner(this.#options.slots);
-    return this.#runner;
-  }
-
-  #startAlone(): RunnerProcess {
-    const runner = this.#startRunner(1);
-    this.#options.log.warn({ event: 'function.runner-died' }, 'the function runner died; its attempts run alone now');
-    for (const earlier of this.#alone) if (!earlier.alive) this.#alone.delete(earlier);
-    this.#alone.add(runner);
-    return runner;
-  }
-
-  #startRunner(slots: number): RunnerProcess {
-    if (!this.#runtime) throw new Error('the function executor was not prepared');
+  #enter(body: JobBody, modulePath: string): Room {
+    if (!this.#rooms) throw new Error('the function executor was not prepared');
     if (this.#stopping) throw new NodeFault('the agent is stopping');
-    const { workRoot, strays } = this.#options;
-    return new RunnerProcess({ program: this.#runtime.runner, workRoot, strays, slots });
+    return this.#rooms.enter(body, modulePath);
+  }
+
+  #startAlone(room: Room): RunnerProcess {
+    if (this.#stopping) throw new NodeFault('the agent is stopping');
+    this.#options.log.warn({ event: 'function.runner-died' }, 'the function runner died; its attempts run alone now');
+    return room.startAlone();
   }
 
   /** The module's file where the runner can read it, once per digest. */
@@ -162,7 +161,11 @@ export class FunctionExecutor implements Executor {
     return path;
   }
 
-  async #stage(launch: LaunchSpec, directories: string[]): Promise<void> {
+  /**
+   * Files are put in place where no task can reach, then the finished directory is moved to where they can: a function
+   * could otherwise swap a folder for a link while we write into it, or while we remove it.
+   */
+  async #stage(launch: LaunchSpec, room: string, directories: string[]): Promise<void> {
     const { workRoot, files } = this.#options;
     for (const attempt of launch.attempts) {
       const staged = attempt.input?.files ?? [];
@@ -170,12 +173,26 @@ export class FunctionExecutor implements Executor {
         directories.push('');
         continue;
       }
-      const directory = join(workRoot.path, `${attempt.job}.${attempt.index}.${attempt.generation}-function`);
-      directories.push(directory);
-      mkdirSync(directory, { mode: 0o700 });
-      await placeFiles(staged, directory, files, workRoot.user);
-      if (workRoot.user) chownSync(directory, workRoot.user.uid, workRoot.user.gid);
+      const name = `${attempt.job}.${attempt.index}.${attempt.generation}-function`;
+      const outside = join(workRoot.path, name);
+      directories.push(join(room, name));
+      mkdirSync(outside, { mode: 0o700 });
+      await placeFiles(staged, outside, files, workRoot.user);
+      if (workRoot.user) chownSync(outside, workRoot.user.uid, workRoot.user.gid);
+      if (room !== workRoot.path) renameSync(outside, join(room, name));
     }
+  }
+
+  #withdraw(directory: string): void {
+    const outside = join(this.#options.workRoot.path, basename(directory));
+    try {
+      if (outside !== directory) renameSync(directory, outside);
+    } catch (err) {
+      // It never got there when its files could not be placed.
+      if (systemCode(err) !== 'ENOENT')
+        this.#options.log.warn({ event: 'work.left-behind', err, paths: [directory] }, 'a directory cannot be moved');
+    }
+    this.#options.janitor.remove(outside);
   }
 
   #measure(job: number, count: number, totalUs: number): void {

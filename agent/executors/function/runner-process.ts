@@ -1,16 +1,26 @@
-import { type ChildProcess, spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import type { Duplex, Readable } from 'node:stream';
 import { COOKIE_VARIABLE, TASK_PATH } from '../environment.js';
 import { killTree, type StrayWatch } from '../strays.js';
-import type { WorkRoot } from '../workroot.js';
+import type { Command, Contained, Exit, Tier } from '../sandbox/tier.js';
 import type { BatchMessage, FromRunner, ToRunner } from './protocol.js';
 
 const COMPLAINT_CHARS = 2000;
 
 export interface RunnerProcessOptions {
+  /** The Node to run it with. */
+  node: string;
   program: string;
-  workRoot: WorkRoot;
+  tier: Tier;
+  user: Command['user'];
+  net: boolean;
+  bounds: Command['bounds'];
+  gpus: readonly number[];
+  /** What it can see and, as far as it belongs to the task's user, write to; its scratch space lies in it. */
+  directory: string;
+  scratch: string;
+  readable: readonly string[];
   strays: StrayWatch;
   slots: number;
 }
@@ -36,7 +46,7 @@ let runners = 0;
 /** A runner as a child of the agent. Ends when `stop` is called or when it dies; it is never restarted, only replaced. */
 export class RunnerProcess {
   readonly #options: RunnerProcessOptions;
-  readonly #child: ChildProcess;
+  readonly #contained: Contained;
   readonly #cookie: string;
   readonly #handlers = new Map<number, BatchHandler>();
   readonly #gone: Promise<void>;
@@ -47,7 +57,7 @@ export class RunnerProcess {
   constructor(options: RunnerProcessOptions) {
     this.#options = options;
     this.#cookie = options.strays.issue(`runner.${++runners}`);
-    this.#child = this.#spawn();
+    this.#contained = this.#start();
     this.#gone = new Promise((resolve) => {
       // 'close' comes after the last line was read; a child that could not be started has only 'error'.
       this.#child.once('close', (code, signal) => void this.#ended(code, signal).then(resolve));
@@ -60,13 +70,19 @@ export class RunnerProcess {
     if (this.#child.pid === undefined) return;
     createInterface({ input: this.#link, crlfDelay: Number.POSITIVE_INFINITY }).on('line', (line) => this.#read(line));
     this.#link.on('error', () => undefined);
-    (this.#child.stderr as Readable).setEncoding('utf8').on('data', (text: string) => {
-      this.#complaint = (this.#complaint + text).slice(-COMPLAINT_CHARS);
+    (this.#child.stdout as Readable).resume();
+    (this.#child.stderr as Readable).on('data', (data: Buffer) => {
+      const own = this.#contained.complaint?.pass(data) ?? data;
+      this.#complaint = (this.#complaint + own.toString()).slice(-COMPLAINT_CHARS);
     });
   }
 
   get alive(): boolean {
     return this.#alive;
+  }
+
+  get #child(): ChildProcess {
+    return this.#contained.child;
   }
 
   get #link(): Duplex {
@@ -88,22 +104,23 @@ export class RunnerProcess {
     await this.#gone;
   }
 
-  #spawn(): ChildProcess {
-    const { workRoot, program, slots } = this.#options;
+  #start(): Contained {
+    const { node, program, tier, user, slots, scratch, directory, readable, net, bounds, gpus } = this.#options;
     const environment = {
       PATH: TASK_PATH,
       LANG: 'C.UTF-8',
-      HOME: workRoot.scratch,
-      TMPDIR: workRoot.scratch,
+      HOME: scratch,
+      TMPDIR: scratch,
       [COOKIE_VARIABLE]: this.#cookie,
     };
-    const { uid, gid } = workRoot.user ?? {};
-    const options = { slots, uid, gid, scratch: workRoot.scratch, environment };
-    return spawn(process.execPath, [program, JSON.stringify(options)], {
-      cwd: workRoot.scratch,
-      env: environment,
-      stdio: ['ignore', 'ignore', 'pipe', 'pipe'],
-      detached: true,
+    // Without a sandbox it drops its rights itself: its user need not be able to reach this Node.
+    const isolated = tier.name === 'bubblewrap';
+    const { uid, gid } = (isolated ? undefined : user) ?? {};
+    const options = { slots, uid, gid, scratch, environment };
+    return tier.start({
+      ...{ argv: [node, program, JSON.stringify(options)], environment, cookie: this.#cookie },
+      ...{ directory, startsIn: scratch, readable, net, bounds, gpus, linked: true },
+      user: isolated ? user : undefined,
     });
   }
 
@@ -126,6 +143,7 @@ export class RunnerProcess {
   }
 
   async #killRest(): Promise<void> {
+    this.#contained.kill();
     if (this.#child.pid !== undefined) await killTree(this.#child.pid, this.#cookie, new Map());
   }
 
@@ -135,9 +153,19 @@ export class RunnerProcess {
     this.#options.strays.retire(this.#cookie);
     const handlers = [...this.#handlers.values()];
     this.#handlers.clear();
-    const how = `${signal ? `killed by ${signal}` : `exit code ${code}`}${complaintLine(this.#complaint)}`;
+    const how = await this.#howEnded({ exitCode: code ?? undefined, signal: signal ?? undefined });
     const exit: RunnerExit = { wasReady: this.#ready, batches: handlers.length, how };
     for (const handler of handlers) handler.lost(exit);
+  }
+
+  async #howEnded(exit: Exit): Promise<string> {
+    if (this.#child.pid === undefined) return `it could not be started${complaintLine(this.#complaint)}`;
+    try {
+      const { exitCode, signal } = await this.#contained.verdict(exit);
+      return `${signal ? `killed by ${signal}` : `exit code ${exitCode}`}${complaintLine(this.#complaint)}`;
+    } catch (error) {
+      return error instanceof Error ? error.message : String(error);
+    }
   }
 }
 

@@ -2,13 +2,14 @@
  * The files the runner needs, where the runner's user can read them: this package may lie below a private home. They
  * are copied into the work root at start, a few hundred kilobytes, together with the piscina package.
  */
-import { existsSync } from 'node:fs';
-import { copyFile, cp, mkdir, writeFile } from 'node:fs/promises';
+import { constants, existsSync } from 'node:fs';
+import { chmod, copyFile, cp, mkdir, realpath, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { MeshError } from '../../../common/errors.js';
 import { packageRoot } from '../../../common/package.js';
+import { passable, type WorkRoot } from '../workroot.js';
 
 const FILES = ['runner.js', 'dispatch.js', 'worker.js', 'protocol.js'];
 
@@ -19,6 +20,10 @@ function compiledDir(): string {
 }
 
 export interface Runtime {
+  /** Holds the program and what it imports. */
+  directory: string;
+  /** The Node to run it with. */
+  node: string;
   /** The program to start. */
   runner: string;
   /** Where users' modules go. */
@@ -26,7 +31,10 @@ export interface Runtime {
 }
 
 /** @throws MeshError when this runs from its source and was never built */
-export async function prepareRuntime(workRoot: string, from: string = compiledDir()): Promise<Runtime> {
+export async function prepareRuntime(
+  { path: workRoot, user }: Pick<WorkRoot, 'path' | 'user'>,
+  from: string = compiledDir(),
+): Promise<Runtime> {
   if (!existsSync(join(from, 'runner.js')))
     throw new MeshError('INTERNAL', `${from} holds no compiled function runner`, { hint: 'run: npm run build' });
   const directory = join(workRoot, 'runtime');
@@ -41,5 +49,15 @@ export async function prepareRuntime(workRoot: string, from: string = compiledDi
     recursive: true,
     filter: (path) => !/\.(map|d\.ts)$/.test(path),
   });
-  return { runner: join(directory, 'runner.js'), modules };
+  return { directory, node: await reachableNode(directory, user), runner: join(directory, 'runner.js'), modules };
+}
+
+/** This Node, or a copy of it where the task's user cannot get to where it is installed. */
+async function reachableNode(directory: string, user: WorkRoot['user']): Promise<string> {
+  const installed = await realpath(process.execPath);
+  if (!user || (await passable(dirname(installed)))) return installed;
+  const copy = join(directory, 'node');
+  await copyFile(installed, copy, constants.COPYFILE_FICLONE);
+  await chmod(copy, 0o755);
+  return copy;
 }

@@ -69,7 +69,7 @@ export class BubblewrapTier implements Tier {
 
 /** Everything but the job's variables: those are no one's business who lists processes. */
 export function bubblewrapArguments(options: BubblewrapOptions, command: Command, descriptors: Descriptors): string[] {
-  const { directory, gpus, net, readable = [] } = command;
+  const { directory, startsIn = directory, gpus, net, readable = [] } = command;
   const size = String(options.memoryDiskBytes);
   return [
     ...NAMESPACES,
@@ -87,7 +87,7 @@ export function bubblewrapArguments(options: BubblewrapOptions, command: Command
     ...HARDWARE.flatMap(readOnlyTry),
     ...options.readable.flatMap(readOnlyTry),
     ...readable.flatMap(readOnly),
-    ...['--bind', directory, directory, '--chdir', directory, '--remount-ro', '/'],
+    ...['--bind', directory, directory, '--chdir', startsIn, '--remount-ro', '/'],
     ...['--json-status-fd', String(descriptors.status), '--args', String(descriptors.variables)],
   ];
 }

@@ -17,8 +17,9 @@ export interface Command {
   argv: readonly string[];
   /** All it finds; nothing of the agent's own is added. */
   environment: Readonly<Record<string, string>>;
-  /** Where it starts, and the only place it may write to. */
+  /** The only place it may write to, and where it starts unless `startsIn` names a folder in it. */
   directory: string;
+  startsIn?: string;
   /** See strays.ts. */
   cookie: string;
   /** Who it runs as; undefined: as the agent does. */
@@ -72,7 +73,7 @@ class BareProcess implements Contained {
   readonly complaint: Complaint | undefined;
   readonly keepers: ReadonlySet<number> = new Set();
 
-  constructor({ argv, environment, directory, user, bounds, linked }: Command) {
+  constructor({ argv, environment, directory, startsIn, user, bounds, linked }: Command) {
     let [program, ...args] = argv as [string, ...string[]];
     if (needsLauncher(bounds)) {
       const token = makeToken();
@@ -80,7 +81,7 @@ class BareProcess implements Contained {
       [program, ...args] = launcherArguments(argv, bounds, token) as [string, ...string[]];
     }
     this.child = spawn(program, args, {
-      cwd: directory,
+      cwd: startsIn ?? directory,
       env: environment,
       stdio: standardStreams(linked === true ? 1 : 0),
       detached: true,
