@@ -77,6 +77,7 @@ export class ControlPlane implements Service {
       ...{ tokens, nodes, audit, clock, log, issuance: this.issuance, approvals: this.approvals, rootDigest },
       approveNodes: config.approveNodes,
       sharedDatabase: config.databaseUrl !== undefined,
+      failuresPerMinute: config.maxFailedJoins,
       onOutcome: (outcome) => metrics.enrollments.inc({ outcome }),
     });
     const logs = new LogStore(join(config.dataDir, 'logs'), config.maxLogBytes);

@@ -17,6 +17,7 @@ import type { Values } from '../common/settings.js';
 import { EmbeddedAuthority } from './authority.js';
 import { Door } from './door/door.js';
 import { assertListenable } from './door/listen.js';
+import { RefusalLog } from './door/refusal-log.js';
 import { makeHttp } from './http/server.js';
 import type { PostgresStore } from './store/index.js';
 import { openStore } from './store/index.js';
@@ -24,7 +25,9 @@ import { EmbeddedPostgres } from './postgres/embedded.js';
 import { registerServices } from './rpc/register.js';
 import { Advertiser } from './services/advertise.js';
 import { checkLeases } from './services/leases.js';
+import { checkLimits, doorLimits } from './services/limits.js';
 import type { coordinatorSettings } from './services/settings.js';
+import { Throttle } from './services/throttle.js';
 import { ControlPlane } from './control-plane.js';
 import { foreignDatabase, joinedName, joinIfAsked } from './joining.js';
 
@@ -56,6 +59,7 @@ const GOOD_ORDER_MS_MAX = 1000;
 export async function startCoordinator(config: CoordinatorConfig, surroundings: Surroundings): Promise<Running> {
   const { log, signal } = surroundings;
   checkLeases(config, log);
+  checkLimits(config);
   const isNew = !existsSync(config.dataDir);
   makePrivateDir(config.dataDir);
   const lock = new DataLock(join(config.dataDir, 'coordinator.lock'), 'a coordinator');
@@ -158,10 +162,13 @@ async function serve(
     onRevoked: (isRevoked) => void door.destroyWhere(isRevoked),
   });
   const credential = await authority.ownCredential(store.certificates);
+  const refusals = new RefusalLog(log, clock);
+  const throttle = new Throttle(config, clock, (who, why) => refusals.refused('caller.throttled', who, why));
   const http = await makeHttp({
     peerOf: (socket) => door.peerOf(socket),
     denylist: plane.denylist,
     audit: plane.audit,
+    throttle,
     metrics: plane.metrics,
     log,
     notReady: () => plane.notReady(),
@@ -173,12 +180,13 @@ async function serve(
     log,
     port: config.port,
     host: hostOf(config),
+    limits: doorLimits(config),
     http: http.server,
     register: (server) =>
       registerServices(server, plane, {
         meshId,
         peerOf: (call) => door.peerOf(call),
-        log,
+        ...{ throttle, limits: config, clock, log },
       }),
   });
   await group.run(plane);

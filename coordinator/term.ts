@@ -28,6 +28,7 @@ import { Resubmission } from './services/resubmission.js';
 import { Results } from './services/results.js';
 import { Retention } from './services/retention.js';
 import { Speculation } from './services/speculation.js';
+import { Uploads } from './services/uploads.js';
 import { Vitals } from './services/vitals.js';
 
 const SUSPECT_AFTER_MISSED = 3;
@@ -54,6 +55,7 @@ export class Term implements Service {
   readonly explain: Explain;
   readonly logIntake: LogIntake;
   readonly logReader: LogReader;
+  readonly uploads: Uploads;
   readonly #parts: StandingParts;
   readonly #services: ServiceGroup;
   readonly #ended = new AbortController();
@@ -99,6 +101,7 @@ export class Term implements Service {
         onFailFast: (job, reason) => this.#failFast(job, reason),
         onStale: (count) => metrics.stale.inc(count),
         observe: metrics.ofResults,
+        jobBytesMax: config.maxJobResultBytes,
       }),
     );
     this.dispatch = services.add(
@@ -115,7 +118,7 @@ export class Term implements Service {
     this.intake = services.add(
       new Intake({
         ...{ ...shared, blobs, onWork: onCapacity },
-        liveJobsMax: config.maxLiveJobs,
+        limits: config,
         accepts: () => retention.hasRoom(),
       }),
     );
@@ -123,7 +126,8 @@ export class Term implements Service {
     this.vitals = services.add(
       new Vitals({ ...shared, nodes: store.nodes, results: this.results, heartbeatMs, coordinators, holdsLead }),
     );
-    this.logIntake = services.add(new LogIntake({ ...shared, logs }));
+    this.logIntake = services.add(new LogIntake({ ...shared, logs, jobBytesMax: config.maxJobLogBytes }));
+    this.uploads = new Uploads(config, () => retention.hasRoom());
     this.admission = new Admission({ ...shared, results: this.results, heartbeatMs, leaseMs, coordinators, holdsLead });
     this.cancellation = services.add(new Cancellation(shared));
     this.resubmission = new Resubmission(store, this.intake);

@@ -1,6 +1,6 @@
 /**
- * Writes the pages of docs/ that the program knows best: the commands, who may call what, what is audited. With `--check`
- * it writes nothing and fails when a page is out of date.
+ * Writes the pages of docs/ that the program knows best: the commands, who may call what, what is audited, what is bounded.
+ * With `--check` it writes nothing and fails when a page is out of date.
  */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -12,6 +12,7 @@ import { readIfExists } from '../common/files.js';
 import { packageRoot } from '../common/package.js';
 import { buildProgram as buildCoordinator } from '../coordinator/program.js';
 import { auditPage } from './docs/audit-page.js';
+import { limitsPage } from './docs/limits-page.js';
 import { rolesPage } from './docs/roles-page.js';
 
 /** The programs of the page, in its order. */
@@ -62,6 +63,7 @@ const PAGES: Readonly<Record<string, string>> = {
   'cli.md': await cliPage(),
   'roles.md': rolesPage(),
   'audit.md': auditPage(),
+  'limits.md': limitsPage(),
 };
 
 for (const [name, page] of Object.entries(PAGES)) {

@@ -253,7 +253,7 @@ function checkCount(count: number, limits: SpecLimits): number {
     return refuse('the job has no tasks', 'give at least one item or index');
   if (count > limits.tasksMax)
     refuse(
-      `the job has ${count.toLocaleString('en')} tasks, more than the ${limits.tasksMax.toLocaleString('en')} one job may have`,
+      `the job has ${count.toLocaleString('en')} tasks, more than the ${limits.tasksMax.toLocaleString('en')} one job may have (--max-job-tasks)`,
       'split it into several jobs, or let each task do more',
     );
   return count;
@@ -285,7 +285,10 @@ function inRange(what: string, value: number, min: number, max: number, flag: st
 function checkFiles(files: readonly StagedFile[], task: string, limits: SpecLimits): void {
   const whose = ` of ${task}`;
   if (files.length > limits.filesMax)
-    refuse(`${files.length} files are staged${whose}, more than ${limits.filesMax}`, 'pack them into one archive');
+    refuse(
+      `${files.length} files are staged${whose}, more than ${limits.filesMax} (--max-task-files)`,
+      'pack them into one archive',
+    );
   const taken = new Map<string, 'file' | 'folder'>();
   for (const { path, digest, sizeBytes } of files) {
     const fault = pathFault(path);
@@ -329,4 +332,4 @@ export function pathFault(path: string): string | undefined {
 }
 
 /** For messages: short, and without control characters that would act on a terminal. */
-const printable = (text: string): string => text.replace(/\p{C}/gu, '?').slice(0, 80);
+export const printable = (text: string): string => text.replace(/\p{C}/gu, '?').slice(0, 80);

@@ -31,7 +31,7 @@ import type { Logger } from '../../common/log.js';
 import type { Credential } from '../../link/credentials.js';
 import { Census, type Kind } from './census.js';
 import { listenError } from './listen.js';
-import { DEFAULT_LIMITS, type DoorLimits } from './limits.js';
+import { type DoorLimits, NOBODY_MESSAGE_BYTES_MAX, NOBODY_SESSION_MEMORY_MB, NOBODY_STREAMS_MAX } from './limits.js';
 import { identify, NOBODY, type Peer, plainAddress } from './peer.js';
 import { RefusalLog } from './refusal-log.js';
 
@@ -48,7 +48,9 @@ export interface DoorOptions {
   port: number;
   /** An address of this machine; all of them, IPv4 and IPv6, when absent. */
   host?: string | undefined;
-  limits?: Partial<DoorLimits>;
+  limits: DoorLimits;
+  /** How long calls that are under way get to end when the door closes; two seconds when absent. */
+  drainMs?: number;
   /** A reason to refuse an identity at the door, such as its revocation. */
   refuse?: (identity: Identity) => string | undefined;
 }
@@ -58,6 +60,8 @@ export interface CallLike {
   getPeer(): string;
   getAuthContext(): { sslPeerCertificate?: PeerCertificate } | null;
 }
+
+const DRAIN_MS = 2000;
 
 interface Connection {
   raw: Socket;
@@ -88,13 +92,13 @@ export class Door implements Service {
 
   constructor(options: DoorOptions) {
     this.#options = options;
-    this.#limits = { ...DEFAULT_LIMITS, ...options.limits };
-    this.#census = new Census(this.#limits);
+    this.#limits = options.limits;
+    this.#census = new Census(this.#limits, options.clock);
     this.#refusals = new RefusalLog(options.log, options.clock);
     const limits = this.#limits;
     this.#grpc = {
       identity: this.#makeGrpc(limits.streamsMax, limits.messageBytesMax, limits.sessionMemoryMb),
-      nobody: this.#makeGrpc(limits.nobodyStreamsMax, limits.nobodyMessageBytesMax, 1),
+      nobody: this.#makeGrpc(NOBODY_STREAMS_MAX, NOBODY_MESSAGE_BYTES_MAX, NOBODY_SESSION_MEMORY_MB),
     };
     this.#roots = chainFromPem(options.credential.root);
     this.#tls = createTlsServer({
@@ -213,7 +217,7 @@ export class Door implements Service {
     if (!connection) return;
     connection.timer.cancel();
     this.#connections.delete(key);
-    this.#census.leave(connection.address, connection.kind);
+    this.#census.leave(connection.address, connection.kind, nameOf(connection.peer));
     this.#refusedPeers.delete(peerNameOf(key));
     if (this.#connections.size === 0) this.#emptied?.();
   }
@@ -231,7 +235,7 @@ export class Door implements Service {
     const peer = identify(socket, { meshId, roots: this.#roots, nowMs: () => clock.wallMs(), refuse });
     const kind = peer.kind === 'identity' ? 'identity' : 'nobody';
     if (peer.kind === 'refused') this.#refusals.refused('door.refused', connection.address, peer.reason);
-    const problem = this.#census.become(connection.address, kind);
+    const problem = this.#census.become(connection.address, kind, nameOf(peer));
     if (problem !== undefined) {
       this.#refusals.refused('door.crowded', connection.address, problem);
       socket.destroy();
@@ -267,7 +271,7 @@ export class Door implements Service {
     });
     const drained = new AbortController();
     void Promise.all([empty, ...servers.map(shutDown)]).then(() => drained.abort());
-    await pause(clock, this.#limits.drainMs, drained.signal);
+    await pause(clock, this.#options.drainMs ?? DRAIN_MS, drained.signal);
     for (const { raw, tls } of this.#connections.values()) (tls ?? raw).destroy();
     for (const server of servers) server.forceShutdown();
     // Ends the timeouts that `listening` started; it says that it was not running, which is true.
@@ -295,6 +299,8 @@ function contextOf({ certificateChain, privateKey, root }: Credential) {
 
 /** '' when the peer is already gone. */
 const addressOf = (socket: Socket): string => plainAddress(socket.remoteAddress ?? '');
+
+const nameOf = (peer: Peer): string => (peer.kind === 'identity' ? `${peer.identity.role}/${peer.identity.name}` : '');
 
 /** Remote end first, as `getPeer` of grpc-js prints it. */
 const tupleOf = (socket: Socket): string =>

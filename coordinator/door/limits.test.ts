@@ -9,6 +9,7 @@ import { systemClock } from '../../common/clock.js';
 import type { MeshError } from '../../common/errors.js';
 import { silentLogger } from '../../common/log.js';
 import { ManualClock } from '../../test/support/manual-clock.js';
+import { testDoorLimits } from '../../test/support/limits.js';
 import { makeTestMesh } from '../../test/support/test-mesh.js';
 import {
   agent,
@@ -152,6 +153,7 @@ test('a port that is taken, an address that is not ours', async (t) => {
       log: silentLogger,
       http: createHttpServer(),
       register: () => undefined,
+      limits: testDoorLimits(),
       port: 0,
       ...options,
     });

@@ -13,8 +13,9 @@ export class RefusalLog {
     private readonly clock: Clock,
   ) {}
 
-  refused(event: string, address: string, reason: string): void {
-    const key = `${event} ${address} ${reason}`;
+  /** @param who an address, or an identity as `role/name` */
+  refused(event: string, who: string, reason: string): void {
+    const key = `${event} ${who} ${reason}`;
     const nowMs = this.clock.monotonicMs();
     const seen = this.#seen.get(key);
     if (seen && nowMs - seen.saidAtMs < QUIET_MS) {
@@ -24,7 +25,15 @@ export class RefusalLog {
     if (this.#seen.size >= KEYS_MAX) this.#forgetOld(nowMs);
     if (!seen && this.#seen.size >= KEYS_MAX) return;
     this.#seen.set(key, { saidAtMs: nowMs, since: 0 });
-    this.log.warn({ event, address, reason, ...(seen?.since ? { repeated: seen.since } : {}) }, reason);
+    this.log.warn(
+      {
+        event,
+        [who.includes('/') ? 'caller' : 'address']: who,
+        reason,
+        ...(seen?.since ? { repeated: seen.since } : {}),
+      },
+      reason,
+    );
   }
 
   #forgetOld(nowMs: number): void {

@@ -12,11 +12,13 @@ import { type Caller, PATH_ROLES } from '../rpc/roles.js';
 import { actorOf, type Audit } from '../services/audit.js';
 import type { Denylist } from '../services/denylist.js';
 import type { Metrics } from '../services/metrics.js';
+import { type Throttle, Throttled } from '../services/throttle.js';
 
 export interface HttpOptions {
   peerOf: (socket: Socket) => Peer;
   denylist: Denylist;
   audit: Pick<Audit, 'tally'>;
+  throttle: Throttle;
   metrics: Metrics;
   log: Logger;
   /** What keeps this coordinator from serving, or undefined when it leads and the database answers. */
@@ -28,8 +30,13 @@ export interface HttpSurface {
   app: FastifyInstance;
 }
 
+/** Of a connection on which nothing moves. */
+const SILENCE_MS_MAX = 60_000;
+
 export async function makeHttp(options: HttpOptions): Promise<HttpSurface> {
   const server = createServer({ headersTimeout: 10_000, requestTimeout: 30_000, keepAliveTimeout: 30_000 });
+  // Also of a peer that asked and does not read the answer.
+  server.setTimeout(SILENCE_MS_MAX);
   const app = Fastify({
     serverFactory: (handler) => server.on('request', handler),
     bodyLimit: 64 * 1024,
@@ -55,14 +62,21 @@ export async function makeHttp(options: HttpOptions): Promise<HttpSurface> {
 }
 
 async function admit(options: HttpOptions, request: FastifyRequest, reply: FastifyReply): Promise<void> {
+  const peer = options.peerOf(request.socket);
+  const identity = peer.kind === 'identity' ? peer.identity : undefined;
+  const address = plainAddress(request.socket.remoteAddress ?? '');
+  try {
+    options.throttle.request(identity, address);
+  } catch (error) {
+    if (error instanceof Throttled) void reply.header('retry-after', Math.ceil(error.retryMs / 1000));
+    return problem(reply, 429, 'too many requests', toMeshError(error).message);
+  }
   const path = request.routeOptions.url ?? '';
   const allowed = PATH_ROLES[path];
   if (allowed === 'anyone' || allowed === undefined) return;
-  const peer = options.peerOf(request.socket);
-  const identity = peer.kind === 'identity' ? peer.identity : undefined;
   const refusal = refusalOf(options, peer, allowed, path);
   if (!refusal) return;
-  const actor = actorOf({ identity, address: plainAddress(request.socket.remoteAddress ?? '') });
+  const actor = actorOf({ identity, address });
   const { status, title, detail } = refusal;
   options.log.warn({ event: 'http.denied', path, caller: actor.name, address: actor.address, why: detail });
   options.audit.tally(actor, 'call.denied', path, { why: detail });

@@ -1,7 +1,8 @@
 /** Staged files: what is known of them, and their bytes where the database keeps those. */
 
 export interface BlobStore {
-  missing(digests: string[]): Promise<string[]>;
+  /** Of those that are stored. */
+  sizes(digests: string[]): Promise<Map<string, number>>;
   /** Stored now; known ones count as used now. */
   record(blobs: readonly { digest: string; sizeBytes: number }[]): Promise<void>;
   unusedSince(ms: number, limit: number): Promise<string[]>;

@@ -149,6 +149,8 @@ export interface TaskStore {
   ): Promise<{ index: number; status: TaskStatus; resultJson: string | undefined; output: Uint8Array | undefined }[]>;
   /** The stored input of each given task, by position. */
   inputs(refs: readonly TaskRef[]): Promise<(string | undefined)[]>;
+  /** What results and output of a job take, of all its attempts, as they are stored. */
+  storedBytes(job: number): Promise<number>;
   /** How many distinct nodes, other than the given one, were lost while they ran each given task, by position. */
   nodesLost(refs: readonly (TaskRef & { node: number })[]): Promise<number[]>;
   /** Inputs of the tasks that did not complete, in index order, for a retry. */

@@ -1,5 +1,6 @@
 import type { ServerDuplexStream } from '@grpc/grpc-js';
 import { MeshError } from '../../common/errors.js';
+import type { Clock } from '../../common/clock.js';
 import type { Logger } from '../../common/log.js';
 import {
   type AgentServiceServer,
@@ -14,12 +15,15 @@ import {
 import type { Admission } from '../services/admission.js';
 import type { BlobDepot } from '../services/blob-depot.js';
 import type { Fleet } from '../services/fleet.js';
+import type { Limits } from '../services/limits.js';
 import type { LogIntake } from '../services/log-intake.js';
 import type { Results } from '../services/results.js';
-import { type AgentSession, fromRefs } from '../services/session.js';
+import { type AgentSession, fromRefs, type Send } from '../services/session.js';
+import type { Throttle } from '../services/throttle.js';
 import type { Vitals } from '../services/vitals.js';
 import type { CallContext, Gate } from './authorize.js';
 import { checkHello, checkMessage } from './session-rules.js';
+import { Valve } from './valve.js';
 
 /** What serves agents while this coordinator leads; asked for anew by each call, and refused with NOT_LEADER otherwise. */
 export interface AgentPlane {
@@ -34,11 +38,16 @@ export interface AgentPlane {
 export interface AgentServiceOptions {
   plane: AgentPlane;
   gate: Gate;
+  throttle: Throttle;
+  limits: Limits;
+  clock: Clock;
   log: Logger;
 }
 
 /** Log messages of one stream in flight; the stream is paused beyond that. */
 const LOG_WRITES_MAX = 8;
+/** Messages that wait for an agent to read them: several times what one that was stopped for a lease is owed. */
+const UNREAD_MAX = 4096;
 
 export function makeAgentService(options: AgentServiceOptions): AgentServiceServer {
   const { gate } = options;
@@ -63,11 +72,14 @@ function runSession(
   call: ServerDuplexStream<SessionRequest, SessionResponse>,
   context: CallContext,
 ): Promise<void> {
-  const { log } = options;
+  const { log, limits, throttle, clock } = options;
   // The parts of this term: whoever leads next has sessions of its own.
   const { admission, fleet, results, vitals } = options.plane;
   const { identity } = context;
   if (!identity) throw new MeshError('UNAUTHENTICATED', 'a session needs a certificate');
+  throttle.session(identity);
+  const messages = throttle.messagesOf(identity);
+  const valve = new Valve(call, clock);
   let session: AgentSession | undefined;
   let isOver = false;
 
@@ -94,28 +106,36 @@ function runSession(
       reject(error);
       over(false);
     };
+    const send: Send = (body) => {
+      if (call.writableLength <= UNREAD_MAX) call.write({ body });
+      else if (!isOver) refuse(new MeshError('PROTOCOL', 'the agent does not read what it is told'));
+    };
+    /** Reads on when the database has caught up with what it reported. */
+    const catchUp = (owing: AgentSession) => {
+      if (owing.owedBytes <= limits.maxSessionBacklog || owing.isHeld) return;
+      owing.hold(limits.maxSessionBacklog / 2, valve.hold());
+    };
     let greeted = false;
     const greet = async (message: SessionRequest) => {
       const hello = checkHello(message);
       greeted = true;
-      call.pause();
-      session = await admission.admit(
-        identity,
-        hello,
-        (body) => call.write({ body }),
-        () => call.end(),
-      );
-      call.resume();
+      const release = valve.hold();
+      session = await admission.admit(identity, hello, send, () => call.end());
+      release();
       // The agent may be gone by now, and nobody would say so again.
       if (isOver) over(false);
     };
     const hear = (message: SessionRequest) => {
-      if (session) return handle({ fleet, results, vitals }, session, checkMessage(message));
+      if (session) {
+        handle({ fleet, results, vitals }, session, checkMessage(message));
+        return catchUp(session);
+      }
       if (greeted) throw new MeshError('PROTOCOL', 'the agent spoke again before it was welcomed');
       greet(message).catch(refuse);
     };
     call.on('data', (message: SessionRequest) => {
       if (isOver) return;
+      valve.spend(messages, 1);
       try {
         hear(message);
       } catch (error) {
@@ -155,13 +175,17 @@ function handle(
 }
 
 function takeLogs(
-  { plane: { fleet, logIntake } }: AgentServiceOptions,
+  { plane: { fleet, logIntake }, throttle, clock }: AgentServiceOptions,
   call: ServerDuplexStream<StreamLogsRequest, StreamLogsResponse>,
   context: CallContext,
 ): Promise<void> {
-  const node = context.identity && fleet.byName(context.identity.name);
+  const { identity } = context;
+  const node = identity && fleet.byName(identity.name);
   if (!node) throw new MeshError('NOT_READY', 'open a session first');
+  const output = throttle.outputOf(identity);
+  const valve = new Valve(call, clock);
   let writing = 0;
+  let release: (() => void) | undefined;
   let ended = false;
   return new Promise((resolve, reject) => {
     const end = () => {
@@ -170,12 +194,17 @@ function takeLogs(
       resolve();
     };
     call.on('data', (request: StreamLogsRequest) => {
-      if (++writing >= LOG_WRITES_MAX) call.pause();
-      logIntake.write(node.row.seq, request).then((response) => {
-        if (--writing < LOG_WRITES_MAX) call.resume();
-        call.write(response);
+      if (++writing >= LOG_WRITES_MAX) release ??= valve.hold();
+      valve.spend(output, sizeOf(request));
+      // One that does not read its answers is not read either.
+      const answered = () => {
+        if (--writing < LOG_WRITES_MAX) {
+          release?.();
+          release = undefined;
+        }
         end();
-      }, reject);
+      };
+      logIntake.write(node.row.seq, request).then((response) => call.write(response, answered), reject);
     });
     // What was taken is acknowledged before the stream ends.
     call.on('end', () => {
@@ -186,3 +215,9 @@ function takeLogs(
     call.on('cancelled', () => resolve());
   });
 }
+
+/** A message costs something even when there is nothing in it. */
+const MESSAGE_BYTES_MIN = 256;
+
+const sizeOf = ({ chunks }: StreamLogsRequest): number =>
+  chunks.reduce((bytes, { data }) => bytes + data.length, MESSAGE_BYTES_MIN);

@@ -11,6 +11,7 @@ import { EnrollServiceService } from '../../proto/gen/mesh/v1/enroll.js';
 import { MeshServiceService } from '../../proto/gen/mesh/v1/mesh.js';
 import { NamespaceServiceService } from '../../proto/gen/mesh/v1/namespace.js';
 import { NodeServiceService } from '../../proto/gen/mesh/v1/node.js';
+import { testThrottle } from '../../test/support/limits.js';
 import { identityOf } from '../../test/support/plane.js';
 import type { CallLike } from '../door/door.js';
 import type { Peer } from '../door/peer.js';
@@ -74,7 +75,10 @@ function gateFor(peer: Peer | (() => Peer), refused?: MeshError): Gate {
   const audit = {
     tally: (actor: Actor, action: string, target: string) => void denied.push([actor.name, action, target]),
   };
-  return new Gate({ peerOf: () => (typeof peer === 'function' ? peer() : peer), denylist, audit, log: silentLogger });
+  return new Gate({
+    peerOf: () => (typeof peer === 'function' ? peer() : peer),
+    ...{ denylist, audit, throttle: testThrottle(), log: silentLogger },
+  });
 }
 
 const holder = (role: Role): Peer => ({ kind: 'identity', identity: identityOf(role, 'someone') });

@@ -23,6 +23,7 @@ import type { CallLike } from '../door/door.js';
 import { type Peer, plainAddress } from '../door/peer.js';
 import { actorOf, type Audit } from '../services/audit.js';
 import type { Denylist } from '../services/denylist.js';
+import type { Throttle } from '../services/throttle.js';
 import { type Caller, METHOD_ROLES } from './roles.js';
 
 /** What a handler knows of its caller. */
@@ -38,6 +39,7 @@ export interface GateOptions {
   denylist: Denylist;
   /** Hears of every call that is refused here. */
   audit: Pick<Audit, 'tally'>;
+  throttle: Throttle;
   log: Logger;
   /** Where the mesh may be reached, for people who would otherwise know one coordinator of several; empty for one. */
   coordinators?: () => readonly string[];
@@ -46,11 +48,13 @@ export interface GateOptions {
 export class Gate {
   constructor(private readonly options: GateOptions) {}
 
-  /** @throws MeshError UNAUTHENTICATED, REVOKED, BAD_CERTIFICATE or DENIED */
+  /** Counts as one request. @throws MeshError OVERLOADED, UNAUTHENTICATED, REVOKED, BAD_CERTIFICATE or DENIED */
   admit(path: string, call: CallLike): CallContext {
     const address = plainAddress(call.getPeer().replace(/:\d+$/, ''));
     const peer = this.options.peerOf(call);
     const identity = peer.kind === 'identity' ? peer.identity : undefined;
+    // First, and not logged one by one: whoever is refused below is refused no faster than others are served.
+    this.options.throttle.request(identity, address);
     const context: CallContext = { identity, role: identity?.role ?? 'nobody', address };
     try {
       if (peer.kind === 'refused') throw new MeshError('UNAUTHENTICATED', peer.reason);
@@ -77,8 +81,7 @@ export class Gate {
     handle: (request: Request, context: CallContext) => Promise<Response>,
   ): handleUnaryCall<Request, Response> {
     return (call: ServerUnaryCall<Request, Response>, callback) => {
-      this.#run(async () => {
-        const context = this.admit(path, call);
+      this.#run(path, call, async (context) => {
         this.#tellWhere(call, context);
         return handle(call.request, context);
       }).then(
@@ -97,8 +100,8 @@ export class Gate {
       const gone = new AbortController();
       call.on('cancelled', () => gone.abort());
       call.on('error', () => gone.abort());
-      this.#run(async () => {
-        for await (const message of handle(call.request, this.admit(path, call), gone.signal)) {
+      this.#run(path, call, async (context) => {
+        for await (const message of handle(call.request, context, gone.signal)) {
           if (gone.signal.aborted) return;
           if (!call.write(message)) await drained(call, gone.signal);
         }
@@ -114,7 +117,7 @@ export class Gate {
     handle: (requests: AsyncIterable<Request>, context: CallContext) => Promise<Response>,
   ): handleClientStreamingCall<Request, Response> {
     return (call: ServerReadableStream<Request, Response>, callback) => {
-      this.#run(async () => handle(toTheEnd(call), this.admit(path, call))).then(
+      this.#run(path, call, (context) => handle(toTheEnd(call), context)).then(
         (response) => callback(null, response),
         (error: unknown) => callback(this.report(path, error)),
       );
@@ -126,7 +129,7 @@ export class Gate {
     handle: (call: ServerDuplexStream<Request, Response>, context: CallContext) => Promise<void>,
   ): handleBidiStreamingCall<Request, Response> {
     return (call: ServerDuplexStream<Request, Response>) => {
-      this.#run(async () => handle(call, this.admit(path, call))).catch((error: unknown) => {
+      this.#run(path, call, (context) => handle(call, context)).catch((error: unknown) => {
         call.emit('error', this.report(path, error));
       });
     };
@@ -139,9 +142,15 @@ export class Gate {
       call.sendMetadata(nameCoordinators(new Metadata(), coordinators));
   }
 
-  /** Turns a synchronous throw into a rejection. */
-  async #run<T>(body: () => Promise<T>): Promise<T> {
-    return body();
+  /** The call, from its admission to its end. */
+  async #run<T>(path: string, call: CallLike, body: (context: CallContext) => Promise<T>): Promise<T> {
+    const context = this.admit(path, call);
+    const end = this.options.throttle.call(context.identity);
+    try {
+      return await body(context);
+    } finally {
+      end();
+    }
   }
 }
 

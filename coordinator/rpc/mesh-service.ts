@@ -11,6 +11,7 @@ import type { LogReader } from '../services/log-reader.js';
 import type { Queries } from '../services/queries.js';
 import type { Resubmission } from '../services/resubmission.js';
 import type { Roster } from '../services/roster.js';
+import type { Uploads } from '../services/uploads.js';
 import type { Vitals } from '../services/vitals.js';
 import type { Identity } from '../../common/identity/identity.js';
 import type { Ledger } from '../core/ledger.js';
@@ -45,6 +46,7 @@ export interface LeadingPlane {
   readonly explain: Explain;
   readonly fleet: Fleet;
   readonly ledger: Ledger;
+  readonly uploads: Uploads;
   readonly vitals: Vitals;
 }
 
@@ -80,10 +82,14 @@ function jobMethods({
         return { digests: await plane.blobs.missing(digests) };
       },
     ),
-    putBlob: gate.clientStream<api.PutBlobRequest, api.PutBlobResponse>(Mesh.putBlob.path, async (requests) => {
-      plane.lead();
-      return { stored: await receiveBlobs(plane.blobs, requests) };
-    }),
+    putBlob: gate.clientStream<api.PutBlobRequest, api.PutBlobResponse>(
+      Mesh.putBlob.path,
+      async (requests, context) => {
+        const { role, name } = callerOf(context);
+        const meter = plane.lead().uploads.begin(`${role}/${name}`);
+        return { stored: await receiveBlobs(plane.blobs, requests, meter) };
+      },
+    ),
     cancelJob: gate.unary<api.CancelJobRequest, api.CancelJobResponse>(Mesh.cancelJob.path, async ({ id }, context) => {
       const caller = callerOf(context);
       const { cancellation, queries } = plane.lead();

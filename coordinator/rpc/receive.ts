@@ -5,6 +5,7 @@ import type { JobRow } from '../ports.js';
 import { actorOf } from '../services/audit.js';
 import type { BlobDepot } from '../services/blob-depot.js';
 import type { Intake } from '../services/intake.js';
+import type { UploadMeter } from '../services/uploads.js';
 import { callerOf } from './authority-services.js';
 import type { CallContext } from './authorize.js';
 
@@ -47,16 +48,26 @@ async function* itemsOf(
 }
 
 /** Several blobs on one stream, each begun by a message with its digest. Returns how many were stored. */
-export async function receiveBlobs(depot: BlobDepot, requests: AsyncIterable<PutBlobRequest>): Promise<number> {
+export async function receiveBlobs(
+  depot: BlobDepot,
+  requests: AsyncIterable<PutBlobRequest>,
+  meter: UploadMeter,
+): Promise<number> {
   const upload = depot.upload();
   try {
     for await (const { digest, data } of requests) {
-      if (digest !== '') await upload.begin(digest);
+      if (digest !== '') {
+        await upload.begin(digest);
+        meter.done();
+      }
+      await meter.add(data.length);
       await upload.append(data);
     }
     return await upload.finish();
   } catch (error) {
     await upload.abandon();
     throw error;
+  } finally {
+    meter.done();
   }
 }

@@ -11,6 +11,8 @@ import type { AuditReader } from '../services/audit-reader.js';
 import { type AgentPlane, makeAgentService } from './agent-service.js';
 import { makeAuditService } from './audit-service.js';
 import { type AuthorityPlane, makeCaService, makeEnrollService } from './authority-services.js';
+import type { Clock } from '../../common/clock.js';
+import type { Limits } from '../services/limits.js';
 import { assertCovered, Gate, type GateOptions } from './authorize.js';
 import { makeMeshService, type MeshPlane } from './mesh-service.js';
 import { makeNamespaceService, type NamespacePlane } from './namespace-service.js';
@@ -26,14 +28,21 @@ type Plane = AgentPlane &
 export function registerServices(
   server: Server,
   plane: Plane,
-  options: { meshId: string; peerOf: GateOptions['peerOf']; log: Logger },
+  options: {
+    meshId: string;
+    peerOf: GateOptions['peerOf'];
+    throttle: GateOptions['throttle'];
+    limits: Limits;
+    clock: Clock;
+    log: Logger;
+  },
 ): void {
-  const { meshId, peerOf, log } = options;
+  const { meshId, peerOf, throttle, limits, clock, log } = options;
   const { roster } = plane;
   const coordinators = () => (roster.alone ? [] : roster.addresses());
-  const gate = new Gate({ peerOf, denylist: plane.denylist, audit: plane.audit, log, coordinators });
+  const gate = new Gate({ peerOf, denylist: plane.denylist, audit: plane.audit, throttle, log, coordinators });
   const services = [
-    [AgentServiceService, makeAgentService({ plane, gate, log })],
+    [AgentServiceService, makeAgentService({ plane, gate, throttle, limits, clock, log })],
     [MeshServiceService, makeMeshService({ plane, gate })],
     [NodeServiceService, makeNodeService(gate, plane)],
     [CaServiceService, makeCaService(gate, plane)],

@@ -2,13 +2,15 @@ import { mkdirSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test, type Test } from 'tap';
+import { testLimits } from '../../test/support/limits.js';
 import { temporaryDirectory } from '../../test/support/plane.js';
 import { digestOf } from '../../test/support/store-fixtures.js';
 import { withStore } from '../../test/support/postgres.js';
-import { receiveBlobs } from '../rpc/receive.js';
+import { receiveBlobs as receive } from '../rpc/receive.js';
 import { BLOB_PART_BYTES } from '../ports.js';
 import { BlobContent } from './blob-content.js';
 import { BlobDepot } from './blob-depot.js';
+import { Uploads } from './uploads.js';
 
 async function openDepot(t: Test, sizeBytesMax = 1000) {
   const { blobs } = await withStore(t);
@@ -19,6 +21,11 @@ async function openDepot(t: Test, sizeBytesMax = 1000) {
 async function* messages(...given: [digest: string, data: string][]) {
   for (const [digest, data] of given) yield { digest, data: Buffer.from(data) };
 }
+
+const roomy = new Uploads(testLimits(), async () => true);
+
+const receiveBlobs = (depot: BlobDepot, requests: Parameters<typeof receive>[1]): Promise<number> =>
+  receive(depot, requests, roomy.begin('submitter/anna'));
 
 async function textOf(depot: BlobDepot, digest: string): Promise<string> {
   const pieces: Buffer[] = [];

@@ -38,14 +38,19 @@ export class BlobDepot {
 
   /** The given digests that must still be uploaded, each once. @throws MeshError BAD_SPEC for a malformed digest */
   async missing(digests: readonly string[]): Promise<string[]> {
+    return (await this.look(digests)).missing;
+  }
+
+  /** The same, with the sizes of those that are known. */
+  async look(digests: readonly string[]): Promise<{ missing: string[]; sizes: ReadonlyMap<string, number> }> {
     const wanted = [...new Set(digests)];
     for (const digest of wanted) this.#path(digest);
-    const unknown = new Set(await this.#store.missing(wanted));
-    const present = wanted.filter((digest) => !unknown.has(digest));
+    const sizes = await this.#store.sizes(wanted);
+    const present = wanted.filter((digest) => sizes.has(digest));
     await this.#store.touch(present);
     const absent = this.#content && new Set(await this.#content.absent(present));
     const isHere = (digest: string) => (absent ? !absent.has(digest) : existsSync(this.#path(digest)));
-    return wanted.filter((digest) => unknown.has(digest) || !isHere(digest));
+    return { missing: wanted.filter((digest) => !sizes.has(digest) || !isHere(digest)), sizes };
   }
 
   /** Takes any number of blobs, one after the other; nothing of one is visible until its digest was found right. */

@@ -103,6 +103,7 @@ test('a flood of addresses does not switch the throttle off', async (t) => {
       log: silentLogger,
       rootDigest: mesh.rootDigest,
       addressesMax: 10,
+      failuresPerMinute: 20,
       sharedDatabase: true,
       onOutcome: () => undefined,
     },

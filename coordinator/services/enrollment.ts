@@ -19,8 +19,6 @@ import type { Issuance } from './issuance.js';
 const TTL_MS_MAX = 30 * 86_400_000;
 const USES_MAX = 1000;
 const NAME_TRIES = 1000;
-/** Failed joins an address may make per minute; a guess hits a 128-bit secret, so this only spares the log and CPU. */
-const FAILURES_PER_MINUTE = 20;
 const ADDRESSES_MAX = 10_000;
 
 export interface EnrollmentOptions {
@@ -40,6 +38,8 @@ export interface EnrollmentOptions {
   /** Addresses whose failures are remembered, the oldest forgotten first; 10,000 when absent. */
   addressesMax?: number;
   onOutcome: (outcome: 'joined' | 'replayed' | 'waiting' | 'refused') => void;
+  /** Failed joins an address may make per minute; a guess hits a 128-bit secret, so this only spares the log and CPU. */
+  failuresPerMinute: number;
 }
 
 export interface Joining {
@@ -274,8 +274,10 @@ export class Enrollment {
     const entry = this.#failures.get(address);
     if (!entry) return;
     if (this.#options.clock.monotonicMs() - entry.sinceMs > 60_000) this.#failures.delete(address);
-    else if (entry.count >= FAILURES_PER_MINUTE)
-      throw new MeshError('OVERLOADED', 'too many refused joins from this address', { hint: 'wait a minute' });
+    else if (entry.count >= this.#options.failuresPerMinute)
+      throw new MeshError('OVERLOADED', `${address} had ${entry.count} joins refused within a minute`, {
+        hint: 'try again in a minute; the limit is --max-failed-joins of the coordinator',
+      });
   }
 
   #countFailure(address: string): void {

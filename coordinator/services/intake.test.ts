@@ -129,7 +129,7 @@ test('files that were not uploaded are named; uploaded ones pass', async (t) => 
   async function* upload() {
     yield { digest, data: Buffer.from('hello') };
   }
-  await receiveBlobs(plane.blobs, upload());
+  await receiveBlobs(plane.blobs, upload(), plane.lead().uploads.begin('submitter/anna'));
   t.equal((await plane.intake.submit(staged())).counts.total, 1);
 });
 

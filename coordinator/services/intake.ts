@@ -14,12 +14,14 @@ import type { StagedFile, TaskInput } from '../../proto/gen/mesh/v1/common.js';
 import type { JobSpec } from '../../proto/gen/mesh/v1/mesh.js';
 import { isTerminal } from '../core/job.js';
 import { costOf } from '../core/room.js';
-import { canonicalSpec, validateInput, validateSpec } from '../core/spec.js';
+import { canonicalSpec, printable, validateInput, validateSpec } from '../core/spec.js';
 import type { JobRow, Store } from '../ports.js';
 import type { Actor, Audit } from './audit.js';
 import type { BlobDepot } from './blob-depot.js';
 import type { Jobs } from './jobs.js';
+import { type Limits, shownLimit, specLimits } from './limits.js';
 import type { Namespaces } from './namespaces.js';
+import { StagedFiles } from './staged-files.js';
 
 const ROWS_PER_TURN = 10_000;
 /** A statement that nobody heard of any more may still be under way on the server for so long. */
@@ -38,7 +40,7 @@ export interface IntakeOptions {
   namespaces: Namespaces;
   /** Rows were made or a job came in: there may be work to place. */
   onWork: () => void;
-  liveJobsMax: number;
+  limits: Limits;
   /** False when the disk is too full to promise anything. */
   accepts: () => Promise<boolean>;
 }
@@ -82,12 +84,16 @@ export class Intake implements Service {
 
   /** Commits a job. @throws MeshError BAD_SPEC, OVERLOADED, DISK_FULL, QUOTA, IDEMPOTENCY_CONFLICT */
   async submit(submission: Submission): Promise<JobRow> {
-    const { store, audit, jobs, clock, log, epoch, liveJobsMax, accepts, namespaces } = this.#options;
-    const { spec, executor, resources } = validateSpec(submission.spec);
+    const { store, audit, jobs, clock, log, epoch, limits, accepts, namespaces } = this.#options;
+    const { spec, executor, resources } = validateSpec(submission.spec, specLimits(limits));
     if (!(await accepts()))
       throw new MeshError('DISK_FULL', 'the coordinator is short of disk space and takes no new jobs');
-    if (jobs.size >= liveJobsMax)
-      throw new MeshError('OVERLOADED', `${jobs.size} jobs are waiting or running, the most this mesh takes`);
+    if (jobs.size >= limits.maxLiveJobs) {
+      const max = shownLimit(limits, 'maxLiveJobs');
+      throw new MeshError('OVERLOADED', `${max} jobs are waiting or running, the most this mesh takes`, {
+        hint: 'try again when some have ended; the limit is --max-live-jobs of the coordinator',
+      });
+    }
     await this.#requireBlobs(spec);
 
     const hash = createHash('sha256').update(JSON.stringify(canonicalSpec(spec)));
@@ -95,7 +101,7 @@ export class Intake implements Service {
     let digest: string | undefined;
     const id = makeId(clock.wallMs());
     const namespace = namespaces.nameOf(submission.submitter);
-    const files = new StagedFiles();
+    const files = new StagedFiles(limits);
     let admitted: { release: () => void } | undefined;
     const { job, created } = await store.jobs
       .create(
@@ -164,11 +170,14 @@ export class Intake implements Service {
     files: StagedFiles,
   ): AsyncGenerator<string[]> {
     const { spec } = submission;
+    const limits = specLimits(this.#options.limits);
     let count = 0;
     for await (const batch of submission.items) {
-      batch.forEach((item, position) => validateInput(item, count + position, executor));
-      for (const item of batch) files.add(item.files);
-      await this.#requireStored(batch.flatMap((item) => item.files.map((file) => file.digest)));
+      batch.forEach((item, position) => {
+        validateInput(item, count + position, executor, limits);
+        files.add(count + position, item.files);
+      });
+      await this.#requireStored(batch.flatMap((item) => item.files));
       const chunk = batch.map((item) => JSON.stringify(item));
       for (const text of chunk) hash.update(text).update('\n');
       count += batch.length;
@@ -180,14 +189,24 @@ export class Intake implements Service {
   }
 
   async #requireBlobs(spec: JobSpec): Promise<void> {
-    if (spec.work?.$case === 'function') await this.#requireStored([spec.work.value.moduleDigest]);
+    if (spec.work?.$case !== 'function') return;
+    const { missing } = await this.#options.blobs.look([spec.work.value.moduleDigest]);
+    if (missing.length > 0) throw notUploaded(missing);
   }
 
-  async #requireStored(digests: string[]): Promise<void> {
-    if (digests.length === 0) return;
-    const missing = await this.#options.blobs.missing(digests);
-    if (missing.length > 0)
-      throw new MeshError('BAD_SPEC', `${missing.length} files of the job were not uploaded, such as ${missing[0]}`);
+  /** All are here, and as large as the job says: what is counted and shown must be what is sent. */
+  async #requireStored(files: StagedFile[]): Promise<void> {
+    if (files.length === 0) return;
+    const { missing, sizes } = await this.#options.blobs.look(files.map((file) => file.digest));
+    if (missing.length > 0) throw notUploaded(missing);
+    for (const { path, digest, sizeBytes } of files) {
+      if (sizes.get(digest) !== sizeBytes)
+        throw new MeshError(
+          'BAD_SPEC',
+          `the staged file "${printable(path)}" has ${sizes.get(digest)} bytes, not the ${sizeBytes} the job says`,
+          { hint: 'name the size of the file whose digest is given' },
+        );
+    }
   }
 
   async #materialise(): Promise<void> {
@@ -211,19 +230,5 @@ export class Intake implements Service {
   }
 }
 
-/** Different files are remembered up to this number; beyond it each counts as often as it is given. */
-const FILES_REMEMBERED_MAX = 100_000;
-
-/** How many bytes of files a job is given, each different one counted once. */
-class StagedFiles {
-  bytes = 0;
-  readonly #seen = new Set<string>();
-
-  add(files: readonly StagedFile[]): void {
-    for (const { digest, sizeBytes } of files) {
-      if (this.#seen.has(digest)) continue;
-      if (this.#seen.size < FILES_REMEMBERED_MAX) this.#seen.add(digest);
-      this.bytes += sizeBytes;
-    }
-  }
-}
+const notUploaded = (missing: readonly string[]): MeshError =>
+  new MeshError('BAD_SPEC', `${missing.length} files of the job were not uploaded, such as ${missing[0]}`);

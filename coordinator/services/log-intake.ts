@@ -1,10 +1,10 @@
 import type { Clock } from '../../common/clock.js';
 import type { Service } from '../../common/lifecycle.js';
 import type { StreamLogsRequest, StreamLogsResponse } from '../../proto/gen/mesh/v1/agent.js';
-import { Stream } from '../../proto/gen/mesh/v1/common.js';
+import { type OutputChunk, Stream } from '../../proto/gen/mesh/v1/common.js';
 import type { Ledger } from '../core/ledger.js';
 import type { Changes } from './changes.js';
-import type { Jobs } from './jobs.js';
+import type { Jobs, LiveJob } from './jobs.js';
 import type { AttemptLog, LogStore } from './log-store.js';
 
 /** Attempts whose log is open at a time, per coordinator; the least recently written is closed beyond that. */
@@ -16,6 +16,8 @@ export interface LogIntakeOptions {
   ledger: Ledger;
   changes: Changes;
   clock: Clock;
+  /** What the disk may hold of one job; beyond it output is left out. */
+  jobBytesMax: number;
 }
 
 /**
@@ -26,6 +28,8 @@ export class LogIntake implements Service {
   readonly name = 'log-intake';
   readonly #options: LogIntakeOptions;
   readonly #open = new Map<string, { log: AttemptLog; busy: Promise<void> }>();
+  /** What the disk holds of the live jobs that have written. */
+  readonly #jobBytes = new WeakMap<LiveJob, Promise<{ bytes: number }>>();
 
   constructor(options: LogIntakeOptions) {
     this.#options = options;
@@ -50,15 +54,41 @@ export class LogIntake implements Service {
     const live = jobs.get(job);
     const end = chunks.reduce((offset, chunk) => Math.max(offset, chunk.offset + chunk.data.length), 0);
     if (!attempt || !live) return { job, index, generation, storedOffset: end };
-    const entry = this.#entry(live.row.id, index, generation);
-    entry.busy = entry.busy.catch(() => undefined).then(() => entry.log.append(chunks));
-    await entry.busy;
+    const held = await this.#heldOf(live);
+    // Left out like the middle of a loud attempt; what travels with the result shows how much is missing.
+    const isFull = held.bytes >= this.#options.jobBytesMax;
+    const storedOffset = isFull ? end : await this.#store(live, request, chunks, held);
     if (changes.output.has(job)) {
       const startedAtMs = clock.wallMs() - (clock.monotonicMs() - (attempt.startedAtMs ?? attempt.assignedAtMs));
       const number = attempt.failures + attempt.losses + 1;
       changes.output.emit(job, { job, index, generation, attempt: number, startedAtMs, chunks, last: false });
     }
-    return { job, index, generation, storedOffset: entry.log.offset };
+    return { job, index, generation, storedOffset };
+  }
+
+  async #store(
+    live: LiveJob,
+    { index, generation }: StreamLogsRequest,
+    chunks: readonly OutputChunk[],
+    held: { bytes: number },
+  ): Promise<number> {
+    const entry = this.#entry(live.row.id, index, generation);
+    entry.busy = entry.busy
+      .catch(() => undefined)
+      .then(async () => {
+        held.bytes += await entry.log.append(chunks);
+      });
+    await entry.busy;
+    return entry.log.offset;
+  }
+
+  #heldOf(live: LiveJob): Promise<{ bytes: number }> {
+    let held = this.#jobBytes.get(live);
+    if (!held) {
+      held = this.#options.logs.bytesOf(live.row.id).then((bytes) => ({ bytes }));
+      this.#jobBytes.set(live, held);
+    }
+    return held;
   }
 
   #entry(jobId: string, index: number, generation: number): { log: AttemptLog; busy: Promise<void> } {

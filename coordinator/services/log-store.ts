@@ -6,7 +6,7 @@
  * Chunks that arrive twice are told by their offset and stored once.
  */
 import { existsSync } from 'node:fs';
-import { type FileHandle, mkdir, open, rm, stat, truncate } from 'node:fs/promises';
+import { type FileHandle, mkdir, open, readdir, rm, stat, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
 import { BinaryReader, BinaryWriter } from '@bufbuild/protobuf/wire';
 import { OutputChunk, Stream } from '../../proto/gen/mesh/v1/common.js';
@@ -39,7 +39,8 @@ export class AttemptLog {
     return this.#offset;
   }
 
-  async append(chunks: readonly OutputChunk[]): Promise<void> {
+  /** Returns by how much what the disk holds of it has grown, or shrunk. */
+  async append(chunks: readonly OutputChunk[]): Promise<number> {
     if (!this.#restored) await this.#restore();
     const writer = new BinaryWriter();
     let bytes = 0;
@@ -53,16 +54,19 @@ export class AttemptLog {
       bytes += fresh.data.length;
       offset = end;
     }
-    if (bytes === 0) return;
+    if (bytes === 0) return 0;
+    const frames = writer.finish();
+    let dropped = 0;
     try {
-      await this.#turnPart(bytes);
-      await this.#file?.appendFile(writer.finish());
+      dropped = await this.#turnPart(bytes);
+      await this.#file?.appendFile(frames);
     } catch (error) {
       await this.close().catch(() => undefined);
       throw error;
     }
     this.#offset = offset;
     this.#partBytes += bytes;
+    return frames.length - dropped;
   }
 
   /**
@@ -85,9 +89,10 @@ export class AttemptLog {
     this.#restored = true;
   }
 
-  async #turnPart(bytes: number): Promise<void> {
+  /** Returns how many bytes on disk are given up for it. */
+  async #turnPart(bytes: number): Promise<number> {
     const full = this.#partBytes > 0 && this.#partBytes + bytes > this.bytesMax / 2;
-    if (this.#file && !full) return;
+    if (this.#file && !full) return 0;
     if (full) {
       await this.#file?.close();
       this.#file = undefined;
@@ -96,7 +101,9 @@ export class AttemptLog {
     }
     const path = `${this.base}.${this.#part}`;
     await mkdir(join(path, '..'), { recursive: true, mode: 0o700 });
+    const dropped = full ? await sizeOf(path) : 0;
     this.#file = await open(path, full ? 'w' : 'a', 0o600);
+    return dropped;
   }
 
   /** Gives the file back; the next `append` looks at what is there. */
@@ -156,6 +163,14 @@ export class LogStore {
         yield chunk;
       }
     }
+  }
+
+  /** What the disk holds of a job. */
+  async bytesOf(jobId: string): Promise<number> {
+    const directory = join(this.directory, jobId);
+    let bytes = 0;
+    for (const name of await readdir(directory).catch(() => [])) bytes += await sizeOf(join(directory, name));
+    return bytes;
   }
 
   async removeJob(jobId: string): Promise<void> {

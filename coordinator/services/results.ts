@@ -22,7 +22,16 @@ import type { Jobs, LiveJob } from './jobs.js';
 import { NodeJudge } from './node-judge.js';
 import type { PipelineDelay } from './pipeline-delay.js';
 import { type AgentSession, toRefs } from './session.js';
-import { beganMs, blankFinished, type Report, settlementOf, toOutcome } from './settlement.js';
+import { ResultQuota } from './result-quota.js';
+import {
+  beganMs,
+  blankFinished,
+  payloadBytes,
+  type Report,
+  reportBytes,
+  settlementOf,
+  toOutcome,
+} from './settlement.js';
 import { Starts } from './starts.js';
 import { Unsaved } from './unsaved.js';
 
@@ -48,6 +57,8 @@ export interface ResultsOptions {
   onFailFast: (job: number, reason: string) => void;
   onStale: (count: number) => void;
   pipeline: PipelineDelay;
+  /** What results of one job may take. */
+  jobBytesMax: number;
   observe: ResultObserver;
 }
 
@@ -66,6 +77,7 @@ export class Results implements Service {
   readonly name = 'results';
   readonly #options: ResultsOptions;
   readonly #judge: NodeJudge;
+  readonly #quota: ResultQuota;
   readonly #finished: Batcher<Report>;
   readonly #unsaved: Unsaved<Report>;
   readonly #starts: Starts;
@@ -75,6 +87,7 @@ export class Results implements Service {
   constructor(options: ResultsOptions) {
     this.#options = options;
     this.#judge = new NodeJudge(options);
+    this.#quota = new ResultQuota(options);
     this.#finished = new Batcher({
       itemsMax: BATCH_MAX,
       flush: (items) => this.#settle(items),
@@ -87,7 +100,15 @@ export class Results implements Service {
     this.#starts = new Starts(options);
   }
 
-  async start(): Promise<void> {}
+  async start(): Promise<void> {
+    const { jobs, log } = this.#options;
+    for (const job of jobs.all()) {
+      // Nobody waits for it: a job of a million tasks takes a second.
+      this.#quota
+        .load(job)
+        .catch((error: unknown) => log.warn({ event: 'results.uncounted', job: job.row.id, err: error }));
+    }
+  }
 
   async stop(): Promise<void> {
     await this.settled();
@@ -103,9 +124,17 @@ export class Results implements Service {
 
   report(session: AgentSession, items: readonly Finished[]): void {
     const receivedMs = this.#options.clock.monotonicMs();
-    this.#finished.addAll(
-      items.map((finished) => ({ session, finished, outcome: toOutcome(finished.outcome), receivedMs })),
+    this.#take(
+      session,
+      items.map((finished) => ({ finished, outcome: toOutcome(finished.outcome), receivedMs })),
     );
+  }
+
+  /** What a session said; it owes them until they are settled. */
+  #take(session: AgentSession, reports: readonly Omit<Report, 'session' | 'sizeBytes'>[]): void {
+    const sized = reports.map((report) => ({ ...report, session, sizeBytes: reportBytes(report.finished) }));
+    session.owe(sized.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0));
+    this.#finished.addAll(sized);
   }
 
   started(session: AgentSession, items: readonly Started[]): void {
@@ -130,6 +159,7 @@ export class Results implements Service {
         outcome,
         finished: { ...blankFinished(attempt), error, ageMs: 0 },
         receivedMs,
+        sizeBytes: 0,
         fencedInMs,
       })),
     );
@@ -159,8 +189,9 @@ export class Results implements Service {
   retracted(session: AgentSession, refs: readonly TaskRef[], kept: readonly TaskRef[]): void {
     for (const ref of kept) this.#options.ledger.keep(ref, session.node);
     const receivedMs = this.#options.clock.monotonicMs();
-    this.#finished.addAll(
-      refs.map((ref) => ({ session, outcome: 'retracted' as const, finished: blankFinished(ref), receivedMs })),
+    this.#take(
+      session,
+      refs.map((ref) => ({ outcome: 'retracted' as const, finished: blankFinished(ref), receivedMs })),
     );
   }
 
@@ -188,7 +219,9 @@ export class Results implements Service {
         copied.add(key);
       }
       seen.add(attempt);
-      prepared.push({ ...report, attempt, settlement: this.#decide(report, attempt, nodesLost.get(attempt) ?? 0) });
+      const job = this.#options.jobs.get(attempt.job);
+      const fitting = job ? this.#quota.fit(report, job) : report;
+      prepared.push({ ...fitting, attempt, settlement: this.#decide(fitting, attempt, nodesLost.get(attempt) ?? 0) });
     }
     if (prepared.length > 0) {
       const settled = await copies.settle(
@@ -266,6 +299,7 @@ export class Results implements Service {
         return;
       }
       const job = jobs.get(attempt.job);
+      if (job) this.#quota.charge(job, payloadBytes(finished));
       if (settlement.to === 'RETRYING') observe.retried(outcome);
       if (outcome === 'succeeded' && job) {
         const runMs = finished.runUs / 1000;
@@ -316,7 +350,8 @@ export class Results implements Service {
 
   #acknowledge(reports: Report[]): void {
     const bySession = new Map<AgentSession, TaskRef[]>();
-    for (const { session, finished, outcome } of reports) {
+    for (const { session, finished, outcome, sizeBytes } of reports) {
+      session?.repay(sizeBytes);
       if (!session || outcome === 'retracted') continue;
       const refs = bySession.get(session);
       if (refs) refs.push(finished);

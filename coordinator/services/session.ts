@@ -46,6 +46,8 @@ export class AgentSession {
   readonly #bodies = new RecentSet<number, true>(SESSION_BODIES_MAX);
   #open = true;
   #told = '';
+  #owedBytes = 0;
+  #held: { untilBytes: number; release: () => void } | undefined;
 
   constructor(
     /** The node's number in the store. */
@@ -63,6 +65,33 @@ export class AgentSession {
 
   send(message: NonNullable<SessionResponse['body']>): void {
     if (this.#open) this.write(message);
+  }
+
+  /** What it reported and waits to hear of, in bytes of memory. */
+  get owedBytes(): number {
+    return this.#owedBytes;
+  }
+
+  owe(bytes: number): void {
+    this.#owedBytes += bytes;
+  }
+
+  repay(bytes: number): void {
+    this.#owedBytes -= bytes;
+    if (!this.#held || this.#owedBytes > this.#held.untilBytes) return;
+    const { release } = this.#held;
+    this.#held = undefined;
+    release();
+  }
+
+  /** Whether it is not read because of what it owes. */
+  get isHeld(): boolean {
+    return this.#held !== undefined;
+  }
+
+  /** It is not read until it owes no more than that; `release` is called then. */
+  hold(untilBytes: number, release: () => void): void {
+    this.#held = { untilBytes, release };
   }
 
   /** Tasks of any jobs; a job's body goes along unless this session still remembers it. */

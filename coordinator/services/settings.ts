@@ -4,6 +4,7 @@ import { MeshError } from '../../common/errors.js';
 import { COEFFICIENTS_DEFAULT } from '../core/scheduler/rank.js';
 import { SPECULATION_DEFAULTS } from '../core/speculation.js';
 import { parseDuration, parseSize } from '../../common/units.js';
+import { limitSettings } from './limits.js';
 
 const asStrategy = (text: string): 'score' | 'round-robin' | 'random' => {
   if (text === 'score' || text === 'round-robin' || text === 'random') return text;
@@ -168,24 +169,6 @@ export const coordinatorSettings = {
     parse: parseDuration,
     fallback: SPECULATION_DEFAULTS.floorMs,
   }),
-  maxLiveJobs: setting({
-    flag: '--max-live-jobs <jobs>',
-    describe: 'jobs waiting or running at a time; more are refused, with a retryable error',
-    parse: asInteger(1, 1_000_000),
-    fallback: 100_000,
-  }),
-  maxLogBytes: setting({
-    flag: '--max-log-bytes <size>',
-    describe: 'output kept per attempt: the first and the last half, a marker between',
-    parse: parseSize,
-    fallback: 16 * 2 ** 20,
-  }),
-  maxBlobBytes: setting({
-    flag: '--max-blob-bytes <size>',
-    describe: 'the largest file that can be staged',
-    parse: parseSize,
-    fallback: 16 * 2 ** 30,
-  }),
   retention: setting({
     flag: '--retention <duration>',
     describe: 'how long ended jobs, their results, logs and files are kept',
@@ -198,4 +181,5 @@ export const coordinatorSettings = {
     parse: parseSize,
     fallback: 512 * 2 ** 20,
   }),
+  ...limitSettings,
 };

@@ -16,10 +16,26 @@ export interface Report {
   outcome: AttemptOutcome;
   /** Monotonic; however long the database is away, a result is no younger than that. */
   receivedMs: number;
+  /** What it takes in memory while it waits, about; the session owes it until then. */
+  sizeBytes: number;
   /** A commit of it failed, and nobody knows whether it took effect. */
   unsure?: true;
   fencedInMs?: number;
+  /** It would end the same way again: no retry. */
+  final?: true;
 }
+
+/** Of a report without what it brings. */
+const REPORT_BYTES = 256;
+
+/** What a result brings: what is stored of it, and what it takes in memory. */
+export function payloadBytes({ resultJson, error, output }: Finished): number {
+  let bytes = resultJson.length + error.length;
+  for (const chunk of output?.chunks ?? []) bytes += chunk.data.length;
+  return bytes;
+}
+
+export const reportBytes = (finished: Finished): number => REPORT_BYTES + payloadBytes(finished);
 
 export interface Circumstances {
   job: LiveJob | undefined;
@@ -47,7 +63,7 @@ export function settlementOf(report: Report, attempt: LiveAttempt, circumstances
       outcome,
       error: finished.error || undefined,
       counts: { failures: attempt.failures, losses: attempt.losses },
-      policy: job?.policy ?? NO_POLICY,
+      policy: report.final ? NO_POLICY : (job?.policy ?? NO_POLICY),
       ranMs,
       fenced: job !== undefined && isFenced(job.row.spec),
       ...{ fencedInMs, nodesLost, nodes },

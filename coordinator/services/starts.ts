@@ -28,6 +28,9 @@ interface Start {
   unsure?: true;
 }
 
+/** What one takes in memory while it waits, about. */
+const START_BYTES = 256;
+
 export class Starts {
   readonly #options: StartsOptions;
   readonly #batcher: Batcher<Start>;
@@ -48,6 +51,7 @@ export class Starts {
 
   add(session: AgentSession, items: readonly Started[]): void {
     const nowMs = this.#options.clock.monotonicMs();
+    session.owe(items.length * START_BYTES);
     this.#batcher.addAll(items.map((item) => ({ session, item, startedMs: nowMs - item.ageMs })));
   }
 
@@ -65,7 +69,7 @@ export class Starts {
   async #write(items: Start[]): Promise<void> {
     const { store, jobs, ledger, clock, epoch } = this.#options;
     const live = items.filter(({ session, item, startedMs }) => ledger.markRunning(item, session.node, startedMs));
-    if (live.length === 0) return this.#unsaved.saved(items);
+    if (live.length === 0) return this.#written(items);
     const nowMs = clock.monotonicMs();
     const rows = live.map(({ session, item, startedMs }) => ({
       ...item,
@@ -74,6 +78,11 @@ export class Starts {
     }));
     const { jobs: jobChanges } = await store.tasks.markRunning(epoch(), rows);
     jobs.apply(jobChanges);
+    this.#written(items);
+  }
+
+  #written(items: readonly Start[]): void {
     this.#unsaved.saved(items);
+    for (const { session } of items) session.repay(START_BYTES);
   }
 }

@@ -5,14 +5,14 @@ import type { Database } from './database.js';
 
 /** What the database knows about stored files; their bytes are on disk, or in `blob_content`. */
 export const blobStore = (database: Database): BlobStore => ({
-  missing: async (digests) => {
-    if (digests.length === 0) return [];
+  sizes: async (digests) => {
+    if (digests.length === 0) return new Map();
     const { rows } = await database.run((db) =>
-      sql<{ digest: string }>`
-        select g.digest from unnest(${texts(digests, (digest) => digest)}) as g(digest)
-        where not exists (select from blob b where b.digest = g.digest)`.execute(db),
+      sql<{ digest: string; sizeBytes: number }>`
+        select digest, size_bytes as "sizeBytes" from blob
+        where digest = any(${texts(digests, (digest) => digest)})`.execute(db),
     );
-    return rows.map((row) => row.digest);
+    return new Map(rows.map((row) => [row.digest, Number(row.sizeBytes)]));
   },
   record: async (blobs) => {
     if (blobs.length === 0) return;

@@ -135,11 +135,17 @@ test('a node that returns keeps its id, number and flags', async (t) => {
 test('blobs and settings', async (t) => {
   const store = await withStore(t);
   const [a, b, c] = ['a', 'b', 'c'].map(digestOf) as [string, string, string];
-  t.same(await store.blobs.missing([]), []);
+  t.same(await store.blobs.sizes([]), new Map());
   await store.blobs.record([{ digest: a, sizeBytes: 10 }]);
   await store.blobs.record([{ digest: a, sizeBytes: 10 }]);
   await store.blobs.record([{ digest: b, sizeBytes: 0 }]);
-  t.same(await store.blobs.missing([a, c, b]), [c]);
+  t.same(
+    await store.blobs.sizes([a, c, b]),
+    new Map([
+      [a, 10],
+      [b, 0],
+    ]),
+  );
   const soon = Date.now() + 3_600_000;
   t.same(await store.blobs.unusedSince(soon, 1), [a], 'least recently used first');
   await store.blobs.touch([b, a]);

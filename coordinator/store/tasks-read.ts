@@ -17,6 +17,7 @@ type Reads = Pick<
   | 'attempts'
   | 'results'
   | 'inputs'
+  | 'storedBytes'
   | 'nodesLost'
   | 'unfinishedInputs'
 >;
@@ -33,6 +34,7 @@ export function taskReads(database: Database): Reads {
     attempts: (job, index) => attempts(database, job, index),
     results: (job, fromIndex, limit) => results(database, job, fromIndex, limit),
     inputs: (refs) => inputs(database, refs),
+    storedBytes: (job) => storedBytes(database, job),
     nodesLost: (refs) => nodesLost(database, refs),
     unfinishedInputs: (job, fromIndex, limit) => unfinishedInputs(database, job, fromIndex, limit),
   };
@@ -229,6 +231,22 @@ async function inputs(database: Database, refs: readonly TaskRef[]): Promise<(st
       order by u.position`.execute(db),
   );
   return rows.map((row) => row.input ?? undefined);
+}
+
+/** The sizes of compressed values are read from their headers; the values stay where they are. */
+async function storedBytes(database: Database, job: number): Promise<number> {
+  const { rows } = await database.run((db) =>
+    sql<{ bytes: string }>`
+      select (
+        (
+          select coalesce(sum(coalesce(pg_column_size(result_json), 0) + coalesce(pg_column_size(output), 0)), 0)
+          from task where job = ${job}::bigint
+        ) + (
+          select coalesce(sum(coalesce(pg_column_size(output), 0)), 0) from task_attempt where job = ${job}::bigint
+        )
+      )::bigint as bytes`.execute(db),
+  );
+  return Number(rows[0]?.bytes ?? 0);
 }
 
 async function nodesLost(database: Database, refs: readonly (TaskRef & { node: number })[]): Promise<number[]> {

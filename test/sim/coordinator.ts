@@ -4,12 +4,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ServerDuplexStream } from '@grpc/grpc-js';
 import type { Identity } from '../../common/identity/identity.js';
+import type { Clock } from '../../common/clock.js';
 import type { Logger } from '../../common/log.js';
 import type { CoordinatorConfig } from '../../coordinator/coordinator.js';
 import { ControlPlane } from '../../coordinator/control-plane.js';
 import { makeAgentService } from '../../coordinator/rpc/agent-service.js';
 import { Gate } from '../../coordinator/rpc/authorize.js';
 import { Metrics } from '../../coordinator/services/metrics.js';
+import { Throttle } from '../../coordinator/services/throttle.js';
 import { coordinatorSettings } from '../../coordinator/services/settings.js';
 import type { SessionRequest, SessionResponse } from '../../proto/gen/mesh/v1/agent.js';
 import type { SimDatabase } from './database.js';
@@ -103,7 +105,7 @@ export class SimCoordinator {
     this.plane = plane;
     plane.start().then(
       () => {
-        if (this.plane === plane) this.#handle = handlerOf(plane, log, guardless);
+        if (this.plane === plane) this.#handle = handlerOf(plane, clock, log, guardless);
       },
       () => exit(),
     );
@@ -118,12 +120,13 @@ export class SimCoordinator {
 
 type Handler = (call: ServerEnd<SessionRequest, SessionResponse>) => void;
 
-function handlerOf(plane: ControlPlane, log: Logger, guardless: boolean): Handler {
+function handlerOf(plane: ControlPlane, clock: Clock, log: Logger, guardless: boolean): Handler {
+  const throttle = new Throttle(DEFAULTS, clock, () => undefined);
   const gate = new Gate({
     peerOf: (call) => ({ kind: 'identity', identity: agentIdentity(nameOf(call)) }),
-    ...{ denylist: plane.denylist, audit: plane.audit, log },
+    ...{ denylist: plane.denylist, audit: plane.audit, throttle, log },
   });
-  const { session } = makeAgentService({ plane, gate, log });
+  const { session } = makeAgentService({ plane, gate, throttle, limits: DEFAULTS, clock, log });
   return (call) => {
     if (guardless && plane.term) forgetGenerations(plane.term.ledger);
     session(call as unknown as ServerDuplexStream<SessionRequest, SessionResponse>);

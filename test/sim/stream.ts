@@ -25,6 +25,8 @@ class End<In, Out> extends EventEmitter {
   #paused = false;
   #draining = false;
   over = false;
+  /** The network takes what is written at once. */
+  readonly writableLength = 0;
   pipe!: Pipe;
 
   constructor(

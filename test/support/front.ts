@@ -11,6 +11,7 @@ import { AgentServiceClient, type SessionRequest, SessionResponse } from '../../
 import { Capabilities } from '../../proto/gen/mesh/v1/common.js';
 import { MeshServiceService } from '../../proto/gen/mesh/v1/mesh.js';
 import { type Api, makeApi } from '../../sdk/api.js';
+import { testDoorLimits, testLimits, testThrottle } from './limits.js';
 import { startPlane, type TestPlane } from './plane.js';
 import { Door } from '../../coordinator/door/door.js';
 import { makeHttp } from '../../coordinator/http/server.js';
@@ -28,17 +29,19 @@ export interface Front extends TestPlane {
 export async function openFront(t: Test, store?: Store, notReady?: () => string | undefined): Promise<Front> {
   const parts = await startPlane(t, store ? { store } : {});
   const { plane, mesh } = parts;
+  const limits = testLimits();
+  const throttle = testThrottle();
   const http = await makeHttp({
     peerOf: (socket) => door.peerOf(socket),
-    ...{ denylist: plane.denylist, audit: plane.audit, metrics: plane.metrics, log: silentLogger },
+    ...{ denylist: plane.denylist, audit: plane.audit, throttle, metrics: plane.metrics, log: silentLogger },
     notReady: async () => notReady?.() ?? plane.notReady(),
   });
   const door: Door = new Door({
     ...{ meshId: mesh.meshId, credential: mesh.credential('coordinator', 'one'), clock: systemClock },
-    ...{ log: silentLogger, port: 0, http: http.server, limits: { drainMs: 50 } },
+    ...{ log: silentLogger, port: 0, http: http.server, limits: testDoorLimits(), drainMs: 50 },
     register: (server) =>
       registerServices(server, plane, {
-        ...{ meshId: mesh.meshId, log: silentLogger },
+        ...{ meshId: mesh.meshId, throttle, limits, clock: systemClock, log: silentLogger },
         peerOf: (call) => door.peerOf(call),
       }),
   });

@@ -10,6 +10,7 @@ import { silentLogger } from '../../common/log.js';
 import { Door } from '../../coordinator/door/door.js';
 import type { Credential } from '../../link/credentials.js';
 import type { Endpoint } from '../../link/endpoints.js';
+import { testDoorLimits } from './limits.js';
 import type { TestMesh } from './test-mesh.js';
 
 /** A coordinator of the mesh with the given services. Another credential makes it a crooked one. */
@@ -27,7 +28,8 @@ export async function openTestDoor(
     port: 0,
     http: createHttpServer(),
     register: (server) => register(server, () => door),
-    limits: { drainMs: 50 },
+    limits: testDoorLimits(),
+    drainMs: 50,
   });
   await door.start();
   t.teardown(() => door.stop());

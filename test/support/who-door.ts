@@ -9,8 +9,10 @@ import type { Test } from 'tap';
 import { systemClock } from '../../common/clock.js';
 import { silentLogger } from '../../common/log.js';
 import { Door, type DoorOptions } from '../../coordinator/door/door.js';
+import type { DoorLimits } from '../../coordinator/door/limits.js';
 import type { Peer } from '../../coordinator/door/peer.js';
 import { type Credential, channelCredentials, channelOptions } from '../../link/credentials.js';
+import { testDoorLimits } from './limits.js';
 import { makeTestMesh } from './test-mesh.js';
 
 export const json = {
@@ -31,7 +33,9 @@ export const mesh = makeTestMesh();
 export const coordinator = mesh.credential('coordinator', 'one', { ipAddresses: ['127.0.0.1'] });
 export const agent = mesh.credential('agent', 'box');
 
-export async function openDoor(t: Test, options: Partial<DoorOptions> = {}): Promise<Door> {
+type Options = Partial<Omit<DoorOptions, 'limits'>> & { limits?: Partial<DoorLimits> };
+
+export async function openDoor(t: Test, options: Options = {}): Promise<Door> {
   const door: Door = new Door({
     meshId: mesh.meshId,
     credential: coordinator,
@@ -53,7 +57,8 @@ export async function openDoor(t: Test, options: Partial<DoorOptions> = {}): Pro
       );
     },
     ...options,
-    limits: { drainMs: 50, ...options.limits },
+    limits: testDoorLimits(options.limits),
+    drainMs: 50,
   });
   await door.start();
   t.teardown(() => door.stop());

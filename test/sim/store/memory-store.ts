@@ -74,6 +74,7 @@ function taskStore(tables: Tables, read: RunStatement, write: RunStatement): Tas
     attempts: (job, index) => read('tasks.attempts', () => reads.attempts(tables, job, index)),
     results: (job, from, limit) => read('tasks.results', () => reads.results(tables, job, from, limit)),
     inputs: (refs) => read('tasks.inputs', () => reads.inputs(tables, refs)),
+    storedBytes: (job) => read('tasks.storedBytes', () => reads.storedBytes(tables, job)),
     nodesLost: (refs) => read('tasks.nodesLost', () => reads.nodesLost(tables, refs)),
     unfinishedInputs: (job, from, limit) =>
       read('tasks.unfinishedInputs', () => reads.unfinishedInputs(tables, job, from, limit)),

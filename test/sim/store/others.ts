@@ -81,7 +81,14 @@ export function otherStores(tables: Tables, read: RunStatement, write: RunStatem
     },
     joinRequests: joinRequestStore(tables, read, write),
     blobs: {
-      missing: (digests) => read('blobs.missing', () => digests.filter((digest) => !tables.blobs.has(digest))),
+      sizes: (digests) =>
+        read('blobs.sizes', () => {
+          const known = digests.flatMap((digest) => {
+            const blob = tables.blobs.get(digest);
+            return blob ? [[digest, blob.sizeBytes] as const] : [];
+          });
+          return new Map(known);
+        }),
       record: (blobs) =>
         write('blobs.record', () => {
           for (const { digest, sizeBytes } of blobs) tables.blobs.set(digest, { sizeBytes, usedAtMs: tables.now() });

@@ -75,6 +75,12 @@ export function results(tables: Tables, job: number, fromIndex: number, limit: n
 export const inputs = (tables: Tables, refs: Parameters<TaskStore['inputs']>[0]): Result<'inputs'> =>
   refs.map((ref) => tables.jobs.get(ref.job)?.tasks[ref.index]?.input);
 
+export const storedBytes = (tables: Tables, job: number): Result<'storedBytes'> =>
+  [...(tables.jobs.get(job)?.tasks ?? []), ...tables.attempts.filter((attempt) => attempt.job === job)].reduce(
+    (bytes, kept) => bytes + (kept.output?.length ?? 0) + ('resultJson' in kept ? (kept.resultJson?.length ?? 0) : 0),
+    0,
+  );
+
 export const nodesLost = (tables: Tables, refs: Parameters<TaskStore['nodesLost']>[0]): Result<'nodesLost'> =>
   refs.map(
     (ref) =>
