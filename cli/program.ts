@@ -30,6 +30,7 @@ const COMMANDS: readonly Entry[] = [
   entry('namespace', 'groups of submitters and their quotas', () => import('./commands/namespace.js')),
   entry('drain', 'give a node no more work', () => import('./commands/drain.js')),
   entry('undrain', 'give a drained node work again', () => import('./commands/undrain.js')),
+  entry('doctor', 'what does not work here, and what is weak', () => import('./commands/doctor.js')),
   entry('audit', 'who did what, from where, and whether it is all there', () => import('./commands/audit.js')),
   entry('revoke', 'shut a node out at once', () => import('./commands/revoke.js')),
   entry('remove', 'forget a node that is gone', () => import('./commands/remove.js')),

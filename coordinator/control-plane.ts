@@ -3,6 +3,7 @@
  * Whoever asks for a part of the term when there is none hears NOT_LEADER, with the place to go instead.
  */
 import { join } from 'node:path';
+import type { Finding } from '../common/finding.js';
 import { type Service, ServiceGroup } from '../common/lifecycle.js';
 import { KindRegistry } from './core/work.js';
 import type { ControlPlaneOptions, StandingParts } from './parts.js';
@@ -14,6 +15,7 @@ import { BlobDepot } from './services/blob-depot.js';
 import { Changes } from './services/changes.js';
 import { Approvals } from './services/approvals.js';
 import { Denylist } from './services/denylist.js';
+import { examine } from './services/doctor/doctor.js';
 import { Enrollment } from './services/enrollment.js';
 import type { LiveNode } from './services/fleet.js';
 import { Issuance } from './services/issuance.js';
@@ -35,6 +37,7 @@ export class ControlPlane implements Service {
   readonly roster: Roster;
   readonly audit: Audit;
   readonly auditReader: AuditReader;
+  readonly doctor: { readonly name: string; examine(): Promise<Finding[]> };
   readonly denylist: Denylist;
   readonly issuance: Issuance;
   readonly approvals: Approvals;
@@ -63,6 +66,9 @@ export class ControlPlane implements Service {
     this.audit = audit;
     const witness = new AuditWitness({ store: store.audit, file: options.auditHeadFile, clock, log });
     this.auditReader = new AuditReader(store.audit, this.#services.add(witness), name);
+    const { databaseWarning } = options;
+    const examined = { config, store, witness, databaseWarning };
+    this.doctor = { name, examine: () => examine({ ...examined, nowMs: clock.wallMs() }) };
     this.denylist = this.#services.add(new Denylist(certificates, clock, log, options.onRevoked));
     this.issuance = new Issuance({
       ...{ signer: options.signer, certificates, audit, denylist: this.denylist, clock, log },

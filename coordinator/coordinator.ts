@@ -158,6 +158,7 @@ async function serve(
     holder: coordinatorId(config.dataDir),
     name: authority.name,
     coordinators: addresses,
+    databaseWarning: store.database.target.warning,
     auditHeadFile: join(config.dataDir, 'audit.head'),
     onRevoked: (isRevoked) => void door.destroyWhere(isRevoked),
   });

@@ -29,6 +29,8 @@ export interface ControlPlaneOptions {
   random: () => number;
   /** Where this coordinator keeps the head of the audit; nowhere when absent. */
   auditHeadFile?: string;
+  /** Why the way to the database is not safe; for `mesh doctor --security`. */
+  databaseWarning?: string | undefined;
   /** Default: a registry of its own. */
   metrics?: Metrics;
   /** Free space on the disk of this directory, in bytes. Default: what the file system says. */

@@ -12,6 +12,7 @@ import { type Credential, channelCredentials, channelOptions } from '../link/cre
 import { type Endpoint, formatEndpoint, grpcTarget, knownEndpoints, parseEndpoint } from '../link/endpoints.js';
 import { AuditServiceService } from '../proto/gen/mesh/v1/audit.js';
 import { CaServiceService } from '../proto/gen/mesh/v1/ca.js';
+import { DoctorServiceService } from '../proto/gen/mesh/v1/doctor.js';
 import { MeshServiceService } from '../proto/gen/mesh/v1/mesh.js';
 import { NamespaceServiceService } from '../proto/gen/mesh/v1/namespace.js';
 import { NodeServiceService } from '../proto/gen/mesh/v1/node.js';
@@ -35,6 +36,7 @@ export interface MeshConnection {
   readonly ca: Api<typeof CaServiceService>;
   readonly namespaces: Api<typeof NamespaceServiceService>;
   readonly audit: Api<typeof AuditServiceService>;
+  readonly doctor: Api<typeof DoctorServiceService>;
   readonly profile: Profile;
   /** The address that answered, `host:port`. */
   readonly address: string;
@@ -76,6 +78,7 @@ export function makeConnection(lead: Lead, profile: Profile, address: string): M
     ca,
     namespaces: makeFollowingApi(lead, NamespaceServiceService),
     audit: makeFollowingApi(lead, AuditServiceService),
+    doctor: makeFollowingApi(lead, DoctorServiceService),
     profile,
     address,
     close: async () => {

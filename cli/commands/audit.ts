@@ -17,6 +17,7 @@ import {
   withConnection,
 } from '../context.js';
 import { auditTable } from '../render/audit-view.js';
+import { counted } from '../render/terminal.js';
 
 interface Options {
   verify?: boolean;
@@ -98,7 +99,7 @@ async function verify(options: Options & GlobalOptions, { audit }: MeshConnectio
 
 function verdictText({ entries, head, broken, kept }: AuditVerdict): string {
   const held = `coordinator ${kept.coordinator} holds ${kept.seq}:${kept.hash}\n`;
-  const good = `${entries === 1 ? '1 entry' : `${entries} entries`} in order`;
+  const good = `${counted(entries, 'entry', 'entries')} in order`;
   if (!broken) return `${good}, none changed, none missing\nhead ${head.seq}:${head.hash}\n${held}`;
   return (
     `entry ${broken.seq} is not what was written: ${broken.why}\n${good} before it, up to ${head.seq}:${head.hash}\n${held}` +

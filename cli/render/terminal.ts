@@ -64,6 +64,10 @@ const STATUS_COLOURS: Record<string, 'green' | 'red' | 'yellow' | 'cyan' | 'gray
   draining: 'yellow',
   suspended: 'red',
   CANCELLED: 'gray',
+  ok: 'green',
+  notice: 'cyan',
+  weak: 'yellow',
+  problem: 'red',
 };
 
 /** A status in its colour, where standard output shows colours. */
@@ -83,7 +87,7 @@ export async function write(stream: NodeJS.WriteStream, data: string | Uint8Arra
 }
 
 /** `1 task`, `2 tasks`. */
-export const counted = (count: number, one: string): string => `${count} ${one}${count === 1 ? '' : 's'}`;
+export const counted = (count: number, one: string, many = `${one}s`): string => `${count} ${count === 1 ? one : many}`;
 
 /** How long ago, in one unit: `3 min`. */
 export function ago(iso: string | null, nowMs: number): string {

@@ -7,6 +7,7 @@ import { silentLogger } from '../../common/log.js';
 import { AgentServiceService } from '../../proto/gen/mesh/v1/agent.js';
 import { AuditServiceService } from '../../proto/gen/mesh/v1/audit.js';
 import { CaServiceService } from '../../proto/gen/mesh/v1/ca.js';
+import { DoctorServiceService } from '../../proto/gen/mesh/v1/doctor.js';
 import { EnrollServiceService } from '../../proto/gen/mesh/v1/enroll.js';
 import { MeshServiceService } from '../../proto/gen/mesh/v1/mesh.js';
 import { NamespaceServiceService } from '../../proto/gen/mesh/v1/namespace.js';
@@ -23,6 +24,7 @@ import { METHOD_ROLES } from './roles.js';
 const DEFINITIONS = [
   AgentServiceService,
   CaServiceService,
+  DoctorServiceService,
   EnrollServiceService,
   MeshServiceService,
   NamespaceServiceService,
@@ -54,7 +56,7 @@ const ALLOWED: Record<string, readonly (Role | 'nobody')[]> = {
   ...each(['NamespaceService/SetNamespace', 'NamespaceService/RemoveNamespace'], ['operator']),
   'NamespaceService/ListNamespaces': ['operator', 'submitter', 'viewer'],
   ...each(['DrainNode', 'CreateToken', 'ListTokens', 'RevokeToken'], ['operator']),
-  ...each(['AuditService/ListAudit', 'AuditService/ReadAudit'], ['operator']),
+  ...each(['AuditService/ListAudit', 'AuditService/ReadAudit', 'DoctorService/Examine'], ['operator']),
 };
 
 function each(methods: string[], roles: readonly Role[]): Record<string, readonly Role[]> {

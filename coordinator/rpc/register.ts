@@ -2,6 +2,7 @@ import type { Server } from '@grpc/grpc-js';
 import { AgentServiceService } from '../../proto/gen/mesh/v1/agent.js';
 import { CaServiceService } from '../../proto/gen/mesh/v1/ca.js';
 import { AuditServiceService } from '../../proto/gen/mesh/v1/audit.js';
+import { DoctorServiceService } from '../../proto/gen/mesh/v1/doctor.js';
 import { EnrollServiceService } from '../../proto/gen/mesh/v1/enroll.js';
 import { MeshServiceService } from '../../proto/gen/mesh/v1/mesh.js';
 import { NamespaceServiceService } from '../../proto/gen/mesh/v1/namespace.js';
@@ -14,6 +15,7 @@ import { type AuthorityPlane, makeCaService, makeEnrollService } from './authori
 import type { Clock } from '../../common/clock.js';
 import type { Limits } from '../services/limits.js';
 import { assertCovered, Gate, type GateOptions } from './authorize.js';
+import { type DoctorPlane, makeDoctorService } from './doctor-service.js';
 import { makeMeshService, type MeshPlane } from './mesh-service.js';
 import { makeNamespaceService, type NamespacePlane } from './namespace-service.js';
 import { makeNodeService, type NodePlane } from './node-service.js';
@@ -22,7 +24,7 @@ type Plane = AgentPlane &
   MeshPlane &
   NodePlane &
   AuthorityPlane &
-  NamespacePlane & { auditReader: AuditReader } & Pick<GateOptions, 'denylist' | 'audit'>;
+  NamespacePlane & { auditReader: AuditReader; doctor: DoctorPlane } & Pick<GateOptions, 'denylist' | 'audit'>;
 
 /** Puts every service on a gRPC server, each method behind the gate. */
 export function registerServices(
@@ -48,6 +50,7 @@ export function registerServices(
     [CaServiceService, makeCaService(gate, plane)],
     [NamespaceServiceService, makeNamespaceService(gate, plane)],
     [AuditServiceService, makeAuditService(gate, plane)],
+    [DoctorServiceService, makeDoctorService(gate, plane)],
     [EnrollServiceService, makeEnrollService(gate, plane, meshId)],
   ] as const;
   for (const [definition, implementation] of services) {

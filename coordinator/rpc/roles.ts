@@ -36,6 +36,8 @@ export const METHOD_ROLES: Readonly<Record<string, readonly Caller[]>> = {
   '/mesh.v1.NodeService/RevokeNode': OPERATOR,
   '/mesh.v1.NodeService/RemoveNode': OPERATOR,
 
+  '/mesh.v1.DoctorService/Examine': OPERATOR,
+
   '/mesh.v1.MeshService/SubmitJob': PEOPLE,
   '/mesh.v1.MeshService/MissingBlobs': PEOPLE,
   '/mesh.v1.MeshService/PutBlob': PEOPLE,

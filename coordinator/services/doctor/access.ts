@@ -1,0 +1,64 @@
+import { finding } from '../../../common/finding.js';
+import { PROFILES } from '../../../common/identity/profile.js';
+import { formatDuration } from '../../../common/units.js';
+import type { Check } from './check.js';
+
+/** A token that lies around longer, or for more machines, is worth finding. */
+const TOKEN_MS_MAX = 86_400_000;
+const TOKEN_USES_MAX = 20;
+/** Beside the usual lifetime of a role: a little more is no finding. */
+const LIFE_FACTOR = 1.5;
+/** Of one kind; a mesh with more has one decision to make, not a hundred. */
+const NAMED_MAX = 20;
+
+export const tokens: Check = async ({ store, nowMs }) =>
+  (await store.tokens.list())
+    .filter((token) => token.usesLeft > 0 && token.expiresAtMs > nowMs)
+    .flatMap(({ id, role, name, usesLeft, expiresAtMs }) => {
+      const leftMs = expiresAtMs - nowMs;
+      const reasons = [
+        ...(leftMs > TOKEN_MS_MAX ? [`for ${formatDuration(leftMs)}`] : []),
+        ...(usesLeft > TOKEN_USES_MAX || (role !== 'agent' && usesLeft > 1) ? [`${usesLeft} times`] : []),
+      ];
+      if (reasons.length === 0) return [];
+      const who = name === undefined ? role : `${role} ${name}`;
+      return [
+        finding(
+          'tokens.open',
+          'weak',
+          `token ${id} for the role ${who} can be used ${reasons.join(', ')} more`,
+          `mesh token revoke ${id}`,
+        ),
+      ];
+    });
+
+export const certificates: Check = async ({ store, nowMs }) => {
+  const long = (await store.certificates.list()).filter(
+    (row) =>
+      row.revokedAtMs === undefined &&
+      row.notAfterMs > nowMs &&
+      row.notAfterMs - row.notBeforeMs > PROFILES[row.role].lifetimeMs * LIFE_FACTOR,
+  );
+  return long.slice(0, NAMED_MAX).map(({ role, name, serial, notAfterMs }) => {
+    const usual = formatDuration(PROFILES[role].lifetimeMs);
+    return finding(
+      'certificates.life',
+      'weak',
+      `certificate ${serial} of ${role}/${name} holds until ${new Date(notAfterMs).toISOString()}; usual is ${usual}, renewed by itself`,
+      `mesh-ca revoke ${serial}, and let ${name} join again with a token that names it`,
+    );
+  });
+};
+
+export const nodes: Check = async ({ store }) =>
+  (await store.nodes.all())
+    .filter(({ revoked, capabilities }) => !revoked && !capabilities.sandboxes.includes('bubblewrap'))
+    .slice(0, NAMED_MAX)
+    .map(({ name }) =>
+      finding(
+        'nodes.sandbox',
+        'weak',
+        `tasks on ${name} are not in the bubblewrap sandbox: they see what their user sees`,
+        `on ${name}: apt install bubblewrap, then start its agent again; its log says what is missing`,
+      ),
+    );
