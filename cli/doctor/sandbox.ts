@@ -16,10 +16,10 @@ export const sandbox: Check = async ({ environment }) => {
     await run('bwrap', proof, { timeout: ANSWER_MS, env: environment });
     return [finding('sandbox', 'ok', `${stdout.trim()} works`)];
   } catch (error) {
-    const missing = (error as NodeJS.ErrnoException).code === 'ENOENT';
-    if (missing)
+    const { code, stderr = '', message } = error as Error & { code?: unknown; stderr?: string };
+    if (code === 'ENOENT')
       return [finding('sandbox', 'notice', 'bubblewrap is not installed on this machine', 'apt install bubblewrap')];
-    const why = String((error as { stderr?: unknown }).stderr ?? '').trim() || (error as Error).message;
+    const why = stderr.trim() || message;
     return [
       finding(
         'sandbox',

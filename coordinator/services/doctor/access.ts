@@ -50,6 +50,18 @@ export const certificates: Check = async ({ store, nowMs }) => {
   });
 };
 
+export const approval: Check = ({ config: { approveNodes } }) =>
+  approveNodes
+    ? []
+    : [
+        finding(
+          'nodes.approval',
+          'notice',
+          'whoever has a token adds a machine, without anybody looking at it',
+          'start every coordinator with --approve-nodes, then: mesh nodes approve NAME',
+        ),
+      ];
+
 export const nodes: Check = async ({ store }) =>
   (await store.nodes.all())
     .filter(({ revoked, capabilities }) => !revoked && !capabilities.sandboxes.includes('bubblewrap'))

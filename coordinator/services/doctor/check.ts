@@ -4,7 +4,11 @@ import type { AuditWitness } from '../audit-witness.js';
 
 /** What the checks of a coordinator look at. */
 export interface Examined {
-  readonly config: { readonly dataDir: string; readonly caPassphraseFile: string | undefined };
+  readonly config: {
+    readonly dataDir: string;
+    readonly caPassphraseFile: string | undefined;
+    readonly approveNodes: boolean;
+  };
   readonly store: Store;
   readonly witness: AuditWitness;
   /** Why the way to the database is not safe; undefined when it is, or never leaves this machine. */

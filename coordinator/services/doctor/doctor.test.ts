@@ -56,6 +56,14 @@ test('each check finds what it is for, and nothing once it is mended', async (t)
     await weak('nodes.sandbox', /attic/, /apt install bubblewrap/);
   });
 
+  await t.test('approval', async () => {
+    await weak('nodes.approval', /without anybody looking/, /--approve-nodes/);
+    t.match(
+      (await examined(t, {})).find(({ check }) => check === 'nodes.approval'),
+      { severity: 'ok' },
+    );
+  });
+
   await t.test('quotas', async () => {
     await weak('quotas.unlimited', /as much as there is/, /^mesh namespace set default/);
   });
@@ -80,7 +88,7 @@ test('each check finds what it is for, and nothing once it is mended', async (t)
 
 const examined = async (t: Test, over: object) => {
   const store = await withStore(t);
-  const config = { dataDir: temporaryDirectory(t), caPassphraseFile: undefined };
+  const config = { dataDir: temporaryDirectory(t), caPassphraseFile: undefined, approveNodes: true };
   const witness = { broken: undefined } as never;
   return examine({ config, store, witness, databaseWarning: undefined, nowMs: 0, ...over });
 };
@@ -89,7 +97,7 @@ test('a passphrase that others can read, a database that nobody verifies, an aud
   const file = join(temporaryDirectory(t), 'passphrase');
   writeFileSync(file, 'secret\n', { mode: 0o644 });
   const findings = await examined(t, {
-    config: { dataDir: temporaryDirectory(t), caPassphraseFile: file },
+    config: { dataDir: temporaryDirectory(t), caPassphraseFile: file, approveNodes: true },
     databaseWarning: fromUrl('postgres://mesh@10.0.0.9/mesh?sslmode=require').warning,
     witness: { broken: { seq: 7, why: 'it is missing' } },
   });
