@@ -9,16 +9,11 @@ import { writeFileAtomic } from '../common/files.js';
 import { fieldsOf } from '../common/identity/check.js';
 import { makeCsr } from '../common/identity/csr.js';
 import { publicKeyDigest } from '../common/identity/keys.js';
+import { addPassphraseOptions } from '../common/options.js';
 import { askPassphrase, givenPassphrase, newPassphrase, type Passphrase } from '../common/passphrase.js';
 import { withExamples } from '../common/program.js';
 import { type CaDirectory, openDirectory } from './directory.js';
-import {
-  addDirectoryOptions,
-  addPassphraseOptions,
-  type DirectoryOptions,
-  jsonOption,
-  ownPassphrase,
-} from './options.js';
+import { addDirectoryOptions, type DirectoryOptions, jsonOption, ownPassphrase } from './options.js';
 import { present } from './render.js';
 import { exportRootKey, importRootKey, isSealedFile, readRootFile, signRequest } from './root-key.js';
 import { unlock } from './unlock.js';

@@ -10,6 +10,7 @@ import { PROFILES } from '../common/identity/profile.js';
 import { parseSpiffeId, type SpiffeId } from '../common/identity/spiffe.js';
 import { isName } from '../common/ids.js';
 import { makeProgram, withExamples } from '../common/program.js';
+import { parsed } from '../common/options.js';
 import { newPassphrase } from '../common/passphrase.js';
 import { asInteger } from '../common/settings.js';
 import { type Desk, openDesk, openFilingDesk, type Remote } from './desk.js';
@@ -27,7 +28,6 @@ import {
   dirOption,
   jsonOption,
   ownPassphrase,
-  parsed,
 } from './options.js';
 import { listText, outcomeText, present, shownCertificate } from './render.js';
 import { toPem } from './x509/certificate.js';

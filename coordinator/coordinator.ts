@@ -15,6 +15,7 @@ import { ServiceGroup } from '../common/lifecycle.js';
 import type { Logger } from '../common/log.js';
 import type { Values } from '../common/settings.js';
 import { EmbeddedAuthority } from './authority.js';
+import { assertRestored } from './backup/paths.js';
 import { Door } from './door/door.js';
 import { assertListenable } from './door/listen.js';
 import { RefusalLog } from './door/refusal-log.js';
@@ -62,6 +63,7 @@ export async function startCoordinator(config: CoordinatorConfig, surroundings: 
   checkLimits(config);
   const isNew = !existsSync(config.dataDir);
   makePrivateDir(config.dataDir);
+  assertRestored(config.dataDir);
   const lock = new DataLock(join(config.dataDir, 'coordinator.lock'), 'a coordinator');
   lock.acquire();
   const group = new ServiceGroup('coordinator');

@@ -36,7 +36,7 @@ export interface EmbeddedPostgresOptions {
   nobodyRoot?: string | undefined;
 }
 
-const DATABASE = 'mesh';
+export const DATABASE = 'mesh';
 const SOCKET_PORT = 5432;
 /** `<directory>/.s.PGSQL.5432` must fit into sockaddr_un: 107 bytes on Linux, 103 on macOS. */
 const SOCKET_PATH_MAX = 103;

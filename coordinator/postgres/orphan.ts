@@ -20,15 +20,16 @@ const POLL_MS = 20;
 
 interface PidFile {
   pid: number;
+  port: number;
   socketDirectory: string | undefined;
 }
 
-/** Line 1 is the pid, line 5 the first socket directory; a file cut short by a crash has fewer. */
+/** Line 1 is the pid, line 4 the port, line 5 the first socket directory; a file cut short by a crash has fewer. */
 export function parsePidFile(text: string): PidFile | undefined {
   const lines = text.split('\n');
   const pid = Number(lines[0]);
   if (!Number.isInteger(pid) || pid <= 1) return undefined;
-  return { pid, socketDirectory: lines[4]?.trim() || undefined };
+  return { pid, port: Number(lines[3]), socketDirectory: lines[4]?.trim() || undefined };
 }
 
 export const isAlive = (pid: number): boolean => {
@@ -41,7 +42,7 @@ export const isAlive = (pid: number): boolean => {
 };
 
 /** Whether the process is a postgres whose working directory or `-D` is this one. */
-function servesDirectory(pid: number, dataDirectory: string): boolean {
+export function servesDirectory(pid: number, dataDirectory: string): boolean {
   if (process.platform === 'linux') {
     try {
       return readlinkSync(`/proc/${pid}/cwd`) === realpathSync(dataDirectory);

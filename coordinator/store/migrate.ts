@@ -16,7 +16,8 @@ import { Dialer } from './socket.js';
  */
 export const MIGRATIONS_DIR = join(packageRoot, 'migrations');
 const NAME_PATTERN = /^\d{4}_[a-z0-9_]+\.sql$/;
-const MARKS = 'migration';
+/** The table that says which migrations were run. */
+export const MARKS = 'migration';
 const LOCK = 'migration_lock';
 
 export const fromFolder = (folder: string): MigrationProvider => ({
@@ -35,6 +36,7 @@ export const fromFolder = (folder: string): MigrationProvider => ({
 
 /**
  * @param dialer knows which of several addresses serves
+ * @param last the migration to stop at; the newest when absent
  * @throws MeshError DATABASE_NEWER when the database holds a migration this program does not know, before any change
  */
 export async function migrate(
@@ -42,6 +44,7 @@ export async function migrate(
   log: Logger,
   folder: string = MIGRATIONS_DIR,
   dialer: Dialer = new Dialer(target),
+  last?: string,
 ): Promise<void> {
   const pool = openPool({
     target,
@@ -61,7 +64,8 @@ export async function migrate(
     const provider = fromFolder(folder);
     await refuseNewer(db, provider);
     const migrator = new Migrator({ db, provider, migrationTableName: MARKS, migrationLockTableName: LOCK });
-    const { error, results } = await migrator.migrateToLatest();
+    if (last !== undefined && !(last in (await provider.getMigrations()))) throw newer(`is at the migration ${last}`);
+    const { error, results } = await (last === undefined ? migrator.migrateToLatest() : migrator.migrateTo(last));
     for (const result of results ?? [])
       log.info({ event: 'database.migrated', migration: result.migrationName, status: result.status });
     if (error !== undefined) throw error;
@@ -79,9 +83,8 @@ async function refuseNewer(db: Kysely<unknown>, provider: MigrationProvider): Pr
   const known = new Set(Object.keys(await provider.getMigrations()));
   const { rows } = await sql<{ name: string }>`select name from ${sql.table(MARKS)} order by name`.execute(db);
   const unknown = rows.map((row) => row.name).filter((name) => !known.has(name));
-  if (unknown.length > 0)
-    throw new MeshError(
-      'DATABASE_NEWER',
-      `the database has the migration ${unknown[0]}, which this version of the coordinator does not know`,
-    );
+  if (unknown.length > 0) throw newer(`has the migration ${unknown[0]}`);
 }
+
+const newer = (how: string): MeshError =>
+  new MeshError('DATABASE_NEWER', `the database ${how}, which this version of the coordinator does not know`);

@@ -21,7 +21,13 @@ export const ZONES: readonly Zone[] = [
   { name: 'common', files: /^common\//, from: [] },
   { name: 'link', files: /^link\//, from: FLOOR },
   { name: 'sdk', files: /^sdk\//, from: ['link', ...FLOOR] },
-  { name: 'cli', files: /^cli\//, from: ['sdk', 'link', ...FLOOR] },
+  // What works on a coordinator's data directory itself, as mesh-ca does on that of a CA.
+  {
+    name: 'cli/state',
+    files: /^cli\/commands\/(?:backup|restore)\.ts$/,
+    from: ['cli', 'coordinator/backup', ...FLOOR],
+  },
+  { name: 'cli', files: /^cli\//, from: ['cli/state', 'sdk', 'link', ...FLOOR] },
 
   { name: 'ca/remote', files: /^ca\/remote\.ts$/, from: ['ca', 'sdk', ...FLOOR] },
   { name: 'ca/main', files: /^ca\/main\.ts$/, from: ['ca', 'ca/remote', 'common'] },
@@ -32,6 +38,11 @@ export const ZONES: readonly Zone[] = [
   { name: 'coordinator/ports', files: /^coordinator\/ports(?:\.ts$|\/)/, from: ['coordinator/core', ...FLOOR] },
   { name: 'coordinator/postgres', files: /^coordinator\/postgres\//, from: FLOOR },
   { name: 'coordinator/store', files: /^coordinator\/store\//, from: [...COORDINATOR_CORE, 'migrations', ...FLOOR] },
+  {
+    name: 'coordinator/backup',
+    files: /^coordinator\/backup\//,
+    from: ['coordinator/postgres', 'coordinator/store', 'ca', ...FLOOR],
+  },
   { name: 'coordinator/door', files: /^coordinator\/door\//, from: ['link', ...COORDINATOR_CORE, ...FLOOR] },
   { name: 'coordinator/roles', files: /^coordinator\/rpc\/roles\.ts$/, from: ['common'] },
   { name: 'coordinator/services', files: /^coordinator\/services\//, from: ['link', ...COORDINATOR_CORE, ...FLOOR] },
@@ -51,6 +62,7 @@ export const ZONES: readonly Zone[] = [
     from: [
       'coordinator/postgres',
       'coordinator/store',
+      'coordinator/backup',
       'coordinator/door',
       'coordinator/services',
       'coordinator/rpc',
