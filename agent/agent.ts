@@ -95,7 +95,7 @@ async function run(
   const bootId = randomCharacters(16);
   const cache = new StagingCache({ directory: join(dataDir, 'cache'), limitBytes: config.cacheBytes });
   await cache.start();
-  const { executors, tiers } = await makeExecutors(group, {
+  const { executors, tiers, secretFiles } = await makeExecutors(group, {
     ...{ dataDir, bootId, cache, clock, log, slots: config.slots, userName: config.taskUser },
     graceMs: config.killGrace,
     sandbox: sandboxOptions(config),
@@ -104,7 +104,7 @@ async function run(
   });
   const capabilities = await detectCapabilities({
     ...{ slots: config.slots, labels: Object.fromEntries(config.label) },
-    ...{ sandboxes: tiers.names, limits: tiers.limits },
+    ...{ sandboxes: tiers.names, limits: tiers.limits, secretFiles },
   });
   const room = {
     slots: config.slots,

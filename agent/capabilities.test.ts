@@ -5,6 +5,7 @@ test('what a node says about itself', async (t) => {
   const found = await detectCapabilities({
     ...{ slots: 3, labels: { zone: 'attic' } },
     ...{ sandboxes: ['bubblewrap', 'process'], limits: ['memory:sampled'] },
+    secretFiles: true,
   });
   t.ok(found.cpus >= 1 && found.memoryBytes > 0);
   t.match(found, {

@@ -14,6 +14,8 @@ export async function detectCapabilities(options: {
   sandboxes: readonly string[];
   /** What is enforced in the strongest. */
   limits: readonly string[];
+  /** Whether the files of secrets can be kept in memory here. */
+  secretFiles: boolean;
 }): Promise<Capabilities> {
   return {
     cpus: availableParallelism(),
@@ -28,6 +30,7 @@ export async function detectCapabilities(options: {
     limits: [...options.limits],
     slots: options.slots,
     custom: {},
+    secretFiles: options.secretFiles,
   };
 }
 

@@ -15,6 +15,7 @@ const COMMANDS: readonly Entry[] = [
   entry('up', 'run a coordinator and agents on this machine', () => import('./commands/up.js')),
   entry('token', 'make, list and revoke join tokens', () => import('./commands/token.js')),
   entry('login', 'enrol yourself on this machine and write a profile', () => import('./commands/login.js')),
+  entry('secret', 'set, list and remove values that only tasks get to see', () => import('./commands/secret.js')),
   entry('submit', 'submit a job', () => import('./commands/submit.js')),
   entry('jobs', 'list jobs', () => import('./commands/jobs.js')),
   entry('job', 'show one job', () => import('./commands/job.js')),

@@ -14,6 +14,7 @@ import { makeSpec, submitJob, type Work } from '../sdk/submit.js';
 import type { ArrayRange } from './arguments/array.js';
 import { type Each, type EachFiles, type EachLines, openEach } from './arguments/each.js';
 import { parseEnvironment } from './arguments/environment.js';
+import { parseSecrets } from './arguments/secrets.js';
 import { Progress } from './render/progress.js';
 
 export interface SubmitOptions {
@@ -22,6 +23,8 @@ export interface SubmitOptions {
   each?: string;
   fn?: string;
   env?: string[];
+  secret?: string[];
+  secretFile?: string[];
   cpus?: number;
   memory?: number;
   gpus?: number;
@@ -106,6 +109,7 @@ export async function prepare(
         openFiles: options.maxOpenFiles ?? 0,
         cpuTimeMs: options.cpuTime ?? 0,
       },
+      secrets: parseSecrets(options.secret ?? [], options.secretFile ?? []),
     });
     const idempotencyKey = options.idempotencyKey ?? randomUUID();
     return { spec, idempotencyKey, each, module, close: () => each?.close() };

@@ -17,9 +17,9 @@ export class RecentSet<K, V> {
     return value;
   }
 
-  /** Whether it is remembered; changes nothing. */
-  has(key: K): boolean {
-    return this.#entries.has(key);
+  /** The remembered value; changes nothing. */
+  get(key: K): V | undefined {
+    return this.#entries.get(key);
   }
 
   /** Remembers a new key as the most recent and forgets the least recent beyond the bound. */

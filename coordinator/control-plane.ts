@@ -26,6 +26,7 @@ import { Metrics } from './services/metrics.js';
 import { observed } from './services/observed-store.js';
 import { Queries } from './services/queries.js';
 import { Roster } from './services/roster.js';
+import { Secrets } from './services/secrets.js';
 import { storedNodes } from './services/stored-nodes.js';
 import { livenessOf, Term } from './term.js';
 
@@ -43,6 +44,7 @@ export class ControlPlane implements Service {
   readonly approvals: Approvals;
   readonly enrollment: Enrollment;
   readonly blobs: BlobDepot;
+  readonly secrets: Secrets;
   readonly #options: ControlPlaneOptions;
   readonly #parts: StandingParts;
   /** Over the store alone. */
@@ -89,6 +91,7 @@ export class ControlPlane implements Service {
     const logs = new LogStore(join(config.dataDir, 'logs'), config.maxLogBytes);
     const content = options.blobContent && new BlobContent(options.blobContent);
     this.blobs = new BlobDepot(join(config.dataDir, 'blobs'), store.blobs, config.maxBlobBytes, content);
+    this.secrets = new Secrets({ store: store.secrets, audit, log, holder: options.keyHolder });
     const changes = new Changes();
     this.#reads = new Queries(store, new Jobs(new KindRegistry(), changes, config.maxLogBytes), changes, clock);
     this.roster = this.#services.add(
@@ -100,8 +103,8 @@ export class ControlPlane implements Service {
     );
     const coordinators = () => this.roster.addresses();
     const holdsLead = () => this.holdsLead;
-    const { issuance, blobs } = this;
-    const own = { store, metrics, audit, issuance, blobs, logs, coordinators, holdsLead };
+    const { issuance, blobs, secrets } = this;
+    const own = { store, metrics, audit, issuance, blobs, secrets, logs, coordinators, holdsLead };
     this.#parts = { config, clock, log, random, freeBytes, ...own };
     this.#leadership = this.#services.add(
       new Leadership({

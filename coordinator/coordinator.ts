@@ -31,6 +31,7 @@ import type { coordinatorSettings } from './services/settings.js';
 import { Throttle } from './services/throttle.js';
 import { ControlPlane } from './control-plane.js';
 import { foreignDatabase, joinedName, joinIfAsked } from './joining.js';
+import { SecretKeeper } from './secret-keeper.js';
 
 export type CoordinatorConfig = Values<typeof coordinatorSettings> & { dataDir: string };
 
@@ -149,7 +150,14 @@ async function serve(
   const rootDigest = authority.rootFingerprint;
   // Without a port there is no address yet; nobody may remember one that leads nowhere.
   const addresses = () => (door.port === 0 ? [] : reachableAt(config, door.port));
-  const plane = new ControlPlane({
+  const credential = await authority.ownCredential(store.certificates);
+  let present = credential;
+  const coordinators = () => plane.roster.addresses();
+  const keyHolder = new SecretKeeper({
+    ...{ dataDir: config.dataDir, meshId, settings: store.settings, coordinators, clock, log },
+    credential: () => present,
+  });
+  const plane: ControlPlane = new ControlPlane({
     ...surroundings,
     config,
     store,
@@ -163,8 +171,8 @@ async function serve(
     databaseWarning: store.database.target.warning,
     auditHeadFile: join(config.dataDir, 'audit.head'),
     onRevoked: (isRevoked) => void door.destroyWhere(isRevoked),
+    keyHolder,
   });
-  const credential = await authority.ownCredential(store.certificates);
   const refusals = new RefusalLog(log, clock);
   const throttle = new Throttle(config, clock, (who, why) => refusals.refused('caller.throttled', who, why));
   const http = await makeHttp({
@@ -192,6 +200,7 @@ async function serve(
         ...{ throttle, limits: config, clock, log },
       }),
   });
+  await group.run(keyHolder);
   await group.run(plane);
   await group.run({ name: 'http', start: async () => undefined, stop: () => http.app.close() });
   await group.run(door);
@@ -203,8 +212,10 @@ async function serve(
       : (listeningAt(config.listen, door.port)[0] as string);
   const adminDir = join(config.dataDir, 'admin');
   await authority.writeAdminProfile(adminDir, [...new Set([local, ...addresses()])], store.certificates);
-  const coordinators = () => plane.roster.addresses();
-  const onRenewed = (renewed: typeof credential) => door.swapCertificate(renewed);
+  const onRenewed = (renewed: typeof credential) => {
+    present = renewed;
+    door.swapCertificate(renewed);
+  };
   await group.run(
     authority.keeper({ certificates: store.certificates, credential, onRenewed, adminDir, coordinators }),
   );

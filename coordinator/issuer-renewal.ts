@@ -3,19 +3,15 @@
  * An intermediate lives for a year and is due after half of it, so it is asked for hourly for months; what the old one
  * signed stays valid to its end.
  */
-import { Metadata } from '@grpc/grpc-js';
 import { type CaDirectory, issuerRenewalDue } from '../ca/directory.js';
 import type { Clock } from '../common/clock.js';
 import { MeshError } from '../common/errors.js';
-import { fromServiceError } from '../common/grpc-errors.js';
 import { makeCsr } from '../common/identity/csr.js';
 import { fieldsOf } from '../common/identity/check.js';
 import type { Logger } from '../common/log.js';
-import { type Credential, channelCredentials, channelOptions } from '../link/credentials.js';
-import { grpcTarget, parseEndpoint } from '../link/endpoints.js';
-import { CaServiceClient } from '../proto/gen/mesh/v1/ca.js';
-
-const CALL_MS_MAX = 10_000;
+import type { Credential } from '../link/credentials.js';
+import { CaServiceClient, type RenewIssuerResponse } from '../proto/gen/mesh/v1/ca.js';
+import { callPeer } from './peer-call.js';
 
 export interface IssuerRenewalOptions {
   directory: CaDirectory;
@@ -60,20 +56,9 @@ async function ask(
   csr: Buffer,
   { credential, directory, clock }: IssuerRenewalOptions,
 ): Promise<string> {
-  const { meshId } = directory.authority;
-  const client = new CaServiceClient(
-    grpcTarget(parseEndpoint(address)),
-    channelCredentials(credential(), meshId, clock),
-    channelOptions,
+  const peer = { address, credential: credential(), meshId: directory.authority.meshId, clock };
+  const { issuer } = await callPeer<CaServiceClient, RenewIssuerResponse>(peer, CaServiceClient, (client, ...rest) =>
+    client.renewIssuer({ csr }, ...rest),
   );
-  try {
-    return await new Promise((resolve, reject) => {
-      const options = { deadline: clock.wallMs() + CALL_MS_MAX };
-      client.renewIssuer({ csr }, new Metadata(), options, (error, response) =>
-        error ? reject(fromServiceError(error)) : resolve(response.issuer),
-      );
-    });
-  } finally {
-    client.close();
-  }
+  return issuer;
 }

@@ -7,6 +7,7 @@ import type { Audit } from './services/audit.js';
 import type { BlobDepot } from './services/blob-depot.js';
 import type { Issuance, Signer } from './services/issuance.js';
 import type { LogStore } from './services/log-store.js';
+import type { KeyHolder, Secrets } from './services/secrets.js';
 import type { Metrics } from './services/metrics.js';
 
 /** What a control plane is made from; the door and the CA stand outside. */
@@ -16,6 +17,8 @@ export interface ControlPlaneOptions {
   /** Where staged files are kept for other coordinators; undefined where there can be none. */
   blobContent?: BlobContentStore | undefined;
   signer: Signer;
+  /** Who has the mesh's key for secrets; nobody is given any when absent. */
+  keyHolder?: KeyHolder;
   rootDigest: string;
   /** This coordinator in the leader's lease: the same after a restart on the same data directory. */
   holder: string;
@@ -50,6 +53,7 @@ export interface StandingParts {
   issuance: Issuance;
   blobs: BlobDepot;
   logs: LogStore;
+  secrets: Secrets;
   freeBytes: ControlPlaneOptions['freeBytes'];
   /** Whether no other coordinator can lead now; see `Leadership.holds`. */
   holdsLead: () => boolean;

@@ -13,6 +13,7 @@ import type { CertificateStore, JoinRequestStore, TokenStore } from './ports/ide
 import type { JobStore } from './ports/jobs.js';
 import type { NamespaceStore } from './ports/namespaces.js';
 import type { NodeStore } from './ports/nodes.js';
+import type { SecretStore } from './ports/secrets.js';
 import type { TaskStore } from './ports/tasks.js';
 
 export * from './ports/audit.js';
@@ -23,12 +24,15 @@ export * from './ports/identity.js';
 export * from './ports/jobs.js';
 export * from './ports/namespaces.js';
 export * from './ports/nodes.js';
+export * from './ports/secrets.js';
 export * from './ports/tasks.js';
 
 export interface SettingStore {
   get(key: string): Promise<string | undefined>;
   /** Sets it if it is absent; returns the value that holds. */
   claim(key: string, value: string): Promise<string>;
+  /** It is absent afterwards. */
+  release(key: string): Promise<void>;
 }
 
 export interface Store {
@@ -43,6 +47,7 @@ export interface Store {
   readonly leader: LeaderStore;
   readonly coordinators: CoordinatorStore;
   readonly blobs: BlobStore;
+  readonly secrets: SecretStore;
   readonly audit: AuditStore;
   readonly settings: SettingStore;
   /** Answers `select 1`; throws MeshError DATABASE_DOWN. */

@@ -65,7 +65,7 @@ export class Term implements Service {
     parts: StandingParts,
   ) {
     this.#parts = parts;
-    const { config, store, clock, log, random, metrics, audit, blobs, logs } = parts;
+    const { config, store, clock, log, random, metrics, audit, blobs, secrets, logs } = parts;
     const { ledger, changes } = this;
     const services = new ServiceGroup(`term ${epoch}`);
     this.#services = services;
@@ -78,7 +78,8 @@ export class Term implements Service {
     const namespaces = new Namespaces({ store: store.namespaces, jobs, ledger, audit, onChanged: onCapacity });
     const copies = new Copies({ store, jobs, fleet, ledger, onOutcome: metrics.copyEnded });
     const own = { ledger, changes, jobs, fleet, copies, namespaces, onCapacity, pipeline };
-    const shared = { store, audit, clock, log, random, epoch: () => epoch, ...own };
+    const onUnfit: Results['unfit'] = (attempts, why) => this.results.unfit(attempts, why);
+    const shared = { store, audit, clock, log, random, epoch: () => epoch, secrets, onUnfit, ...own };
     this.copies = copies;
     this.namespaces = namespaces;
     this.jobs = jobs;

@@ -223,6 +223,22 @@ create table node (
   constraint node_ranges CHECK (reliability >= 0::double precision AND reliability <= 1::double precision AND finished >= 0)
 ) with (fillfactor=70);
 
+create table secret (
+  owner text not null,
+  name text not null,
+  revision text not null,
+  key_id text not null,
+  sealed bytea not null,
+  size_bytes integer not null,
+  is_text boolean not null,
+  set_by text not null,
+  set_at timestamp with time zone not null default now(),
+  constraint secret_name CHECK (name ~ '^[A-Za-z_][A-Za-z0-9_]{0,62}$'::text),
+  constraint secret_owner CHECK (owner ~ '^(everyone|(operator|submitter)/[a-z0-9-]{1,63})$'::text),
+  constraint secret_pkey PRIMARY KEY (owner, name),
+  constraint secret_size CHECK (size_bytes >= 1 AND size_bytes <= 65536 AND octet_length(sealed) = (size_bytes + 28))
+);
+
 create table setting (
   key text not null,
   value text not null,

@@ -16,6 +16,7 @@ import { DoctorServiceService } from '../proto/gen/mesh/v1/doctor.js';
 import { MeshServiceService } from '../proto/gen/mesh/v1/mesh.js';
 import { NamespaceServiceService } from '../proto/gen/mesh/v1/namespace.js';
 import { NodeServiceService } from '../proto/gen/mesh/v1/node.js';
+import { SecretServiceService } from '../proto/gen/mesh/v1/secret.js';
 import type { Api } from './api.js';
 import { readyClient } from './channel.js';
 import { Lead, makeFollowingApi } from './follow.js';
@@ -37,6 +38,7 @@ export interface MeshConnection {
   readonly namespaces: Api<typeof NamespaceServiceService>;
   readonly audit: Api<typeof AuditServiceService>;
   readonly doctor: Api<typeof DoctorServiceService>;
+  readonly secrets: Api<typeof SecretServiceService>;
   readonly profile: Profile;
   /** The address that answered, `host:port`. */
   readonly address: string;
@@ -79,6 +81,7 @@ export function makeConnection(lead: Lead, profile: Profile, address: string): M
     namespaces: makeFollowingApi(lead, NamespaceServiceService),
     audit: makeFollowingApi(lead, AuditServiceService),
     doctor: makeFollowingApi(lead, DoctorServiceService),
+    secrets: makeFollowingApi(lead, SecretServiceService),
     profile,
     address,
     close: async () => {

@@ -48,6 +48,8 @@ const REPEATABLE: ReadonlySet<string> = new Set([
   'listTokens',
   'listWaiting',
   'listCertificates',
+  'setSecret',
+  'listSecrets',
 ]);
 
 type Answer = 'leads' | 'gone' | readonly string[];

@@ -14,6 +14,7 @@ import type {
 import type { Namespace } from '../proto/gen/mesh/v1/namespace.js';
 import type { WaitingNode } from '../proto/gen/mesh/v1/node.js';
 import { approvalPhrase } from '../common/identity/phrase.js';
+import type { Secret } from '../proto/gen/mesh/v1/secret.js';
 
 /** ISO 8601 UTC of milliseconds since 1970, or null. Zero is what proto3 sends for "never". */
 export const isoTime = (ms: number | undefined): string | null => (ms ? new Date(ms).toISOString() : null);
@@ -179,6 +180,14 @@ export const waitingShape = (node: WaitingNode, rootDigest: string) => ({
   token: node.tokenId,
   requestedAt: isoTime(node.requestedAtMs),
   expiresAt: isoTime(node.expiresAtMs),
+});
+
+export const secretShape = (secret: Secret) => ({
+  name: secret.name,
+  owner: secret.owner,
+  sizeBytes: secret.sizeBytes,
+  setAt: isoTime(secret.setAtMs),
+  setBy: secret.setBy,
 });
 
 export const resultShape = (result: TaskResult) => ({

@@ -11,6 +11,7 @@ import {
   type ProcessWork,
   type Resources,
   Sandbox,
+  type SecretUse,
   TaskInput,
 } from '../proto/gen/mesh/v1/common.js';
 import {
@@ -58,6 +59,7 @@ export interface SpecOptions {
   /** Let it use the network in the bubblewrap tier. */
   net?: boolean;
   limits?: Partial<Limits>;
+  secrets?: SecretUse[];
 }
 
 /** A complete specification. @throws MeshError BAD_SPEC */
@@ -83,6 +85,7 @@ export function makeSpec(options: SpecOptions): JobSpec {
     sandbox: options.sandbox ?? Sandbox.UNSPECIFIED,
     net: options.net ?? false,
     limits: options.limits && { processes: 0, fileSizeBytes: 0, openFiles: 0, cpuTimeMs: 0, ...options.limits },
+    secrets: options.secrets ?? [],
   };
 }
 

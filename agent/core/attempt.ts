@@ -2,6 +2,7 @@ import type { JobBody } from '../../proto/gen/mesh/v1/agent.js';
 import type { TaskInput } from '../../proto/gen/mesh/v1/common.js';
 import type { AttemptSpec, LaunchSpec } from './types.js';
 import type { Demand } from './room.js';
+import type { JobSecrets } from './secrets.js';
 
 /**
  * PREFILLED  assigned here, holds nothing. Left by: launch, retraction, cancel, a higher generation.
@@ -42,6 +43,7 @@ export class Launch implements LaunchSpec {
     readonly demand: Demand,
     readonly attempts: readonly Attempt[],
     readonly gpus: readonly number[],
+    readonly secrets: JobSecrets | undefined,
   ) {
     this.live = attempts.length;
   }

@@ -15,6 +15,7 @@ const body = (job: number, resources: Partial<NonNullable<JobBody['resources']>>
   sandbox: 0,
   net: false,
   limits: undefined,
+  secrets: [],
 });
 
 const make = (slots = 2, options: LedgerOptions = {}, gpus = 0) =>

@@ -12,9 +12,11 @@ import type { AssignGroup, JobBody, TaskRefs } from '../../proto/gen/mesh/v1/age
 import { OnDisconnect } from '../../proto/gen/mesh/v1/common.js';
 import { Attempt, type AttemptState, Launch } from './attempt.js';
 import { Lane } from './lanes.js';
+import type { AssignResult, CancelResult, LedgerReport } from './ledger-results.js';
 import { addRef, emptyRefs } from './refs.js';
 import type { AttemptRef } from './types.js';
 import { type Demand, demandOf, Room, type RoomTotal } from './room.js';
+import { JobSecrets } from './secrets.js';
 
 interface JobEntry {
   body: JobBody;
@@ -23,35 +25,10 @@ interface JobEntry {
   /** Why no task of it can ever run here. */
   impossible: string | undefined;
   attempts: Map<number, Attempt>;
+  /** With the attempts and no longer. */
+  secrets: JobSecrets | undefined;
   /** Forgotten and not dead yet, by index: a task never runs twice at a time on one node. */
   dying: Map<number, Attempt>;
-}
-
-export interface AssignResult {
-  added: number;
-  /** Held already in the same or a higher generation. */
-  repeated: number;
-  /** Superseded by a higher generation while they ran: kill them; their end is not reported. */
-  kill: Attempt[];
-  /** Can never run on this node; they are ENDED, and the caller reports a node fault with this reason. */
-  impossible: { attempt: Attempt; reason: string }[];
-  /** Jobs that were named without a body; nothing of them was taken. */
-  unknownJobs: number[];
-}
-
-export interface CancelResult {
-  /** Had not started; they are ENDED, and the caller reports them cancelled. */
-  ended: Attempt[];
-  /** Run: kill them, their end comes from the executor. */
-  kill: Attempt[];
-  /** Not held here. What has ended and is not acknowledged is not among them: its result is on its way. */
-  unknown: TaskRefs;
-}
-
-export interface LedgerReport {
-  prefilled: TaskRefs;
-  running: TaskRefs;
-  unacknowledged: TaskRefs;
 }
 
 /** What may start: everything; all but what is to stop without a coordinator; nothing. */
@@ -129,8 +106,16 @@ export class Ledger {
       let lane = this.#lanes.get(key);
       if (!lane) this.#lanes.set(key, (lane = new Lane(key, demand, stops)));
       const impossible = this.#room.impossible(demand);
-      this.#jobs.set(body.job, { body, demand: lane.demand, lane, impossible, attempts: new Map(), dying: new Map() });
+      const none = { secrets: undefined, attempts: new Map(), dying: new Map() };
+      this.#jobs.set(body.job, { body, demand: lane.demand, lane, impossible, ...none });
     }
+  }
+
+  /** What the secrets of a known job are worth from now on: attempts that start later get these. */
+  holdSecrets(job: number, values: readonly Buffer[]): void {
+    const entry = this.#jobs.get(job);
+    if (!entry || entry.secrets?.matches(entry.body.secrets, values)) return;
+    entry.secrets = new JobSecrets(entry.body.secrets, values);
   }
 
   /** A new session sends its bodies again: forgets those that nothing here needs. */
@@ -190,7 +175,8 @@ export class Ledger {
     for (let lane = this.#next(); lane; lane = this.#next()) {
       const head = lane.peek() as Attempt;
       const attempts = lane.take(Math.max(1, launchMax(head.body)));
-      const launch = new Launch(head.body, lane.demand, attempts, this.#room.take(lane.demand));
+      const { secrets } = this.#jobs.get(head.job) ?? {};
+      const launch = new Launch(head.body, lane.demand, attempts, this.#room.take(lane.demand), secrets);
       attempts.forEach((attempt, position) => {
         attempt.launch = launch;
         attempt.position = position;
@@ -255,6 +241,7 @@ export class Ledger {
     const entry = this.#jobs.get(attempt.job);
     if (entry?.dying.get(attempt.index) !== attempt) return;
     entry.dying.delete(attempt.index);
+    forgetSecrets(entry);
     const successor = entry.attempts.get(attempt.index);
     if (successor?.state === 'PREFILLED') entry.lane.push(successor);
   }
@@ -347,9 +334,9 @@ export class Ledger {
     if (attempt.state === 'PREFILLED') this.#dropFromLane(attempt);
     this.#move(attempt, 'GONE');
     if (entry?.attempts.get(attempt.index) === attempt) entry.attempts.delete(attempt.index);
-    if (!attempt.launch) return false;
-    entry?.dying.set(attempt.index, attempt);
-    return true;
+    if (attempt.launch) entry?.dying.set(attempt.index, attempt);
+    if (entry) forgetSecrets(entry);
+    return attempt.launch !== undefined;
   }
 
   /** One whose predecessor is still dying is in no lane yet. */
@@ -395,4 +382,8 @@ export class Ledger {
     else if (state === 'ENDED') this.#ended += change;
     else if (state !== 'GONE') this.#launched += change;
   }
+}
+
+function forgetSecrets(entry: JobEntry): void {
+  if (entry.attempts.size + entry.dying.size === 0) entry.secrets = undefined;
 }

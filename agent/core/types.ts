@@ -3,6 +3,7 @@
  * tells an observer; nothing here does I/O.
  */
 import type { JobBody } from '../../proto/gen/mesh/v1/agent.js';
+import type { JobSecrets } from './secrets.js';
 import type { OutputTail, Stream, TaskInput } from '../../proto/gen/mesh/v1/common.js';
 
 /** Which attempt is meant: the job's number, the task's index, and the generation that fences it. */
@@ -27,6 +28,8 @@ export interface LaunchSpec {
   readonly attempts: readonly AttemptSpec[];
   /** Indexes of the GPUs allotted to it. */
   readonly gpus: readonly number[];
+  /** What the job's secrets are worth; undefined when it has none. */
+  readonly secrets?: JobSecrets | undefined;
 }
 
 /**

@@ -11,6 +11,7 @@ import { Janitor } from './janitor.js';
 import { ProcessExecutor } from './process.js';
 import { prepareTiers, type SandboxOptions } from './sandbox/prepare.js';
 import type { Tiers } from './sandbox/tiers.js';
+import { SecretFiles } from './secret-files.js';
 import { StrayWatch, sweepStrays } from './strays.js';
 import { taskUser } from './user.js';
 import { dataDirMarker, prepareWorkRoot } from './workroot.js';
@@ -38,7 +39,7 @@ export interface ExecutorsOptions {
 export async function makeExecutors(
   group: ServiceGroup,
   options: ExecutorsOptions,
-): Promise<{ executors: Map<string, Executor>; tiers: Tiers }> {
+): Promise<{ executors: Map<string, Executor>; tiers: Tiers; secretFiles: boolean }> {
   const { dataDir, bootId, cache, clock, log, bulk, nodeName, graceMs } = options;
   const marker = dataDirMarker(dataDir);
   const user = taskUser(options.userName);
@@ -55,11 +56,20 @@ export async function makeExecutors(
     withFile: (digest, use) => cache.withFile(digest, (wanted) => fetchBlob(bulk(), wanted), use),
   };
   const tiers = await prepareTiers(options.sandbox, { dataDir, workRoot, strays, clock, log, hostname: nodeName });
-  const shared = { workRoot, files, strays, janitor, tiers, log, nodeName };
+  const secretFiles = await SecretFiles.prepare(marker, user, janitor);
+  if (secretFiles)
+    await group.run({ name: 'secret-files', start: async () => undefined, stop: () => secretFiles.close() });
+  else
+    log.warn(
+      { event: 'secrets.no-files' },
+      'there is no memory file system: this node takes no job with --secret-file',
+    );
+  const shared = { secretFiles, workRoot, files, strays, janitor, tiers, log, nodeName };
   const processes = new ProcessExecutor({ ...shared, clock, graceMs });
   const functions = new FunctionExecutor({ ...shared, slots: options.slots });
   await group.run({ name: 'functions', start: () => functions.prepare(), stop: () => functions.close() });
-  return { executors: new Map([processes, functions].map((executor) => [executor.name, executor])), tiers };
+  const executors = new Map<string, Executor>([processes, functions].map((executor) => [executor.name, executor]));
+  return { executors, tiers, secretFiles: secretFiles !== undefined };
 }
 
 /** A blob's bytes from the coordinator. @throws NodeFault while none is connected */

@@ -38,6 +38,7 @@ import { type Bounds, boundsOf, UNBOUNDED } from './sandbox/bounds.js';
 import type { Complaint } from './sandbox/launcher.js';
 import type { Contained } from './sandbox/tier.js';
 import type { Tiers } from './sandbox/tiers.js';
+import { type PlacedSecrets, placeSecrets, type SecretFiles } from './secret-files.js';
 import { findTree, killTree, type StrayWatch, type Tracked } from './strays.js';
 import type { WorkRoot } from './workroot.js';
 
@@ -50,6 +51,8 @@ export interface ProcessExecutorOptions {
   strays: StrayWatch;
   janitor: Janitor;
   tiers: Tiers;
+  /** Undefined where secrets cannot be kept in memory as files. */
+  secretFiles?: SecretFiles | undefined;
   clock: Clock;
   log: Logger;
   /** MESH_NODE. */
@@ -75,7 +78,7 @@ export class ProcessExecutor implements Executor {
   start(launch: LaunchSpec, observer: LaunchObserver): RunningLaunch {
     const attempt = launch.attempts[0];
     if (!attempt || launch.attempts.length > 1) throw new Error('a command runs alone in its launch');
-    const running = new RunningProcess(this.#options, this.#sampler, attempt, launch.gpus, observer);
+    const running = new RunningProcess(this.#options, this.#sampler, attempt, launch, observer);
     return { stop: (_, reason) => running.stop(reason), done: running.run() };
   }
 }
@@ -92,10 +95,11 @@ class RunningProcess {
   readonly #options: ProcessExecutorOptions;
   readonly #sampler: Sampler;
   readonly #attempt: AttemptSpec;
-  readonly #gpus: readonly number[];
+  readonly #launch: LaunchSpec;
   readonly #observer: LaunchObserver;
   readonly #directory: string;
   readonly #cookie: string;
+  #placed: PlacedSecrets | undefined;
   #contained: Contained | undefined;
   /** Why we end it; undefined while it may run. */
   #ending: Ending | undefined;
@@ -110,13 +114,13 @@ class RunningProcess {
     options: ProcessExecutorOptions,
     sampler: Sampler,
     attempt: AttemptSpec,
-    gpus: readonly number[],
+    launch: LaunchSpec,
     observer: LaunchObserver,
   ) {
     this.#options = options;
     this.#sampler = sampler;
     this.#attempt = attempt;
-    this.#gpus = gpus;
+    this.#launch = launch;
     this.#observer = observer;
     this.#startedMs = options.clock.monotonicMs();
     const name = `${attempt.job}.${attempt.index}.${attempt.generation}`;
@@ -136,6 +140,7 @@ class RunningProcess {
     this.#sampler.remove(this);
     this.#options.strays.retire(this.#cookie);
     this.#options.janitor.remove(this.#directory);
+    this.#placed?.remove();
     this.#observer.ended(0, end);
   }
 
@@ -156,12 +161,13 @@ class RunningProcess {
   }
 
   async #prepare(): Promise<void> {
-    const { workRoot, files } = this.#options;
+    const { workRoot, files, secretFiles } = this.#options;
     try {
       mkdirSync(this.#directory, { mode: 0o700 });
       if (this.#attempt.input?.files.length)
         await placeFiles(this.#attempt.input.files, this.#directory, files, workRoot.user);
       if (workRoot.user) chownSync(this.#directory, workRoot.user.uid, workRoot.user.gid);
+      this.#placed = placeSecrets(secretFiles, this.#launch.secrets);
     } catch (error) {
       if (error instanceof NodeFault || error instanceof MeshError) throw error;
       throw new NodeFault(`no working directory could be made: ${systemCode(error) ?? String(error)}`, error);
@@ -208,21 +214,28 @@ class RunningProcess {
   #spawn(): Contained {
     const { workRoot, tiers } = this.#options;
     const { body } = this.#attempt;
+    const { gpus, secrets } = this.#launch;
     const { work } = body;
+    const secretDirectory = this.#placed?.directory;
     if (work?.$case !== 'process') throw new MeshError('BAD_SPEC', 'the job has no command');
     const argv = fillArguments(work.value.argv, this.#attempt);
     if (!argv[0]) throw new MeshError('BAD_SPEC', 'the command is empty');
     this.bounds = boundsOf(body.resources, body.limits, tiers.bounds);
     return tiers.choose(body).start({
       argv,
-      environment: taskEnvironment(this.#attempt, work.value.environment, {
-        node: this.#options.nodeName(),
-        directory: this.#directory,
-        gpus: this.#gpus,
-        cookie: this.#cookie,
-      }),
+      environment: taskEnvironment(
+        this.#attempt,
+        { ...work.value.environment, ...secrets?.variables(secretDirectory) },
+        {
+          node: this.#options.nodeName(),
+          directory: this.#directory,
+          gpus,
+          cookie: this.#cookie,
+        },
+      ),
       ...{ directory: this.#directory, cookie: this.#cookie, user: workRoot.user },
-      ...{ gpus: this.#gpus, net: body.net, bounds: this.bounds },
+      ...{ gpus, net: body.net, bounds: this.bounds },
+      ...(secretDirectory === undefined ? {} : { readable: [secretDirectory] }),
     });
   }
 

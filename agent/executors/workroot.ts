@@ -40,12 +40,12 @@ export async function prepareWorkRoot(
   const inside = resolve(dataDir, 'work');
   const outside = user !== undefined && !(await passable(dirname(inside)));
   try {
-    const path = outside ? await claim(temporaryDir, `planetary-mesh-${dataDirMarker(dataDir)}`) : inside;
+    const path = outside ? await claimFolder(temporaryDir, `planetary-mesh-${dataDirMarker(dataDir)}`) : inside;
     await mkdir(path, { recursive: true });
     await chmod(path, user ? 0o711 : 0o700);
-    await empty(path, user);
+    await emptyFolder(path, user);
     const remove = async () => {
-      await empty(path, user).catch(() => undefined);
+      await emptyFolder(path, user).catch(() => undefined);
       if (outside) await rm(path, { recursive: true, force: true }).catch(() => undefined);
     };
     const privateDir = (name: string) => {
@@ -75,7 +75,7 @@ export async function passable(path: string): Promise<boolean> {
 }
 
 /** /var/tmp is everybody's: a folder of that name is ours only if it is a real one and belongs to us. */
-async function claim(parent: string, name: string): Promise<string> {
+export async function claimFolder(parent: string, name: string): Promise<string> {
   const path = join(parent, name);
   try {
     await mkdir(path, { mode: 0o700 });
@@ -92,7 +92,7 @@ async function claim(parent: string, name: string): Promise<string> {
  * What tasks could write to goes as their user, also where it lies in a folder of ours; the rest is ours alone and can be
  * removed as it is.
  */
-async function empty(path: string, user: TaskUser | undefined): Promise<void> {
+export async function emptyFolder(path: string, user: TaskUser | undefined): Promise<void> {
   const children = (await readdir(path)).map((name) => join(path, name));
   const stubborn = new Set<string>();
   if (user) {

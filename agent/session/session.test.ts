@@ -224,7 +224,7 @@ for (const [what, message, reason] of beforeWelcome) {
   });
 }
 
-const uneven: Assign = { epoch: 1, bodies: [processBody(1)], groups: [] };
+const uneven: Assign = { epoch: 1, bodies: [processBody(1)], groups: [], secrets: [] };
 const group = { job: 1, indexes: [0, 1], generations: [1, 1], attempts: [], inputs: [] };
 
 const afterWelcome: [string, Answer, RegExp][] = [

@@ -196,7 +196,7 @@ export class Session implements Upstream {
     const conversation = {
       welcomed: this.#welcomed,
       sequence: this.#sequence,
-      knows: (job: number) => work.knows(job),
+      bodyOf: (job: number) => work.bodyOf(job),
     };
     const problem = problemWith(body, conversation);
     if (problem !== undefined) return this.abandon(`the coordinator ${problem}`);

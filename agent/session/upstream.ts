@@ -1,6 +1,6 @@
 /** What work and session say to each other. */
 import type { Finished, Renumbered, Started, TaskRefs } from '../../proto/gen/mesh/v1/agent.js';
-import type { LedgerReport } from '../core/ledger.js';
+import type { LedgerReport } from '../core/ledger-results.js';
 
 /** What the session of the moment does with what happens here; everything is dropped while there is none. */
 export interface Upstream {

@@ -3,15 +3,15 @@
  * that errs in form cannot be trusted in content. Repeats and late commands are not errors; the generations in them are
  * what makes those harmless. Kinds this version does not know are for later versions and are passed over.
  */
-import type { Assign, SessionResponse, TaskRefs, Welcome } from '../../proto/gen/mesh/v1/agent.js';
+import type { Assign, JobBody, SessionResponse, TaskRefs, Welcome } from '../../proto/gen/mesh/v1/agent.js';
 
 export interface Conversation {
   /** The welcome has come. */
   welcomed: boolean;
   /** The last heartbeat that was sent. */
   sequence: number;
-  /** Whether this session was told what the tasks of a job share. */
-  knows: (job: number) => boolean;
+  /** What the tasks of a job share, if this session was told. */
+  bodyOf: (job: number) => JobBody | undefined;
 }
 
 /** What is wrong with the message, to follow "the coordinator …"; undefined when nothing is. */
@@ -25,7 +25,7 @@ export function problemWith(body: SessionResponse['body'], conversation: Convers
     case 'heartbeatReply':
       return body.value.sequence > conversation.sequence ? 'answered a heartbeat that was never sent' : undefined;
     case 'assign':
-      return problemWithAssign(body.value, conversation.knows);
+      return problemWithAssign(body.value, conversation.bodyOf);
     case 'retract':
     case 'cancel':
     case 'finishedAck':
@@ -43,13 +43,17 @@ function problemWithWelcome({ leaseMs, heartbeatMs, superseded, readopted }: Wel
   return even ? undefined : 'sent a welcome with columns of different lengths';
 }
 
-function problemWithAssign({ bodies, groups }: Assign, knows: (job: number) => boolean): string | undefined {
+function problemWithAssign({ bodies, groups, secrets }: Assign, bodyOf: Conversation['bodyOf']): string | undefined {
   for (const { job, indexes, generations, attempts, inputs } of groups) {
     const fits = (column: readonly unknown[]) => column.length === 0 || column.length === indexes.length;
     if (generations.length !== indexes.length || !fits(attempts) || !fits(inputs))
       return 'sent an assignment with columns of different lengths';
-    if (!knows(job) && !bodies.some((body) => body.job === job))
-      return `assigned tasks of job ${job} without having said what they do`;
+    const body = bodies.find((sent) => sent.job === job) ?? bodyOf(job);
+    if (!body) return `assigned tasks of job ${job} without having said what they do`;
+    // An attempt never starts without the secrets its job asks for.
+    const values = secrets.find((of) => of.job === job)?.values.length ?? 0;
+    if (values !== body.secrets.length)
+      return `assigned tasks of job ${job} with ${values} of its ${body.secrets.length} secrets`;
   }
   return undefined;
 }

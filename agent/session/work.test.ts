@@ -260,6 +260,7 @@ test('a node that cannot run it says so, for every task at once', async (t) => {
     epoch: 1,
     bodies: [large, foreign],
     groups: [...assignOf(1, [0]).groups, ...assignOf(2, [0, 1]).groups],
+    secrets: [],
   });
   await turn();
   t.strictSame(executor.launches, []);

@@ -18,6 +18,7 @@ import {
 } from '../../proto/gen/mesh/v1/agent.js';
 import type { Attempt, Launch } from '../core/attempt.js';
 import { type FenceLevel, type Ledger, stopsAlone } from '../core/ledger.js';
+import { maskedObserver } from '../core/masked-launch.js';
 import { addRef, emptyRefs } from '../core/refs.js';
 import type { AttemptEnd, Executor, LaunchObserver, RunningLaunch, StopReason } from '../core/types.js';
 import { OutputSpool } from '../output/spool.js';
@@ -25,6 +26,7 @@ import { Delivery } from './delivery.js';
 import type { Fence, Fenced } from './fence.js';
 import type { LogStreamer } from './log-streamer.js';
 import { inBatches, type Outbox } from './outbox.js';
+import { readopt } from './readopt.js';
 import { blank, resultOf } from './results.js';
 import type { Reconciliation, Upstream, WorkReport } from './upstream.js';
 
@@ -119,9 +121,9 @@ export class Work implements Service, Fenced {
     return { ...report, runningAgeMs };
   }
 
-  /** Whether this session was told what the job's tasks share. */
-  knows(job: number): boolean {
-    return this.#bodies.has(job);
+  /** What the job's tasks share, if this session was told. */
+  bodyOf(job: number): JobBody | undefined {
+    return this.#bodies.get(job);
   }
 
   /** A session begins: the coordinator sends bodies anew, drops what it no longer wants, and hears every result again. */
@@ -129,7 +131,7 @@ export class Work implements Service, Fenced {
     const { ledger, outbox } = this.#options;
     this.#bodies = new RecentSet(SESSION_BODIES_MAX);
     ledger.forgetIdleBodies();
-    if (readopted?.attempts) this.#readopt(readopted.attempts, readopted.generations);
+    for (const finished of readopt(this.#options, readopted)) this.#outgoing.add(finished);
     for (const attempt of ledger.discard(superseded)) this.#stopOne(attempt, 'cancelled');
     outbox.remove(superseded);
     this.#upstream = upstream;
@@ -144,21 +146,6 @@ export class Work implements Service, Fenced {
     this.#delivery.disconnected();
   }
 
-  /** Attempts that were given away and are further ahead than their replacements: they go on under a new generation. */
-  #readopt(attempts: TaskRefs, generations: readonly number[]): void {
-    const { ledger, outbox, logs } = this.#options;
-    for (let i = 0; i < attempts.jobs.length; i++) {
-      const job = attempts.jobs[i] as number;
-      const ref = { job, index: attempts.indexes[i] as number, generation: attempts.generations[i] as number };
-      const generation = generations[i] as number;
-      if (generation <= ref.generation) continue;
-      ledger.renumber(ref, generation);
-      logs.renumber(ref, generation);
-      const finished = outbox.renumber(ref, generation);
-      if (finished) this.#outgoing.add(finished);
-    }
-  }
-
   fence(level: FenceLevel): void {
     this.#options.ledger.fence(level);
     if (level === 'open') return this.#launch();
@@ -166,7 +153,7 @@ export class Work implements Service, Fenced {
       if (level === 'all' || stopsAlone(attempt.body)) this.#stopOne(attempt, 'fenced');
   }
 
-  assign({ bodies, groups }: Assign): void {
+  assign({ bodies, groups, secrets }: Assign): void {
     const { ledger } = this.#options;
     const sent = new Map(bodies.map((body) => [body.job, body]));
     for (const { job } of groups) {
@@ -175,6 +162,7 @@ export class Work implements Service, Fenced {
       if (sent.has(job)) this.#bodies.put(job, body);
       ledger.addBodies([body]);
     }
+    for (const { job, values } of secrets) ledger.holdSecrets(job, values);
     const result = ledger.assign(groups);
     for (const attempt of result.kill) this.#stopOne(attempt, 'cancelled');
     for (const { attempt, reason } of result.impossible) this.#finish(attempt, Outcome.NODE_FAULT, reason);
@@ -270,7 +258,8 @@ export class Work implements Service, Fenced {
         this.#launch();
       },
     };
-    const running = executor.start(launch, observer);
+    const { secrets } = launch;
+    const running = executor.start(launch, secrets ? maskedObserver(observer, secrets.mask) : observer);
     attempts.forEach((attempt, position) => {
       if (!attempt.launch) return;
       this.#running.set(attempt, { launch: running, position, startedMs: undefined, told: false, spool: undefined });

@@ -47,6 +47,7 @@ const EXAMPLES = [
   "mesh submit --each 'frames/*.png' -- convert {} {/.}.webp",
   'mesh submit --each urls.txt --retries 5 --results -- curl -fsS {}',
   'mesh submit --sandbox bubblewrap --net --memory 2GiB -- curl -fsS https://example.org',
+  'mesh submit --secret API_TOKEN -- ./upload.sh',
   'mesh submit --fn audit.mjs#audit --each inputs.jsonl --results --json',
 ];
 
@@ -108,7 +109,17 @@ function addWork(command: Command): void {
     .addOption(parsedOption('--array <A-B[:STEP]>', 'one task per number, both ends included', parseArray))
     .option('--each <GLOB|FILE|->', 'one task per line, or per file, which is shipped')
     .option('--fn <MODULE[#EXPORT]>', 'run a function of a module instead of a command; the module is shipped')
-    .option('--env <K=V>', 'set a variable; K alone takes it from here; can be repeated', collect);
+    .option('--env <K=V>', 'set a variable; K alone takes it from here; can be repeated', collect)
+    .option(
+      '--secret <NAME[=VARIABLE]>',
+      'give a secret in a variable of its name or another; can be repeated',
+      collect,
+    )
+    .option(
+      '--secret-file <NAME[=VARIABLE]>',
+      'give a secret as a file in memory, its path in NAME_FILE or another variable; can be repeated',
+      collect,
+    );
 }
 
 function addSandbox(command: Command): void {

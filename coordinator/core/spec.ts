@@ -14,6 +14,7 @@ import type {
   TaskInput,
 } from '../../proto/gen/mesh/v1/common.js';
 import type { JobSpec, OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
+import { checkUses } from './secret.js';
 
 export interface SpecLimits {
   tasksMax: number;
@@ -92,6 +93,7 @@ export function validateSpec(spec: JobSpec, limits: SpecLimits = SPEC_LIMITS): C
     refuse(`${onFailure} is no policy for failures`, 'use --on-failure finish, fail-fast or partial');
   const onDisconnect = checkOnDisconnect(spec.onDisconnect);
   checkSandbox(spec, executor);
+  checkUses(spec.secrets, spec.work?.value.environment ?? {});
   const checked = { ...spec, taskCount, resources, onFailure, onDisconnect, speculate: checkSpeculate(spec) };
   return { spec: checked, executor, resources, selector, taskCount };
 }
@@ -118,6 +120,12 @@ export function validateInput(
 
 /** Its attempts are killed by an agent that has lost the coordinator: invariant I8 holds for them without exception. */
 export const isFenced = (spec: Pick<JobSpec, 'onDisconnect'>): boolean => spec.onDisconnect === STOP;
+
+/** How its tasks are given secrets, if they are. */
+export function secretsOf({ secrets }: Pick<JobSpec, 'secrets'>): 'variables' | 'files' | undefined {
+  if (secrets.length === 0) return undefined;
+  return secrets.some(({ file }) => file) ? 'files' : 'variables';
+}
 
 function checkOnDisconnect(given: OnDisconnect): OnDisconnect {
   const policy = given || KEEP;
@@ -179,6 +187,7 @@ export function canonicalSpec(spec: JobSpec): Partial<JobSpec> {
   if (!spec.sandbox) delete canonical.sandbox;
   if (!spec.net) delete canonical.net;
   if (!isLimited(spec)) delete canonical.limits;
+  if (spec.secrets.length === 0) delete canonical.secrets;
   if (work?.$case === 'process')
     canonical.work = { $case: 'process', value: { ...work.value, environment: sorted(work.value.environment) } };
   if (work?.$case === 'function')

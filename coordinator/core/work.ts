@@ -77,15 +77,20 @@ export class KindRegistry {
     executor: Kind['executor'],
     resources: Resources,
     selector: Selector,
-    { fenced = false, sandbox, limited = false }: Partial<Pick<Kind, 'fenced' | 'sandbox' | 'limited'>> = {},
+    {
+      fenced = false,
+      sandbox,
+      limited = false,
+      secrets,
+    }: Partial<Pick<Kind, 'fenced' | 'sandbox' | 'limited' | 'secrets'>> = {},
   ): Kind {
-    const text = JSON.stringify([executor, costOf(resources), selector, fenced, sandbox, limited]);
+    const text = JSON.stringify([executor, costOf(resources), selector, fenced, sandbox, limited, secrets]);
     const known = this.#byText.get(text);
     if (known) {
       known.users++;
       return known.kind;
     }
-    const kind: Kind = { id: this.#nextId++, executor, resources, selector, fenced, sandbox, limited };
+    const kind: Kind = { id: this.#nextId++, executor, resources, selector, fenced, sandbox, limited, secrets };
     this.#byText.set(text, { kind, users: 1 });
     this.#textById.set(kind.id, text);
     return kind;

@@ -13,6 +13,7 @@ import { MeshServiceService } from '../../proto/gen/mesh/v1/mesh.js';
 import { NamespaceServiceService } from '../../proto/gen/mesh/v1/namespace.js';
 import { NodeServiceService } from '../../proto/gen/mesh/v1/node.js';
 import { testThrottle } from '../../test/support/limits.js';
+import { SecretServiceService } from '../../proto/gen/mesh/v1/secret.js';
 import { identityOf } from '../../test/support/plane.js';
 import type { CallLike } from '../door/door.js';
 import type { Peer } from '../door/peer.js';
@@ -30,6 +31,7 @@ const DEFINITIONS = [
   NamespaceServiceService,
   NodeServiceService,
   AuditServiceService,
+  SecretServiceService,
 ];
 const ALL_METHODS = DEFINITIONS.flatMap((definition) => Object.values(definition).map(({ path }) => path));
 
@@ -56,6 +58,11 @@ const ALLOWED: Record<string, readonly (Role | 'nobody')[]> = {
   ...each(['NamespaceService/SetNamespace', 'NamespaceService/RemoveNamespace'], ['operator']),
   'NamespaceService/ListNamespaces': ['operator', 'submitter', 'viewer'],
   ...each(['DrainNode', 'CreateToken', 'ListTokens', 'RevokeToken'], ['operator']),
+  ...each(
+    ['SetSecret', 'ListSecrets', 'RemoveSecret'].map((method) => `SecretService/${method}`),
+    ['operator', 'submitter'],
+  ),
+  'SecretService/ShareKey': ['coordinator'],
   ...each(['AuditService/ListAudit', 'AuditService/ReadAudit', 'DoctorService/Examine'], ['operator']),
 };
 

@@ -7,6 +7,7 @@ import { EnrollServiceService } from '../../proto/gen/mesh/v1/enroll.js';
 import { MeshServiceService } from '../../proto/gen/mesh/v1/mesh.js';
 import { NamespaceServiceService } from '../../proto/gen/mesh/v1/namespace.js';
 import { NodeServiceService } from '../../proto/gen/mesh/v1/node.js';
+import { SecretServiceService } from '../../proto/gen/mesh/v1/secret.js';
 import type { Logger } from '../../common/log.js';
 import type { AuditReader } from '../services/audit-reader.js';
 import { type AgentPlane, makeAgentService } from './agent-service.js';
@@ -19,12 +20,14 @@ import { type DoctorPlane, makeDoctorService } from './doctor-service.js';
 import { makeMeshService, type MeshPlane } from './mesh-service.js';
 import { makeNamespaceService, type NamespacePlane } from './namespace-service.js';
 import { makeNodeService, type NodePlane } from './node-service.js';
+import { makeSecretService, type SecretPlane } from './secret-service.js';
 
 type Plane = AgentPlane &
   MeshPlane &
   NodePlane &
   AuthorityPlane &
-  NamespacePlane & { auditReader: AuditReader; doctor: DoctorPlane } & Pick<GateOptions, 'denylist' | 'audit'>;
+  NamespacePlane &
+  SecretPlane & { auditReader: AuditReader; doctor: DoctorPlane } & Pick<GateOptions, 'denylist' | 'audit'>;
 
 /** Puts every service on a gRPC server, each method behind the gate. */
 export function registerServices(
@@ -51,6 +54,7 @@ export function registerServices(
     [NamespaceServiceService, makeNamespaceService(gate, plane)],
     [AuditServiceService, makeAuditService(gate, plane)],
     [DoctorServiceService, makeDoctorService(gate, plane)],
+    [SecretServiceService, makeSecretService(gate, plane)],
     [EnrollServiceService, makeEnrollService(gate, plane, meshId)],
   ] as const;
   for (const [definition, implementation] of services) {

@@ -35,6 +35,10 @@ export const METHOD_ROLES: Readonly<Record<string, readonly Caller[]>> = {
   '/mesh.v1.NodeService/RefuseNode': OPERATOR,
   '/mesh.v1.NodeService/RevokeNode': OPERATOR,
   '/mesh.v1.NodeService/RemoveNode': OPERATOR,
+  '/mesh.v1.SecretService/SetSecret': PEOPLE,
+  '/mesh.v1.SecretService/ListSecrets': PEOPLE,
+  '/mesh.v1.SecretService/RemoveSecret': PEOPLE,
+  '/mesh.v1.SecretService/ShareKey': ['coordinator'],
 
   '/mesh.v1.DoctorService/Examine': OPERATOR,
 

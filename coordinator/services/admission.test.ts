@@ -179,7 +179,7 @@ test('who cannot be admitted hears why', async (t) => {
       () => undefined,
       () => undefined,
     );
-  await t.rejects(admit({}), { code: 'PROTOCOL', message: /speaks protocol 7 to 9, this coordinator 1 to 2/ });
+  await t.rejects(admit({}), { code: 'PROTOCOL', message: /speaks protocol 7 to 9, this coordinator 1 to 3/ });
   await t.rejects(admit({ protocol: { min: 1, max: 9 } }), { code: 'PROTOCOL', message: /no capabilities/ });
   await agent.connect();
   await store.nodes.setRevoked('attic', true);

@@ -16,8 +16,10 @@ import { attemptKey, type TaskRef } from '../core/task.js';
 import type { Store } from '../ports.js';
 import { Adoption, type Renumberings } from './adoption.js';
 import type { Fleet, LiveNode } from './fleet.js';
+import { problemOf, valuesFor, valuesOf } from './handover.js';
 import type { Jobs } from './jobs.js';
 import type { Results } from './results.js';
+import type { Secrets } from './secrets.js';
 import { AgentSession, fromRefs, type Send, toRefs } from './session.js';
 
 export interface AdmissionOptions {
@@ -26,6 +28,7 @@ export interface AdmissionOptions {
   fleet: Fleet;
   ledger: Ledger;
   results: Results;
+  secrets: Secrets;
   clock: Clock;
   log: Logger;
   epoch: () => number;
@@ -216,9 +219,21 @@ export class Admission {
   }
 
   /** Committed, but the message was lost: the same assignment again, same generation; the agent drops repeats. */
-  async #resend(session: AgentSession, attempts: LiveAttempt[]): Promise<void> {
-    const { store, jobs, epoch } = this.#options;
-    if (attempts.length === 0) return;
+  async #resend(session: AgentSession, unheard: LiveAttempt[]): Promise<void> {
+    const { store, jobs, results, secrets, epoch } = this.#options;
+    if (unheard.length === 0) return;
+    const needs = (attempt: LiveAttempt) => !secrets.open && attempt.kind.secrets !== undefined;
+    const unreadable = unheard.filter(needs);
+    results.lost(unreadable, 'shutdown', 'the coordinator that leads now has no key for secrets');
+    const readable = unheard.filter((attempt) => !needs(attempt));
+    const values = await valuesFor(
+      secrets,
+      jobs,
+      readable.map(({ job }) => job),
+    );
+    const unfit = readable.filter(({ job }) => problemOf(values, job) !== undefined);
+    if (unfit.length > 0) results.unfit(unfit, (job) => problemOf(values, job) ?? '');
+    const attempts = readable.filter((attempt) => !unfit.includes(attempt));
     const inputs = await store.tasks.inputs(attempts);
     session.assign(
       epoch(),
@@ -227,6 +242,7 @@ export class Admission {
         input: inputs[position],
       })),
       (job) => jobs.get(job)?.body,
+      valuesOf(values),
     );
   }
 }

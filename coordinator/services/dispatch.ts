@@ -8,7 +8,7 @@ import { groupBy } from '../../common/group-by.js';
 import type { Service } from '../../common/lifecycle.js';
 import type { Logger } from '../../common/log.js';
 import { Loop } from '../../common/loop.js';
-import type { Ledger } from '../core/ledger.js';
+import type { Ledger, LiveAttempt } from '../core/ledger.js';
 import { plan } from '../core/scheduler/plan.js';
 import type {
   NodeReason,
@@ -25,7 +25,9 @@ import type { Namespaces } from './namespaces.js';
 import type { Fleet, LiveNode } from './fleet.js';
 import type { Jobs, LiveJob } from './jobs.js';
 import type { PipelineDelay } from './pipeline-delay.js';
-import { FENCING_PROTOCOL, SANDBOX_PROTOCOL, toRefs } from './session.js';
+import { problemOf, valuesFor, type ValuesByJob, valuesOf } from './handover.js';
+import type { Secrets } from './secrets.js';
+import { FENCING_PROTOCOL, SANDBOX_PROTOCOL, SECRETS_PROTOCOL, toRefs } from './session.js';
 
 /** Returned tasks looked at per turn, shared equally among the jobs that have any. */
 const DUE_PAGE = 5000;
@@ -44,6 +46,9 @@ export interface DispatchOptions {
   namespaces: Pick<Namespaces, 'allowances'>;
   settings: PlanSettings;
   pipeline: PipelineDelay;
+  secrets: Secrets;
+  /** These attempts cannot be given what they need; for each its reason. */
+  onUnfit: (attempts: readonly LiveAttempt[], why: (job: number) => string) => void;
   clock: Clock;
   log: Logger;
   random: () => number;
@@ -184,9 +189,19 @@ export class Dispatch implements Service {
       fences: (node.session?.protocol ?? 0) >= FENCING_PROTOCOL,
       sandboxes: node.sandboxes,
       limits: (node.session?.protocol ?? 0) >= SANDBOX_PROTOCOL,
+      ...this.#withheld(node),
       finished: node.finished,
       ...this.#trustOf(node),
     };
+  }
+
+  /** Why tasks there get no secrets. */
+  #withheld(node: LiveNode): Partial<NodeView> {
+    if (!this.#options.secrets.open) return { noSecrets: 'the coordinator has no key for secrets' };
+    if ((node.session?.protocol ?? 0) < SECRETS_PROTOCOL)
+      return { noSecrets: 'its agent is too old to be given secrets: upgrade it' };
+    if (node.row.capabilities.secretFiles) return {};
+    return { noSecretFiles: 'it has no memory file system for the files of secrets (--secret-file)' };
   }
 
   /** Nothing for a node that is trusted, as nearly all are. */
@@ -205,12 +220,23 @@ export class Dispatch implements Service {
   async #commit(result: Plan): Promise<void> {
     const { store, jobs, epoch } = this.#options;
     const items = this.#toItems(result);
+    // Read before it is committed: between the commit and the message nothing may wait, or a cancel would come first.
+    const values = await this.#valuesFor(items);
     const { tasks, jobs: changes } = await store.tasks.assign(epoch(), items).catch((error: unknown) => {
       this.#unsure = items;
       throw error;
     });
     jobs.apply(changes);
-    this.#given(tasks);
+    this.#given(tasks, values);
+  }
+
+  #valuesFor(items: readonly AssignItem[]): Promise<ValuesByJob> {
+    const { secrets, jobs } = this.#options;
+    return valuesFor(
+      secrets,
+      jobs,
+      items.map(({ job }) => job),
+    );
   }
 
   /**
@@ -234,23 +260,30 @@ export class Dispatch implements Service {
     }
     const unheard = (await store.tasks.live()).filter((task) => matches(task) && !ledger.current(task.job, task.index));
     const inputs = await store.tasks.inputs(unheard);
+    const values = await this.#valuesFor(items);
     this.#unsure = [];
     this.#options.log.warn({ event: 'dispatch.recovered', tasks: unheard.length }, 'an assignment’s answer was lost');
-    this.#given(unheard.map((task, position) => ({ ...task, input: inputs[position] })));
+    this.#given(
+      unheard.map((task, position) => ({ ...task, input: inputs[position] })),
+      values,
+    );
   }
 
   /** Committed: into the ledger, and told. A job that is being cancelled has taken them back, or is about to. */
-  #given(tasks: readonly AssignedTask[]): void {
-    const { jobs, ledger, clock } = this.#options;
+  #given(tasks: readonly AssignedTask[], values: ValuesByJob): void {
+    const { jobs, ledger, clock, onUnfit } = this.#options;
     const nowMs = clock.monotonicMs();
     const told: AssignedTask[] = [];
+    const unfit: LiveAttempt[] = [];
     for (const task of tasks) {
       const job = jobs.get(task.job);
       if (!job || job.row.cancelling) continue;
-      ledger.add(task, job.kind, job.row.submitter, nowMs);
-      told.push(task);
+      const attempt = ledger.add(task, job.kind, job.row.submitter, nowMs);
+      if (problemOf(values, task.job) === undefined) told.push(task);
+      else unfit.push(attempt);
     }
-    for (const [node, list] of groupBy(told, ({ node }) => node)) this.#tell(node, list);
+    for (const [node, list] of groupBy(told, ({ node }) => node)) this.#tell(node, list, values);
+    if (unfit.length > 0) onUnfit(unfit, (job) => problemOf(values, job) ?? '');
     if (told.length > 0) this.#options.pipeline.told();
     if (tasks.length > 0) this.#loop.wake();
   }
@@ -271,12 +304,12 @@ export class Dispatch implements Service {
     return items;
   }
 
-  #tell(node: number, tasks: AssignedTask[]): void {
+  #tell(node: number, tasks: AssignedTask[], values: ValuesByJob): void {
     const { fleet, jobs, observe, epoch } = this.#options;
     const live = fleet.get(node);
     if (!live) return;
     observe.assigned(live.row.name, tasks.length);
-    live.session?.assign(epoch(), tasks, (job) => jobs.get(job)?.body);
+    live.session?.assign(epoch(), tasks, (job) => jobs.get(job)?.body, valuesOf(values));
   }
 
   #retract(node: number, job: number, count: number): void {

@@ -20,6 +20,7 @@ import type { Actor, Audit } from './audit.js';
 import type { BlobDepot } from './blob-depot.js';
 import type { Jobs } from './jobs.js';
 import { type Limits, shownLimit, specLimits } from './limits.js';
+import type { Secrets } from './secrets.js';
 import type { Namespaces } from './namespaces.js';
 import { StagedFiles } from './staged-files.js';
 
@@ -34,6 +35,7 @@ export interface IntakeOptions {
   audit: Audit;
   jobs: Jobs;
   blobs: BlobDepot;
+  secrets: Secrets;
   clock: Clock;
   log: Logger;
   epoch: () => number;
@@ -84,7 +86,7 @@ export class Intake implements Service {
 
   /** Commits a job. @throws MeshError BAD_SPEC, OVERLOADED, DISK_FULL, QUOTA, IDEMPOTENCY_CONFLICT */
   async submit(submission: Submission): Promise<JobRow> {
-    const { store, audit, jobs, clock, log, epoch, limits, accepts, namespaces } = this.#options;
+    const { store, audit, jobs, clock, log, epoch, limits, accepts, namespaces, secrets } = this.#options;
     const { spec, executor, resources } = validateSpec(submission.spec, specLimits(limits));
     if (!(await accepts()))
       throw new MeshError('DISK_FULL', 'the coordinator is short of disk space and takes no new jobs');
@@ -95,6 +97,7 @@ export class Intake implements Service {
       });
     }
     await this.#requireBlobs(spec);
+    const resolved = { ...spec, secrets: await secrets.resolve(submission.actor, spec.secrets) };
 
     const hash = createHash('sha256').update(JSON.stringify(canonicalSpec(spec)));
     // The store may ask twice: when it inserts, and again when another call with the same key was quicker.
@@ -110,7 +113,7 @@ export class Intake implements Service {
           submitter: submission.submitter,
           idempotencyKey: submission.idempotencyKey,
           specDigest: () => (digest ??= hash.digest('hex')),
-          spec,
+          spec: resolved,
           total: spec.taskCount,
           retryOf: submission.retryOf,
           hasInputs: submission.hasItems,
@@ -133,6 +136,7 @@ export class Intake implements Service {
       const { name, type, retryOf } = job;
       const action = retryOf === undefined ? 'job.submitted' : 'job.retried';
       audit.note(submission.actor, action, job.id, { name, type, tasks: job.counts.total, retryOf });
+      secrets.used(submission.actor, job);
       log.info({ event: 'job.accepted', job: job.id, tasks: job.counts.total, submitter: job.submitter });
       jobs.add(job);
       this.#materialiser.wake();

@@ -7,7 +7,7 @@ import type { JobBody } from '../../proto/gen/mesh/v1/agent.js';
 import { OnDisconnect } from '../../proto/gen/mesh/v1/common.js';
 import { isTerminal } from '../core/job.js';
 import type { Kind } from '../core/scheduler/types.js';
-import { isFenced, isLimited, sandboxOf } from '../core/spec.js';
+import { isFenced, isLimited, sandboxOf, secretsOf } from '../core/spec.js';
 import type { RetryPolicy } from '../core/task.js';
 import { JobTrust } from '../core/trust.js';
 import { type KindRegistry, TaskTime } from '../core/work.js';
@@ -75,6 +75,7 @@ export class Jobs {
         fenced: isFenced(spec),
         sandbox: sandboxOf(spec),
         limited: isLimited(spec),
+        secrets: secretsOf(spec),
       }),
       policy: {
         failuresMax: spec.retries + 1,
@@ -145,5 +146,7 @@ function makeBody(row: JobRow, resources: Kind['resources'], logBytesMax: number
     sandbox: row.spec.sandbox,
     net: row.spec.net,
     limits: row.spec.limits,
+    // Whose they are is none of the agents' business.
+    secrets: row.spec.secrets.map((use) => ({ ...use, owner: '' })),
   };
 }

@@ -165,6 +165,19 @@ export class Results implements Service {
     );
   }
 
+  /** These were assigned and cannot be given what they need: their agents are not told, and they have failed. */
+  unfit(attempts: readonly LiveAttempt[], why: (job: number) => string): void {
+    const receivedMs = this.#options.clock.monotonicMs();
+    this.#finished.addAll(
+      attempts.map((attempt) => ({
+        session: undefined,
+        outcome: 'failed' as const,
+        finished: { ...blankFinished(attempt), error: why(attempt.job) },
+        ...{ receivedMs, sizeBytes: 0 },
+      })),
+    );
+  }
+
   /**
    * Resolves when nothing of the node is being given away: until that is committed nobody knows what is the node's.
    * @throws MeshError NOT_READY while it cannot be committed
@@ -313,7 +326,8 @@ export class Results implements Service {
     });
     if (stale > 0) onStale(stale);
     for (const [job, { count, totalMs }] of ran) job.taskTime.observe(totalMs, count);
-    this.#judge.settled(valid);
+    // What was never told to a node says nothing about it.
+    this.#judge.settled(valid.filter(({ session, outcome }) => session !== undefined || outcome !== 'failed'));
     this.#jobsEnded(jobs.apply(jobChanges));
     for (const node of new Set(prepared.map((item) => item.attempt.node))) {
       const live = fleet.get(node);

@@ -1,6 +1,6 @@
 import { groupBy } from '../../common/group-by.js';
 import { RecentSet, SESSION_BODIES_MAX } from '../../common/recent-set.js';
-import type { AssignGroup, JobBody, SessionResponse, TaskRefs } from '../../proto/gen/mesh/v1/agent.js';
+import type { AssignGroup, JobBody, JobSecrets, SessionResponse, TaskRefs } from '../../proto/gen/mesh/v1/agent.js';
 import { TaskInput } from '../../proto/gen/mesh/v1/common.js';
 import type { TaskRef } from '../core/task.js';
 import type { AssignedTask } from '../ports.js';
@@ -12,6 +12,9 @@ import type { AssignedTask } from '../ports.js';
 export const FENCING_PROTOCOL = 2;
 /** Since this version an agent can be told in which tier an attempt runs and what it may use. */
 export const SANDBOX_PROTOCOL = 3;
+
+/** From this version on an agent is given secrets, and keeps them as it should. */
+export const SECRETS_PROTOCOL = 3;
 
 /** Rows to columns, as they travel. */
 export function toRefs(refs: Iterable<TaskRef>): TaskRefs {
@@ -94,21 +97,46 @@ export class AgentSession {
     this.#held = { untilBytes, release };
   }
 
-  /** Tasks of any jobs; a job's body goes along unless this session still remembers it. */
-  assign(epoch: number, tasks: readonly AssignedTask[], bodyOf: (job: number) => JobBody | undefined): void {
-    const byJob = groupBy(tasks, (task) => task.job);
+  /**
+   * Tasks of any jobs; a job's body goes along unless this session still remembers it. What a job's secrets are worth goes
+   * along every time, in a message of its own: the agent forgets them with the last attempt, and large ones of several
+   * jobs are not to add up to more than a message holds.
+   */
+  assign(
+    epoch: number,
+    tasks: readonly AssignedTask[],
+    bodyOf: (job: number) => JobBody | undefined,
+    valuesOf: (job: number) => Buffer[],
+  ): void {
+    const plain: AssignedTask[][] = [];
+    const secret: AssignedTask[][] = [];
+    for (const [job, list] of groupBy(tasks, (task) => task.job)) {
+      const body = bodyOf(job);
+      if (body) (body.secrets.length > 0 ? secret : plain).push(list);
+    }
+    this.#assign(epoch, plain, bodyOf);
+    for (const list of secret) this.#assign(epoch, [list], bodyOf, valuesOf);
+  }
+
+  #assign(
+    epoch: number,
+    lists: readonly AssignedTask[][],
+    bodyOf: (job: number) => JobBody | undefined,
+    valuesOf?: (job: number) => Buffer[],
+  ): void {
     const bodies: JobBody[] = [];
     const groups: AssignGroup[] = [];
-    for (const [job, list] of byJob) {
-      const body = bodyOf(job);
-      if (!body) continue;
+    const secrets: JobSecrets[] = [];
+    for (const list of lists) {
+      const job = (list[0] as AssignedTask).job;
       if (!this.#bodies.touch(job)) {
         this.#bodies.put(job, true);
-        bodies.push(body);
+        bodies.push(bodyOf(job) as JobBody);
       }
       groups.push(toGroup(job, list));
+      if (valuesOf) secrets.push({ job, values: valuesOf(job) });
     }
-    if (groups.length > 0) this.send({ $case: 'assign', value: { epoch, bodies, groups } });
+    if (groups.length > 0) this.send({ $case: 'assign', value: { epoch, bodies, groups, secrets } });
   }
 
   /** The list when it is another than this session was last told, and nothing otherwise. */

@@ -26,8 +26,10 @@ import {
 import type { CopyAsked, Settlement, Store } from '../ports.js';
 import type { Copies } from './copies.js';
 import type { Fleet } from './fleet.js';
+import { problemOf, valuesFor, type ValuesByJob, valuesOf } from './handover.js';
 import type { Jobs, LiveJob } from './jobs.js';
 import type { Namespaces } from './namespaces.js';
+import type { Secrets } from './secrets.js';
 
 const EVERY_MS = 1000;
 /** What completed is read again after so long; near a job's end it changes little. */
@@ -52,6 +54,9 @@ export interface SpeculationOptions {
   log: Logger;
   epoch: () => number;
   onAssigned: (node: string) => void;
+  secrets: Secrets;
+  /** As in Dispatch. */
+  onUnfit: (attempts: readonly LiveAttempt[], why: (job: number) => string) => void;
 }
 
 export class Speculation implements Service {
@@ -131,9 +136,10 @@ export class Speculation implements Service {
   }
 
   async #make(asked: CopyAsked): Promise<void> {
-    const { store, copies, jobs, ledger, epoch } = this.#options;
+    const { store, copies, jobs, ledger, secrets, epoch } = this.#options;
     const { to, ...original } = asked;
     if (!jobs.get(asked.job)) return;
+    const values = await valuesFor(secrets, jobs, [asked.job]);
     const attempt = ledger.get(original, original.node);
     copies.note(original);
     const made = await store.copies.make(epoch(), asked).catch((error: unknown) => {
@@ -141,7 +147,7 @@ export class Speculation implements Service {
       throw error;
     });
     jobs.apply(made.jobs);
-    if (made.task) return this.#told(asked, made.task);
+    if (made.task) return this.#told(asked, made.task, values);
     copies.forget(original);
     if (attempt) this.#refuse(attempt, to);
   }
@@ -154,18 +160,24 @@ export class Speculation implements Service {
   }
 
   /** Committed: into the ledger, and told; unless the job is being cancelled, which ends both. */
-  async #told(asked: CopyAsked, task: Awaited<ReturnType<Store['tasks']['assign']>>['tasks'][number]): Promise<void> {
-    const { copies, jobs, ledger, fleet, clock, log, epoch, onAssigned } = this.#options;
+  async #told(
+    asked: CopyAsked,
+    task: Awaited<ReturnType<Store['tasks']['assign']>>['tasks'][number],
+    values: ValuesByJob,
+  ): Promise<void> {
+    const { copies, jobs, ledger, fleet, clock, log, epoch, onAssigned, onUnfit } = this.#options;
     const { to, ...original } = asked;
     const job = jobs.get(asked.job);
     if (!job || job.row.cancelling) return;
     const isAside = ledger.setAside(original);
     copies.note(original, { job: task.job, index: task.index, generation: task.generation, node: to });
-    ledger.add(task, job.kind, job.row.submitter, clock.monotonicMs());
+    const attempt = ledger.add(task, job.kind, job.row.submitter, clock.monotonicMs());
     const node = fleet.get(to);
     // The failures and losses of the task, its original, and this one: the number its agent hears is its own.
     const told = { ...task, losses: task.losses + 1 };
-    node?.session?.assign(epoch(), [told], (seq) => jobs.get(seq)?.body);
+    const problem = problemOf(values, task.job);
+    if (problem !== undefined) onUnfit([attempt], () => problem);
+    else node?.session?.assign(epoch(), [told], (seq) => jobs.get(seq)?.body, valuesOf(values));
     if (node) onAssigned(node.row.name);
     log.info({
       event: 'task.copied',

@@ -17,6 +17,7 @@ import { leaderStore } from './leader.js';
 import { migrate } from './migrate.js';
 import { namespaceStore } from './namespaces.js';
 import { nodeStore } from './nodes.js';
+import { secretStore } from './secrets.js';
 import { settleRole } from './role-settings.js';
 import { settingStore } from './settings.js';
 import { taskStore } from './tasks.js';
@@ -97,6 +98,7 @@ export async function openStore(options: StoreOptions): Promise<PostgresStore> {
     coordinators: coordinatorStore(database),
     blobs: blobStore(database),
     blobContent: blobContentStore(database),
+    secrets: secretStore(database),
     audit: auditStore(database),
     settings,
     ping,

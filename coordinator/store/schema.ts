@@ -203,6 +203,18 @@ export interface AuditTable {
   hash: Buffer;
 }
 
+export interface SecretTable {
+  owner: string;
+  name: string;
+  revision: string;
+  key_id: string;
+  sealed: Uint8Array;
+  size_bytes: number;
+  is_text: boolean;
+  set_by: string;
+  set_at: DefaultTime;
+}
+
 export interface LeaderTable {
   id: Generated<number>;
   epoch: number;
@@ -237,6 +249,7 @@ export interface Schema {
   namespace: NamespaceTable;
   namespace_member: NamespaceMemberTable;
   node: NodeTable;
+  secret: SecretTable;
   setting: SettingTable;
   task: TaskTable;
   task_attempt: TaskAttemptTable;

@@ -23,5 +23,8 @@ export const settingStore = (database: Database): SettingStore => {
       if (holds === undefined) throw new MeshError('INTERNAL', `the setting ${key} vanished while it was claimed`);
       return holds;
     },
+    release: async (key) => {
+      await database.run((db) => db.deleteFrom('setting').where('key', '=', key).execute());
+    },
   };
 };

@@ -3,6 +3,7 @@ import { copiesConform } from './copies.js';
 import { jobsConform } from './jobs.js';
 import { leaderConforms } from './leader.js';
 import { namespacesConform } from './namespaces.js';
+import { secretsConform } from './secrets.js';
 import type { Subject } from './subject.js';
 import { tasksConform } from './tasks.js';
 
@@ -12,4 +13,5 @@ export function storeConforms(subject: Subject): void {
   leaderConforms(subject);
   copiesConform(subject);
   namespacesConform(subject);
+  secretsConform(subject);
 }

@@ -46,6 +46,7 @@ export const processBody = (job: number, argv: string[] = ['true']): JobBody => 
   sandbox: 0,
   net: false,
   limits: undefined,
+  secrets: [],
 });
 
 export const assignOf = (
@@ -58,6 +59,7 @@ export const assignOf = (
   epoch,
   bodies,
   groups: [{ job, indexes, generations: indexes.map(() => generation), attempts: [], inputs: [] }],
+  secrets: [],
 });
 
 export const finishedOf = ([job, index, generation]: Ref, more: Partial<Finished> = {}): Finished => ({

@@ -60,6 +60,7 @@ export function makeBody(work: JobBody['work'], more: Partial<JobBody> = {}): Jo
     sandbox: 0,
     net: false,
     limits: undefined,
+    secrets: [],
     ...more,
   };
 }

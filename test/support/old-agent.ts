@@ -66,6 +66,7 @@ export class OldAgent implements SignalSource {
         capabilities: {
           ...{ cpus: SLOTS, memoryBytes: 2 ** 30, gpus: [], os: 'linux', arch: 'x64', labels: {} },
           ...{ executors: ['process'], sandbox: 'process', slots: SLOTS, custom: {}, sandboxes: [], limits: [] },
+          ...{ executors: ['process'], sandbox: 'process', slots: SLOTS, custom: {}, secretFiles: false },
         },
         ...{ prefilled: none(), running: none(), unacknowledged: none() },
         ...{ epoch: 0, runningAgeMs: [] },

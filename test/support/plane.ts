@@ -12,6 +12,7 @@ import type { CoordinatorConfig } from '../../coordinator/coordinator.js';
 import type { JobRow, Store } from '../../coordinator/ports.js';
 import type { Actor } from '../../coordinator/services/audit.js';
 import type { Signer } from '../../coordinator/services/issuance.js';
+import type { KeyHolder } from '../../coordinator/services/secrets.js';
 import type { AgentSession } from '../../coordinator/services/session.js';
 import { coordinatorSettings } from '../../coordinator/services/settings.js';
 import { AgentHello, Finished, Outcome, type SessionResponse, type TaskRefs } from '../../proto/gen/mesh/v1/agent.js';
@@ -65,7 +66,13 @@ export const signerOf = (mesh: TestMesh): Signer => ({
 /** Started, and stopped when the test ends. Turns of its loops come only by what happens or by `clock.advance`. */
 export async function startPlane(
   t: Test,
-  options: { store?: Store; config?: Partial<CoordinatorConfig>; holder?: string; clock?: ManualClock } = {},
+  options: {
+    store?: Store;
+    config?: Partial<CoordinatorConfig>;
+    holder?: string;
+    clock?: ManualClock;
+    keyHolder?: KeyHolder;
+  } = {},
 ): Promise<TestPlane> {
   const store = options.store ?? (await withStore(t));
   const clock = options.clock ?? new ManualClock();
@@ -81,6 +88,7 @@ export async function startPlane(
     onRevoked: () => undefined,
     log: silentLogger,
     random: () => 0,
+    ...(options.keyHolder ? { keyHolder: options.keyHolder } : {}),
   });
   await plane.start();
   t.teardown(() => plane.stop());
@@ -148,6 +156,7 @@ export class PlayedAgent {
   bootId = unique('boot');
   /** The latest version it speaks. */
   protocol = 1;
+  secretFiles = false;
   mailbox = new Mailbox();
   session!: AgentSession;
   readonly identity: Identity;
@@ -183,6 +192,7 @@ export class PlayedAgent {
       capabilities: Capabilities.fromPartial({
         ...{ cpus: this.slots, memoryBytes: 2 ** 33, slots: this.slots, os: 'linux', arch: 'x64' },
         executors: ['process', 'function'],
+        secretFiles: this.secretFiles,
       }),
       prefilled: columns(over.prefilled ?? []),
       running: columns(over.running ?? []),

@@ -14,6 +14,7 @@ import { NodeFault } from '../../core/types.js';
 import { type FileSource, placeFiles } from '../../staging/place.js';
 import type { Janitor } from '../janitor.js';
 import type { Tiers } from '../sandbox/tiers.js';
+import type { SecretFiles } from '../secret-files.js';
 import type { StrayWatch } from '../strays.js';
 import type { WorkRoot } from '../workroot.js';
 import { LaunchRun } from './launch-run.js';
@@ -35,6 +36,8 @@ export interface FunctionExecutorOptions {
   janitor: Janitor;
   tiers: Tiers;
   log: Logger;
+  /** Undefined where secrets cannot be kept in memory as files. */
+  secretFiles?: SecretFiles | undefined;
   nodeName: () => string;
   /** Worker threads at most. */
   slots: number;
@@ -93,7 +96,7 @@ export class FunctionExecutor implements Executor {
       const work = launch.body.work;
       if (work?.$case !== 'function') throw new MeshError('BAD_SPEC', 'the job has no function');
       const path = await this.#module(work.value.moduleDigest);
-      const entered = this.#enter(launch.body, path);
+      const entered = this.#enter(launch, path);
       room = entered;
       if (launch.attempts.some((attempt) => attempt.input?.files.length))
         await this.#stage(launch, entered.directory, directories);
@@ -101,7 +104,7 @@ export class FunctionExecutor implements Executor {
         work: {
           module: pathToFileURL(path).href,
           exportName: work.value.exportName,
-          environment: work.value.environment,
+          environment: { ...work.value.environment, ...entered.variables },
           jobId: launch.body.jobId,
           taskCount: launch.body.taskCount,
           node: nodeName(),
@@ -122,10 +125,10 @@ export class FunctionExecutor implements Executor {
     }
   }
 
-  #enter(body: JobBody, modulePath: string): Room {
+  #enter(launch: LaunchSpec, modulePath: string): Room {
     if (!this.#rooms) throw new Error('the function executor was not prepared');
     if (this.#stopping) throw new NodeFault('the agent is stopping');
-    return this.#rooms.enter(body, modulePath);
+    return this.#rooms.enter(launch, modulePath);
   }
 
   #startAlone(room: Room): RunnerProcess {

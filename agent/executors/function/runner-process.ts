@@ -1,6 +1,7 @@
 import type { ChildProcess } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import type { Duplex, Readable } from 'node:stream';
+import { type Mask, MaskStream } from '../../core/mask.js';
 import { COOKIE_VARIABLE, TASK_PATH } from '../environment.js';
 import { killTree, type StrayWatch } from '../strays.js';
 import type { Command, Contained, Exit, Tier } from '../sandbox/tier.js';
@@ -23,6 +24,8 @@ export interface RunnerProcessOptions {
   readable: readonly string[];
   strays: StrayWatch;
   slots: number;
+  /** Of the secrets that its functions are given. */
+  mask?: Mask | undefined;
 }
 
 /** Why a runner ended. */
@@ -71,10 +74,17 @@ export class RunnerProcess {
     createInterface({ input: this.#link, crlfDelay: Number.POSITIVE_INFINITY }).on('line', (line) => this.#read(line));
     this.#link.on('error', () => undefined);
     (this.#child.stdout as Readable).resume();
-    (this.#child.stderr as Readable).on('data', (data: Buffer) => {
+    // Masked before it is cut to what is kept: a secret that is cut is not found.
+    const masked = options.mask && new MaskStream(options.mask);
+    const stderr = this.#child.stderr as Readable;
+    const complain = (data: Buffer) => {
+      this.#complaint = (this.#complaint + data.toString()).slice(-COMPLAINT_CHARS);
+    };
+    stderr.on('data', (data: Buffer) => {
       const own = this.#contained.complaint?.pass(data) ?? data;
-      this.#complaint = (this.#complaint + own.toString()).slice(-COMPLAINT_CHARS);
+      complain(masked?.write(own) ?? own);
     });
+    if (masked) stderr.once('end', () => complain(masked.end()));
   }
 
   get alive(): boolean {

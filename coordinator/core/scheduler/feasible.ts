@@ -18,6 +18,8 @@ export function ruledOut(kind: Kind, cost: Cost, node: NodeView): string | undef
     return 'its agent is too old to stop attempts by itself when it is cut off (--on-disconnect stop): upgrade it';
   const unsafe = sandboxProblem(kind, node);
   if (unsafe) return unsafe;
+  const withheld = kind.secrets && (node.noSecrets ?? (kind.secrets === 'files' ? node.noSecretFiles : undefined));
+  if (withheld) return withheld;
   const lacking = exceeds(cost, node.total);
   if (lacking) return lacking;
   const unmet = unmetRequirement(kind.selector, node.labels);

@@ -15,6 +15,8 @@ export interface Kind {
   sandbox?: 'bubblewrap' | 'process' | undefined;
   /** Bounds what its attempts may use, which older agents cannot. */
   limited?: boolean;
+  /** Its attempts are given secrets, some of them as files. */
+  secrets?: 'variables' | 'files' | undefined;
 }
 
 /** Resources as numbers to subtract. `slots` bounds how many tasks run whatever they ask. */
@@ -66,6 +68,9 @@ export interface NodeView {
   sandboxes?: readonly string[];
   /** Its agent speaks a protocol in which it can be told what attempts may use. */
   limits?: boolean;
+  /** Why its attempts can be given no secrets, or none as files; undefined when they can. */
+  noSecrets?: string | undefined;
+  noSecretFiles?: string | undefined;
   /** Why it gets no work at all for now; undefined when it may. */
   barred?: string | undefined;
   /** On probation: what starts at once is all it gets, nothing waits there. */

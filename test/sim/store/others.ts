@@ -8,6 +8,10 @@ import type {
   JoinRequestStore,
   LeaderRow,
   NodeRow,
+  SealedSecret,
+  SecretRef,
+  SecretRow,
+  SecretStore,
   Store,
 } from '../../../coordinator/ports.js';
 import type { RunStatement } from './memory-store.js';
@@ -106,6 +110,7 @@ export function otherStores(tables: Tables, read: RunStatement, write: RunStatem
           for (const digest of digests) tables.blobs.delete(digest);
         }),
     },
+    secrets: secretStore(tables, read, write),
     // Nobody reads it in a simulation.
     audit: {
       append: () => write('audit.append', () => CHAIN_START),
@@ -113,6 +118,7 @@ export function otherStores(tables: Tables, read: RunStatement, write: RunStatem
       find: () => read('audit.find', () => []),
     },
     settings: {
+      release: (key) => write('settings.release', () => void tables.settings.delete(key)),
       get: (key) => read('settings.get', () => tables.settings.get(key)),
       claim: (key, value) =>
         write('settings.claim', () => {
@@ -155,6 +161,39 @@ function renew(tables: Tables, epoch: number): boolean {
   if (tables.leader?.epoch !== epoch) return false;
   tables.leader.renewals++;
   return true;
+}
+
+function secretStore(tables: Tables, read: RunStatement, write: RunStatement): SecretStore {
+  const keyOf = ({ owner, name }: SecretRef) => `${owner} ${name}`;
+  const toRow = (secret: SealedSecret & { setBy: string; setAtMs: number }): SecretRow => {
+    const { owner, name, sizeBytes, isText, setBy, setAtMs } = secret;
+    return { owner, name, sizeBytes, isText, setBy, setAtMs };
+  };
+  return {
+    put: (secret, setBy, countMax) =>
+      write('secrets.put', () => {
+        const others = [...tables.secrets.values()].filter((s) => s.owner === secret.owner && s.name !== secret.name);
+        if (others.length >= countMax) return undefined;
+        const row = { ...secret, setBy, setAtMs: tables.now() };
+        tables.secrets.set(keyOf(secret), row);
+        return toRow(row);
+      }),
+    list: (owners) =>
+      read('secrets.list', () =>
+        [...tables.secrets.values()]
+          .filter(({ owner }) => owners === undefined || owners.includes(owner))
+          .sort((a, b) => (a.name === b.name ? (a.owner < b.owner ? -1 : 1) : a.name < b.name ? -1 : 1))
+          .map(toRow),
+      ),
+    remove: (key) => write('secrets.remove', () => tables.secrets.delete(keyOf(key))),
+    read: (keys) =>
+      read('secrets.read', () =>
+        [...new Set(keys.map(keyOf))].flatMap((key) => {
+          const secret = tables.secrets.get(key);
+          return secret ? [secret] : [];
+        }),
+      ),
+  };
 }
 
 function certificateStore(tables: Tables, read: RunStatement, write: RunStatement): CertificateStore {

@@ -18,6 +18,7 @@ import {
   type NamespaceRow,
   type NewJob,
   type NodeRow,
+  type SealedSecret,
   type TokenRow,
 } from '../../../coordinator/ports.js';
 import { OnFailure } from '../../../proto/gen/mesh/v1/mesh.js';
@@ -106,6 +107,7 @@ export class Tables {
   readonly namespaces = new Map<string, NamespaceRow>([
     [DEFAULT_NAMESPACE, { name: DEFAULT_NAMESPACE, quotas: NO_QUOTAS, members: [] }],
   ]);
+  readonly secrets = new Map<string, SealedSecret & { setBy: string; setAtMs: number }>();
   readonly tokens = new Map<string, TokenRow>();
   readonly joinRequests = new Map<string, JoinRequestRow>();
   readonly settings = new Map<string, string>();

@@ -30,6 +30,7 @@ import {
   ProcessWork,
   Resources,
   Sandbox,
+  SecretUse,
   TaskInput,
 } from "./common.js";
 
@@ -176,7 +177,20 @@ export interface JobBody {
   /** The network is there in the bubblewrap tier too. Since protocol 3. */
   net: boolean;
   /** Since protocol 3. */
-  limits: Limits | undefined;
+  limits:
+    | Limits
+    | undefined;
+  /** Their values come with every assignment. Since protocol 3. */
+  secrets: SecretUse[];
+}
+
+/**
+ * What a job's secrets are worth now, in the order of its body. It lives in memory only, as long as attempts of the job
+ * are here.
+ */
+export interface JobSecrets {
+  job: number;
+  values: Buffer[];
 }
 
 export interface AssignGroup {
@@ -193,6 +207,8 @@ export interface Assign {
   epoch: number;
   bodies: JobBody[];
   groups: AssignGroup[];
+  /** Of every group whose job has secrets. Since protocol 3. */
+  secrets: JobSecrets[];
 }
 
 export interface Started {
@@ -1460,6 +1476,7 @@ function createBaseJobBody(): JobBody {
     sandbox: 0,
     net: false,
     limits: undefined,
+    secrets: [],
   };
 }
 
@@ -1505,6 +1522,9 @@ export const JobBody: MessageFns<JobBody> = {
     }
     if (message.limits !== undefined) {
       Limits.encode(message.limits, writer.uint32(114).fork()).join();
+    }
+    for (const v of message.secrets) {
+      SecretUse.encode(v!, writer.uint32(106).fork()).join();
     }
     return writer;
   },
@@ -1626,6 +1646,14 @@ export const JobBody: MessageFns<JobBody> = {
             message.limits = Limits.decode(reader, reader.uint32());
             continue;
           }
+          case 13: {
+            if (tag !== 106) {
+              break;
+            }
+
+            message.secrets.push(SecretUse.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1674,6 +1702,74 @@ export const JobBody: MessageFns<JobBody> = {
     message.limits = (object.limits !== undefined && object.limits !== null)
       ? Limits.fromPartial(object.limits)
       : undefined;
+    message.secrets = object.secrets?.map((e) => SecretUse.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseJobSecrets(): JobSecrets {
+  return { job: 0, values: [] };
+}
+
+export const JobSecrets: MessageFns<JobSecrets> = {
+  encode(message: JobSecrets, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.job !== 0) {
+      writer.uint32(8).uint64(message.job);
+    }
+    for (const v of message.values) {
+      writer.uint32(18).bytes(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): JobSecrets {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseJobSecrets();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.job = longToNumber(reader.uint64());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.values.push(Buffer.from(reader.bytes()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<JobSecrets>, I>>(base?: I): JobSecrets {
+    return JobSecrets.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<JobSecrets>, I>>(object: I): JobSecrets {
+    const message = createBaseJobSecrets();
+    message.job = object.job ?? 0;
+    message.values = object.values?.map((e) => e) || [];
     return message;
   },
 };
@@ -1824,7 +1920,7 @@ export const AssignGroup: MessageFns<AssignGroup> = {
 };
 
 function createBaseAssign(): Assign {
-  return { epoch: 0, bodies: [], groups: [] };
+  return { epoch: 0, bodies: [], groups: [], secrets: [] };
 }
 
 export const Assign: MessageFns<Assign> = {
@@ -1837,6 +1933,9 @@ export const Assign: MessageFns<Assign> = {
     }
     for (const v of message.groups) {
       AssignGroup.encode(v!, writer.uint32(26).fork()).join();
+    }
+    for (const v of message.secrets) {
+      JobSecrets.encode(v!, writer.uint32(34).fork()).join();
     }
     return writer;
   },
@@ -1878,6 +1977,14 @@ export const Assign: MessageFns<Assign> = {
             message.groups.push(AssignGroup.decode(reader, reader.uint32()));
             continue;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.secrets.push(JobSecrets.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1898,6 +2005,7 @@ export const Assign: MessageFns<Assign> = {
     message.epoch = object.epoch ?? 0;
     message.bodies = object.bodies?.map((e) => JobBody.fromPartial(e)) || [];
     message.groups = object.groups?.map((e) => AssignGroup.fromPartial(e)) || [];
+    message.secrets = object.secrets?.map((e) => JobSecrets.fromPartial(e)) || [];
     return message;
   },
 };

@@ -77,6 +77,8 @@ export interface Capabilities {
   sandboxes: string[];
   /** What is bounded in the strongest tier, and by what: "memory:sampled", "processes:rlimit", "network:namespace". */
   limits: string[];
+  /** Files of secrets can be kept in memory here. Since protocol 3. */
+  secretFiles: boolean;
 }
 
 export interface Capabilities_LabelsEntry {
@@ -87,6 +89,17 @@ export interface Capabilities_LabelsEntry {
 export interface Capabilities_CustomEntry {
   key: string;
   value: number;
+}
+
+/** A secret that a job's tasks are given: a reference, never the value. */
+export interface SecretUse {
+  name: string;
+  /** The variable that holds the value or, of a file, its path. */
+  variable: string;
+  /** Given as a file in memory. */
+  file: boolean;
+  /** Whose secret it is. Empty in a submission: the submitter's own, or else the one that is for everyone. */
+  owner: string;
 }
 
 export interface ProcessWork {
@@ -418,6 +431,7 @@ function createBaseCapabilities(): Capabilities {
     custom: {},
     sandboxes: [],
     limits: [],
+    secretFiles: false,
   };
 }
 
@@ -458,6 +472,9 @@ export const Capabilities: MessageFns<Capabilities> = {
     }
     for (const v of message.limits) {
       writer.uint32(98).string(v!);
+    }
+    if (message.secretFiles !== false) {
+      writer.uint32(160).bool(message.secretFiles);
     }
     return writer;
   },
@@ -577,6 +594,14 @@ export const Capabilities: MessageFns<Capabilities> = {
             message.limits.push(reader.string());
             continue;
           }
+          case 20: {
+            if (tag !== 160) {
+              break;
+            }
+
+            message.secretFiles = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -622,6 +647,7 @@ export const Capabilities: MessageFns<Capabilities> = {
     );
     message.sandboxes = object.sandboxes?.map((e) => e) || [];
     message.limits = object.limits?.map((e) => e) || [];
+    message.secretFiles = object.secretFiles ?? false;
     return message;
   },
 };
@@ -756,6 +782,97 @@ export const Capabilities_CustomEntry: MessageFns<Capabilities_CustomEntry> = {
     const message = createBaseCapabilities_CustomEntry();
     message.key = object.key ?? "";
     message.value = object.value ?? 0;
+    return message;
+  },
+};
+
+function createBaseSecretUse(): SecretUse {
+  return { name: "", variable: "", file: false, owner: "" };
+}
+
+export const SecretUse: MessageFns<SecretUse> = {
+  encode(message: SecretUse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.variable !== "") {
+      writer.uint32(18).string(message.variable);
+    }
+    if (message.file !== false) {
+      writer.uint32(24).bool(message.file);
+    }
+    if (message.owner !== "") {
+      writer.uint32(34).string(message.owner);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SecretUse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSecretUse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.variable = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.file = reader.bool();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.owner = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<SecretUse>, I>>(base?: I): SecretUse {
+    return SecretUse.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<SecretUse>, I>>(object: I): SecretUse {
+    const message = createBaseSecretUse();
+    message.name = object.name ?? "";
+    message.variable = object.variable ?? "";
+    message.file = object.file ?? false;
+    message.owner = object.owner ?? "";
     return message;
   },
 };

@@ -31,6 +31,7 @@ import {
   ProcessWork,
   Resources,
   Sandbox,
+  SecretUse,
   Stream,
   TaskInput,
 } from "./common.js";
@@ -80,6 +81,7 @@ export interface JobSpec {
   net: boolean;
   /** Needs protocol 3 of the node's agent. */
   limits: Limits | undefined;
+  secrets: SecretUse[];
 }
 
 export interface SubmitJobRequest {
@@ -405,6 +407,7 @@ function createBaseJobSpec(): JobSpec {
     sandbox: 0,
     net: false,
     limits: undefined,
+    secrets: [],
   };
 }
 
@@ -462,6 +465,9 @@ export const JobSpec: MessageFns<JobSpec> = {
     }
     if (message.limits !== undefined) {
       Limits.encode(message.limits, writer.uint32(146).fork()).join();
+    }
+    for (const v of message.secrets) {
+      SecretUse.encode(v!, writer.uint32(138).fork()).join();
     }
     return writer;
   },
@@ -615,6 +621,14 @@ export const JobSpec: MessageFns<JobSpec> = {
             message.limits = Limits.decode(reader, reader.uint32());
             continue;
           }
+          case 17: {
+            if (tag !== 138) {
+              break;
+            }
+
+            message.secrets.push(SecretUse.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -667,6 +681,7 @@ export const JobSpec: MessageFns<JobSpec> = {
     message.limits = (object.limits !== undefined && object.limits !== null)
       ? Limits.fromPartial(object.limits)
       : undefined;
+    message.secrets = object.secrets?.map((e) => SecretUse.fromPartial(e)) || [];
     return message;
   },
 };
