@@ -12,6 +12,7 @@ import { BACKDATE_MS, PROFILES, renewalAtMs } from '../common/identity/profile.j
 import { formatMeshUri } from '../common/identity/spiffe.js';
 import { assertKeyOf, type KeyPair, makeKeyPair } from './keys.js';
 import { type LeafRequest, makeLeaf, profileExtensions, randomSerial, validity } from './policy.js';
+import { buildCrl, type CrlTemplate } from './x509/crl.js';
 import {
   authorityKeyIdentifier,
   buildCertificate,
@@ -136,6 +137,11 @@ export class Authority {
     this.rootPem = toPem(parts.root.raw);
     this.issuerPem = toPem(parts.issuer.raw);
     this.rootFingerprint = fingerprintOf(parts.root);
+  }
+
+  /** The list of what this issuer has signed and taken back, DER. */
+  signCrl(list: Omit<CrlTemplate, 'issuerDer'>): Buffer {
+    return buildCrl({ ...list, issuerDer: fieldsOf(this.issuer).subjectDer }, this.#issuerKey);
   }
 
   /**

@@ -41,6 +41,8 @@ export interface Desk {
   list(): Promise<DeskCertificate[]>;
   /** What is revoked now that was not before. */
   revoke(nameOrSerial: string): Promise<DeskCertificate[]>;
+  /** A fresh revocation list, DER. */
+  crl(): Promise<Buffer>;
   close(): Promise<void>;
 }
 
@@ -104,6 +106,10 @@ export class DirectoryDesk implements Desk {
 
   async revoke(nameOrSerial: string): Promise<DeskCertificate[]> {
     return (await this.directory.revoke(nameOrSerial, systemClock.wallMs())).map(shown);
+  }
+
+  async crl(): Promise<Buffer> {
+    return (await this.directory.signCrl([], systemClock.wallMs())).der;
   }
 
   close(): Promise<void> {

@@ -15,7 +15,7 @@
  * `issuer.crt`, then the key gets its name; a directory found between the last two steps is finished when it is opened.
  */
 import { type KeyObject, X509Certificate } from 'node:crypto';
-import { existsSync, readdirSync, renameSync, rmdirSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, renameSync, rmdirSync, rmSync, statSync } from 'node:fs';
 import { type Clock, systemClock } from '../common/clock.js';
 import { MeshError } from '../common/errors.js';
 import { makePrivateDir, readIfExists, writeFileAtomic } from '../common/files.js';
@@ -26,6 +26,7 @@ import { randomCharacters } from '../common/ids.js';
 import type { Passphrase } from '../common/passphrase.js';
 import { Authority, type Issued, issuerRenewalDue, makeIssuer, makeRoot, signIssuer } from './authority.js';
 import { type Index, type IndexEntry, isHolder, loadIndex, readIndex, saveIndex } from './index-file.js';
+import { CRL_LIFETIME_MS, type Crl, revokedBy } from './crl.js';
 import { makeKeyPair, missingPassphrase, openKey, readPrivateKeyFile, sealKey } from './keys.js';
 import { filesOf, isSealedDirectory, loadAuthority, readCertificateFile } from './layout.js';
 import { withLock } from './lock.js';
@@ -278,7 +279,7 @@ export class CaDirectory {
   }
 
   /**
-   * Revokes every certificate of a name, or the one with a serial. A running coordinator imports it at its next start.
+   * Revokes every certificate of a name, or the one with a serial. A running coordinator imports it within a second.
    * @returns what is revoked now that was not before
    * @throws MeshError NOT_FOUND when nothing has that name or serial
    */
@@ -301,6 +302,34 @@ export class CaDirectory {
       saveIndex(this.directory, { ...index, certificates }, nowMs);
       return revoked;
     });
+  }
+
+  /**
+   * A new list of the certificates of the present issuer that are revoked: those in the index and those that the caller
+   * knows of, which the index then has too.
+   */
+  signCrl(known: readonly IndexEntry[], nowMs: number): Promise<Crl> {
+    return this.locked(() => {
+      const index = loadIndex(this.directory);
+      const entries = new Map(index.certificates.map((entry) => [entry.serial, entry]));
+      for (const { serial, revokedAtMs } of revokedBy(this.authority.issuer, known, nowMs)) {
+        const entry = entries.get(serial) ?? known.find((candidate) => candidate.serial === serial);
+        if (entry) entries.set(serial, { ...entry, revokedAtMs: entry.revokedAtMs ?? revokedAtMs });
+      }
+      // Never lower than before, even when the index came from a backup: by then the clock has moved on.
+      const number = Math.max((index.crlNumber ?? 0) + 1, Math.floor(nowMs / 1000));
+      const certificates = [...entries.values()];
+      saveIndex(this.directory, { ...index, certificates, crlNumber: number }, nowMs);
+      const revoked = revokedBy(this.authority.issuer, certificates, nowMs);
+      const times = { thisUpdateMs: nowMs, nextUpdateMs: nowMs + CRL_LIFETIME_MS };
+      return { ...times, number, count: revoked.length, der: this.authority.signCrl({ ...times, number, revoked }) };
+    });
+  }
+
+  /** Changes when the index was replaced, by whomever; '' when there is none. */
+  get indexStamp(): string {
+    const found = statSync(filesOf(this.directory).index, { throwIfNoEntry: false });
+    return found ? `${found.ino} ${found.mtimeMs} ${found.size}` : '';
   }
 
   /** Runs `work` while nobody else rewrites any of the files. */

@@ -19,7 +19,13 @@ const entrySchema = z.object({
   /** Leaf, then intermediate. */
   pem: z.string(),
 });
-const indexSchema = z.object({ version: z.literal(1), meshId: z.string(), certificates: z.array(entrySchema) });
+const indexSchema = z.object({
+  version: z.literal(1),
+  meshId: z.string(),
+  certificates: z.array(entrySchema),
+  /** Of the latest revocation list. */
+  crlNumber: z.number().optional(),
+});
 
 export type IndexEntry = z.infer<typeof entrySchema>;
 export type Index = z.infer<typeof indexSchema>;

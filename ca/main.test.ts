@@ -128,7 +128,6 @@ test('from init to revoke', async (t) => {
   t.match(await runHere(t, ['revoke', 'c1', '--dir', dir]), {
     code: 0,
     stdout: /was revoked before/,
-    stderr: /running coordinator/,
   });
   t.match(await runHere(t, ['renew', 'c1', '--out', join(folder, 'z'), '--dir', dir]), {
     code: 4,
@@ -255,4 +254,17 @@ test('bad input: one line, the right exit code, nothing made', async (t) => {
 test('help has examples', async (t) => {
   for (const command of ['init', 'issue', 'renew', 'revoke', 'list', 'inspect', 'export'])
     t.match(await runHere(t, [command, '--help']), { code: 0, stdout: /Examples:\n {2}mesh-ca / }, command);
+});
+
+test('crl: DER or PEM, to a file or printed', async (t) => {
+  const { folder, dir } = await makeCa(t);
+  await json(t, ['issue', 'a1', '--role', 'agent', '--out', join(folder, 'a1'), '--dir', dir]);
+  await json(t, ['revoke', 'a1', '--dir', dir]);
+  const printed = await runHere(t, ['crl', '--dir', dir, '--pem']);
+  t.match(printed, { code: 0, stdout: /^-----BEGIN X509 CRL-----\n[^-]+-----END X509 CRL-----\n$/ });
+  const file = join(folder, 'list.crl');
+  t.match(await runHere(t, ['crl', '--dir', dir, '--out', file]), { code: 0, stdout: '' });
+  t.equal(readFileSync(file)[0], 0x30, 'DER');
+  t.match(await json(t, ['crl', '--dir', dir, '--out', file, '--pem']), { file, crl: /^-----BEGIN X509 CRL/ });
+  t.match(readFileSync(file, 'utf8'), /^-----BEGIN X509 CRL/);
 });

@@ -134,6 +134,7 @@ test('a chain leads to the root, or it does not', async (t) => {
   t.match(verify([]), /no leaf/);
   t.match(verify([root]), /no leaf/);
   t.match(verify([issuer, issuer]), /not signed by the issuer/);
+  t.match(verify([leaf, issuer, issuer]), /2 intermediate/);
   t.match(verify([leaf, issuer], [issuer]), /0 intermediate/);
   t.match(verify([leaf, issuer], roots, NOW_MS + 400 * 24 * HOUR_MS), /issuer .* has expired/);
   t.match(verify([leaf, issuer], roots, NOW_MS - HOUR_MS), /root .* is not valid yet/);

@@ -9,6 +9,7 @@ import { isRole, type Role, ROLES } from '../common/identity/identity.js';
 import { PROFILES } from '../common/identity/profile.js';
 import { parseSpiffeId, type SpiffeId } from '../common/identity/spiffe.js';
 import { isName } from '../common/ids.js';
+import { writeFileAtomic } from '../common/files.js';
 import { makeProgram, withExamples } from '../common/program.js';
 import { parsed } from '../common/options.js';
 import { newPassphrase } from '../common/passphrase.js';
@@ -253,10 +254,6 @@ function addRevoke(program: Command, remote: LoadRemote): void {
     present(options, { revoked: revoked.map(shownCertificate) }, () =>
       revoked.length === 0 ? `${nameOrSerial} was revoked before\n` : `revoked:\n${listText(revoked)}`,
     );
-    if (options.dir !== undefined && !options.json)
-      process.stderr.write(
-        'a running coordinator learns of it when it starts again; without --dir it is told at once\n',
-      );
   });
   withExamples(command, ['mesh-ca revoke render-1', 'mesh-ca revoke 4d5f0a… --dir ./ca']);
 }
@@ -269,6 +266,29 @@ function addList(program: Command, remote: LoadRemote): void {
     },
   );
   withExamples(command, ['mesh-ca list', 'mesh-ca list --dir ./ca --json']);
+}
+
+function addCrl(program: Command, remote: LoadRemote): void {
+  const command = addIssuingOptions(
+    program
+      .command('crl')
+      .description(
+        'print a fresh revocation list (X.509 CRL version 2) of one issuer, for programs that verify by themselves',
+      )
+      .option('--out <file>', 'write it there')
+      .option('--pem', 'as text; DER when absent'),
+  ).action(async (options: Common & { out?: string; pem?: boolean }) => {
+    const file = options.out === undefined ? undefined : resolve(options.out);
+    if (!options.pem && !options.json && file === undefined && process.stdout.isTTY)
+      throw new MeshError('USAGE', 'a list in DER is nothing for a terminal', { hint: 'add --pem, or --out FILE' });
+    const open = (directory: string) => openDesk(directory, ownPassphrase(options));
+    const der = await withDesk(options, remote, open, (desk) => desk.crl());
+    const pem = toPem(der, 'X509 CRL');
+    if (file !== undefined) writeFileAtomic(file, options.pem ? pem : der, 0o644);
+    if (options.json) present(options, { crl: pem, file: file ?? null }, () => '');
+    else if (file === undefined) process.stdout.write(options.pem ? pem : der);
+  });
+  withExamples(command, ['mesh-ca crl --pem', 'mesh-ca crl --dir ./ca --out /etc/ssl/mesh.crl']);
 }
 
 function addInspect(program: Command): void {
@@ -318,7 +338,8 @@ export function makeCaProgram(remote: LoadRemote): Command {
     'mesh-ca issue render-1 --role agent --out ./render-1 --dir ./ca',
     'mesh-ca list',
   ]);
-  for (const add of [addInit, addIssue, addRenew, addRevoke, addList, addInspect, addExport]) add(program, remote);
+  for (const add of [addInit, addIssue, addRenew, addRevoke, addList, addCrl, addInspect, addExport])
+    add(program, remote);
   addKeyCommands(program);
   return program;
 }

@@ -35,6 +35,7 @@ interface Connection {
     renew(request: { csr: Buffer }): Promise<IssuedMessage>;
     revoke(request: { nameOrSerial: string }): Promise<{ revoked: CertificateMessage[] }>;
     listCertificates(request: Record<string, never>): Promise<{ items: CertificateMessage[] }>;
+    getCrl(request: Record<string, never>): Promise<{ crl: Buffer }>;
   };
   close(): Promise<void> | void;
 }
@@ -67,6 +68,9 @@ export async function openRemoteDesk(options: RemoteOptions): Promise<Desk> {
     },
     async revoke(nameOrSerial) {
       return (await connection.ca.revoke({ nameOrSerial })).revoked.map(shown);
+    },
+    async crl() {
+      return (await connection.ca.getCrl({})).crl;
     },
     async close() {
       await connection.close();

@@ -7,6 +7,7 @@ import { X509Certificate } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
+import { CRL_LIFETIME_MS } from '../ca/crl.js';
 import { type CaDirectory, initDirectory, openDirectory } from '../ca/directory.js';
 import type { Clock } from '../common/clock.js';
 import { toMeshError } from '../common/errors.js';
@@ -23,9 +24,10 @@ import type { Passphrase } from '../common/passphrase.js';
 import type { Credential } from '../link/credentials.js';
 import { CredentialStore } from '../link/credential-store.js';
 import { Renewal } from '../link/renewal.js';
+import { IndexWatch } from './index-watch.js';
 import { renewIssuer } from './issuer-renewal.js';
-import type { CertificateStore } from './ports.js';
-import type { Issued, Signer } from './services/issuance.js';
+import type { CertificateRow, CertificateStore } from './ports.js';
+import type { Crl, Issued, Signer } from './services/issuance.js';
 
 const ISSUER_CHECK_MS = 3_600_000;
 const ADMIN = 'admin';
@@ -98,13 +100,20 @@ export class EmbeddedAuthority implements Signer {
     return { ...issued, chainPem: pem };
   }
 
-  /** What `mesh-ca` issued or revoked in the directory since the last start. */
-  async importIndex(certificates: CertificateStore): Promise<void> {
-    for (const entry of this.directory.list()) {
-      const { pem, revokedAtMs, ...rest } = entry;
-      await certificates.record({ ...rest, pem, revokedAtMs: undefined, tokenId: undefined }, { sameHolder: true });
-      if (revokedAtMs !== undefined) await certificates.revoke(entry.serial);
-    }
+  readonly crlLifetimeMs = CRL_LIFETIME_MS;
+
+  signCrl(revoked: readonly CertificateRow[], nowMs: number): Promise<Crl> {
+    const entries = revoked.map((row) => {
+      const { tokenId: _, ...entry } = row;
+      return entry;
+    });
+    return this.directory.signCrl(entries, nowMs);
+  }
+
+  /** Takes over what `mesh-ca` issues or revokes in the directory. */
+  indexWatch(certificates: CertificateStore, revoke: (serial: string) => Promise<unknown>): Service {
+    const { directory, clock, log } = this;
+    return new IndexWatch({ directory, certificates, revoke, clock, log });
   }
 
   /** A fresh certificate of this coordinator. */

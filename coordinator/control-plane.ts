@@ -25,6 +25,7 @@ import { LogStore } from './services/log-store.js';
 import { Metrics } from './services/metrics.js';
 import { observed } from './services/observed-store.js';
 import { Queries } from './services/queries.js';
+import { RevocationList } from './services/revocation-list.js';
 import { Roster } from './services/roster.js';
 import { Secrets } from './services/secrets.js';
 import { storedNodes } from './services/stored-nodes.js';
@@ -40,6 +41,7 @@ export class ControlPlane implements Service {
   readonly auditReader: AuditReader;
   readonly doctor: { readonly name: string; examine(): Promise<Finding[]> };
   readonly denylist: Denylist;
+  readonly revocationList: RevocationList;
   readonly issuance: Issuance;
   readonly approvals: Approvals;
   readonly enrollment: Enrollment;
@@ -71,13 +73,21 @@ export class ControlPlane implements Service {
     const { databaseWarning } = options;
     const examined = { config, store, witness, databaseWarning };
     this.doctor = { name, examine: () => examine({ ...examined, nowMs: clock.wallMs() }) };
-    this.denylist = this.#services.add(new Denylist(certificates, clock, log, options.onRevoked));
+    this.revocationList = new RevocationList({ certificates, signer: options.signer, clock });
+    this.denylist = this.#services.add(
+      new Denylist({
+        ...{ certificates, clock, log },
+        cut: (isRevoked) => {
+          options.onRevoked(isRevoked);
+          this.revocationList.outdated();
+        },
+        fence: async (agents) => {
+          for (const name of await nodes.revokeUncertified(agents)) this.#term?.shutOut(name);
+        },
+      }),
+    );
     this.issuance = new Issuance({
       ...{ signer: options.signer, certificates, audit, denylist: this.denylist, clock, log },
-      onNodeRevoked: async (name) => {
-        await nodes.setRevoked(name, true);
-        this.#term?.fleet.revoked(name);
-      },
     });
     const { rootDigest } = options;
     this.approvals = new Approvals({ requests: store.joinRequests, audit, clock, log, rootDigest });

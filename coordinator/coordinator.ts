@@ -106,7 +106,6 @@ async function start(
   const name = config.name ?? joinedName(config.dataDir);
   const authority = await EmbeddedAuthority.open(config.dataDir, { name, passphrase, clock, log });
   await claimDatabase(store, authority.meshId);
-  await authority.importIndex(store.certificates);
   return await serve(config, surroundings, { authority, store, group });
 }
 
@@ -181,6 +180,7 @@ async function serve(
     audit: plane.audit,
     throttle,
     metrics: plane.metrics,
+    crl: () => plane.revocationList.current(),
     log,
     notReady: () => plane.notReady(),
   });
@@ -202,6 +202,9 @@ async function serve(
   });
   await group.run(keyHolder);
   await group.run(plane);
+  const why = 'with mesh-ca in the CA directory of this coordinator';
+  const revoke = (serial: string) => plane.issuance.revoke(plane.audit.self, serial, why);
+  await group.run(authority.indexWatch(store.certificates, revoke));
   await group.run({ name: 'http', start: async () => undefined, stop: () => http.app.close() });
   await group.run(door);
   plane.roster.refresh();

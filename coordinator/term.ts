@@ -179,6 +179,22 @@ export class Term implements Service {
     this.copies.loaded();
   }
 
+  /**
+   * No certificate of this agent holds any more: it works again only after a join with a token that names it. What it had
+   * goes elsewhere; what is fenced there waits for the end of the lease that it may still believe in.
+   */
+  shutOut(name: string): void {
+    const node = this.fleet.byName(name);
+    if (!node) return;
+    const leaseLeftMs = node.liveness.leaseLeftMs(this.#parts.clock.monotonicMs());
+    this.fleet.revoked(node);
+    this.ledger.releaseAll(node.row.seq);
+    const attempts = this.ledger.ofNode(node.row.seq);
+    if (attempts.length > 0)
+      this.results.lost(attempts, 'node-lost', `the certificate of ${name} was revoked`, leaseLeftMs);
+    this.dispatch.wake();
+  }
+
   #failFast(seq: number, reason: string): void {
     const job = this.jobs.get(seq);
     if (!job || job.row.cancelling) return;

@@ -2,7 +2,7 @@
  * DER, the encoding of certificates (ITU-T X.690), as strict as we need it. The reader takes one value at a time and
  * never recurses; it refuses everything DER forbids that has been used to make two readers see two things: indefinite
  * and padded lengths, trailing bytes, padded integers, booleans other than 00 and FF, stray bits. The writer makes just
- * what certificate requests and encrypted keys need.
+ * what certificate requests, revocation lists and encrypted keys need.
  */
 export class DerError extends Error {
   override name = 'DerError';
@@ -173,16 +173,22 @@ export function writeDer(tag: number, ...parts: Uint8Array[]): Buffer {
 
 export const writeSequence = (...parts: Uint8Array[]): Buffer => writeDer(TAG.sequence, ...parts);
 
-export const writeBitString = (bytes: Uint8Array): Buffer => writeDer(TAG.bitString, Buffer.of(0), bytes);
-
-/** @param value 0 to 2^32 − 1 */
-export function writePositiveInteger(value: number): Buffer {
-  const bytes = Buffer.alloc(5);
-  bytes.writeUInt32BE(value, 1);
-  // The fewest bytes whose first bit, the sign, is 0.
-  const start = bytes.findIndex((byte, i) => i === 4 || byte > 0 || (bytes[i + 1] as number) > 0x7f);
-  return writeDer(TAG.integer, bytes.subarray(start));
+/** @param value whole and not negative; or its hexadecimal digits, as `readPositiveInteger` gives them */
+export function writePositiveInteger(value: number | string): Buffer {
+  const hex = value.toString(16);
+  const bytes = Buffer.from(hex.length % 2 === 0 ? hex : `0${hex}`, 'hex');
+  return writeDer(TAG.integer, (bytes[0] ?? 0) < 0x80 ? bytes : Buffer.concat([Buffer.of(0), bytes]));
 }
+
+/** RFC 5280 §4.1.2.5: UTCTime through 2049, GeneralizedTime from 2050; whole seconds. */
+export function writeTime(ms: number): Buffer {
+  const digits = new Date(ms).toISOString().replace(/[-:T]|\.\d+/g, '');
+  return ms < Date.UTC(2050, 0)
+    ? writeDer(TAG.utcTime, Buffer.from(digits.slice(2)))
+    : writeDer(TAG.generalizedTime, Buffer.from(digits));
+}
+
+export const writeBitString = (bytes: Uint8Array): Buffer => writeDer(TAG.bitString, Buffer.of(0), bytes);
 
 export function writeOid(oid: string): Buffer {
   const [top = 0, second = 0, ...rest] = oid.split('.').map(Number);

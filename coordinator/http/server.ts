@@ -1,5 +1,5 @@
 /**
- * HTTPS on the same port: health for load balancers, metrics for Prometheus. The door terminates TLS and hands plain
+ * HTTPS on the same port: health for load balancers, metrics for Prometheus, the revocation list for whoever verifies. The door terminates TLS and hands plain
  * connections over; who called is known from the socket.
  */
 import { createServer, type Server } from 'node:http';
@@ -20,6 +20,8 @@ export interface HttpOptions {
   audit: Pick<Audit, 'tally'>;
   throttle: Throttle;
   metrics: Metrics;
+  /** The present revocation list, DER. */
+  crl: () => Promise<Buffer>;
   log: Logger;
   /** What keeps this coordinator from serving, or undefined when it leads and the database answers. */
   notReady: () => Promise<string | undefined>;
@@ -52,6 +54,10 @@ export async function makeHttp(options: HttpOptions): Promise<HttpSurface> {
   app.get('/readyz', async (_, reply) => {
     const reason = await options.notReady();
     return reason === undefined ? { status: 'ready' } : problem(reply, 503, 'not ready', reason);
+  });
+  app.get('/crl', async (_, reply) => {
+    reply.type('application/pkix-crl');
+    return options.crl();
   });
   app.get('/metrics', async (_, reply) => {
     reply.type(options.metrics.registry.contentType);

@@ -14,6 +14,8 @@ export interface CertificateRow {
   pem: string;
 }
 
+export type RevokedCertificate = Pick<CertificateRow, 'serial' | 'role' | 'name' | 'notAfterMs'>;
+
 export interface CertificateStore {
   /** @throws MeshError CONFLICT when an unrevoked, unexpired certificate of this role and name belongs to another key and `sameHolder` is false */
   record(row: CertificateRow, options: { sameHolder: boolean }): Promise<void>;
@@ -22,8 +24,10 @@ export interface CertificateStore {
   holders(role: Role, name: string): Promise<CertificateRow[]>;
   /** By name or serial; returns what was revoked now. */
   revoke(nameOrSerial: string): Promise<CertificateRow[]>;
-  /** Serials revoked and not yet expired: the denylist. */
-  revokedSerials(): Promise<string[]>;
+  /** Revoked and not yet expired: the denylist. */
+  revoked(): Promise<RevokedCertificate[]>;
+  /** Revoked, and ending after that moment: what a revocation list names. */
+  revokedRows(endAfterMs: number): Promise<CertificateRow[]>;
 }
 
 export interface TokenRow {

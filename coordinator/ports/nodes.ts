@@ -30,6 +30,8 @@ export interface NodeStore {
   setRevoked(name: string, revoked: boolean): Promise<void>;
   /** The operator's flags are lowered, so that whoever joins under the name begins afresh. */
   remove(name: string): Promise<NodeRow | undefined>;
+  /** Marks those as revoked of whom no certificate holds; returns their names. */
+  revokeUncertified(names: readonly string[]): Promise<string[]>;
   /** Heartbeat times and learned reliability, in one statement every few seconds. */
   saveVitals(rows: { seq: number; reliability: number; finished: number; lastHeartbeatAtMs: number }[]): Promise<void>;
 }

@@ -4,6 +4,8 @@ import {
   type CaServiceServer,
   CaServiceService as Ca,
   type Certificate,
+  type GetCrlRequest,
+  type GetCrlResponse,
   type IssueRequest,
   type IssueResponse,
   type ListCertificatesRequest,
@@ -25,6 +27,7 @@ import type { CertificateRow } from '../ports.js';
 import { actorOf } from '../services/audit.js';
 import type { Enrollment } from '../services/enrollment.js';
 import type { Issuance } from '../services/issuance.js';
+import type { RevocationList } from '../services/revocation-list.js';
 import type { Roster } from '../services/roster.js';
 import type { CallContext, Gate } from './authorize.js';
 
@@ -43,12 +46,14 @@ const toCertificate = (row: CertificateRow): Certificate => ({
   revokedAtMs: row.revokedAtMs,
 });
 
-/** What certifies. Every call but the renewal of an intermediate is for the leader. */
+/** What certifies. Every call is for the leader, but the renewal of an intermediate, revoking, which cannot wait
+ * for one, and the list of what was revoked. */
 export interface AuthorityPlane {
   /** @throws MeshError NOT_LEADER */
   lead(): unknown;
   readonly issuance: Issuance;
   readonly enrollment: Enrollment;
+  readonly revocationList: RevocationList;
   readonly roster: Roster;
 }
 
@@ -72,12 +77,15 @@ export function makeCaService(gate: Gate, plane: AuthorityPlane): CaServiceServe
       root,
     })),
     revoke: gate.unary<RevokeRequest, RevokeResponse>(Ca.revoke.path, async ({ nameOrSerial }, context) => ({
-      revoked: (await issuance().revoke(actorOf(context), nameOrSerial)).map(toCertificate),
+      revoked: (await plane.issuance.revoke(actorOf(context), nameOrSerial)).map(toCertificate),
     })),
     listCertificates: gate.unary<ListCertificatesRequest, ListCertificatesResponse>(
       Ca.listCertificates.path,
       async () => ({ items: (await issuance().list()).map(toCertificate) }),
     ),
+    getCrl: gate.unary<GetCrlRequest, GetCrlResponse>(Ca.getCrl.path, async () => ({
+      crl: await plane.revocationList.current(),
+    })),
   };
 }
 

@@ -23,6 +23,7 @@ export const METHOD_ROLES: Readonly<Record<string, readonly Caller[]>> = {
   '/mesh.v1.CaService/RenewIssuer': ['coordinator'],
   '/mesh.v1.CaService/Revoke': OPERATOR,
   '/mesh.v1.CaService/ListCertificates': OPERATOR,
+  '/mesh.v1.CaService/GetCrl': EVERY_ROLE,
 
   '/mesh.v1.NamespaceService/ListNamespaces': READERS,
   '/mesh.v1.NamespaceService/SetNamespace': OPERATOR,
@@ -90,5 +91,7 @@ export const RESTRICTIONS: Readonly<Record<string, Partial<Record<Caller, string
 export const PATH_ROLES: Readonly<Record<string, readonly Caller[] | 'anyone'>> = {
   '/healthz': 'anyone',
   '/readyz': 'anyone',
+  // Public by its nature: it names serials, nobody and nothing else.
+  '/crl': 'anyone',
   '/metrics': ['metrics', 'operator', 'viewer'],
 };

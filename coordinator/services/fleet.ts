@@ -137,16 +137,20 @@ export class Fleet {
 
   /** The agent said that it stops. */
   left(node: LiveNode): void {
-    const transition = node.liveness.left('the agent stopped');
-    if (transition) this.#logTransition(node, transition);
+    this.#leave(node, 'the agent stopped');
   }
 
-  /** Its certificate is revoked: it gets no more work, and its session ends. */
-  revoked(name: string): void {
-    const node = this.#byName.get(name);
-    if (!node) return;
+  /** Its certificate is revoked: it gets no more work, and nothing more is heard from it. */
+  revoked(node: LiveNode): void {
     node.row = { ...node.row, revoked: true };
     node.session?.close('its certificate is revoked', true);
+    this.log.warn({ event: 'node.revoked', node: node.row.name });
+    this.#leave(node, 'its certificate is revoked');
+  }
+
+  #leave(node: LiveNode, reason: string): void {
+    const transition = node.liveness.left(reason);
+    if (transition) this.#logTransition(node, transition);
   }
 
   /** This process stood still; the silence is not the nodes'. */

@@ -73,22 +73,44 @@ test('the denylist: known at start, at once here, within a second from elsewhere
   const [before, elsewhere, fine] = [await record('before'), await record('elsewhere'), await record('fine')];
   await store.certificates.revoke('before');
   let closed: string[] = [];
-  const denylist = new Denylist(store.certificates, clock, silentLogger, (isRevoked) => {
-    closed = [before, elsewhere, fine].filter(isRevoked).map(({ name }) => name);
+  const fenced: string[][] = [];
+  let fails = true;
+  const denylist = new Denylist({
+    ...{ certificates: store.certificates, clock, log: silentLogger },
+    cut: (isRevoked) => {
+      closed = [before, elsewhere, fine].filter(isRevoked).map(({ name }) => name);
+    },
+    fence: async (names) => {
+      if (fails) throw new Error('the database is away');
+      fenced.push([...names]);
+    },
   });
   await denylist.start();
   t.teardown(() => denylist.stop());
   t.throws(() => denylist.check(before), { code: 'REVOKED' });
   denylist.check(elsewhere);
   await store.certificates.revoke('elsewhere');
-  clock.advance(1000);
-  while (closed.length === 0) {
-    await new Promise((resolve) => setImmediate(resolve));
-    clock.advance(1000);
-  }
+  const looked = async (until: () => boolean) => {
+    while (!until()) {
+      clock.advance(1000);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  };
+  await looked(() => closed.length === 2);
   t.same(closed, ['before', 'elsewhere'], 'their sockets are closed, nobody else’s');
+  t.same(fenced, []);
+  fails = false;
+  await looked(() => fenced.length > 0);
+  t.same(fenced, [['before', 'elsewhere']], 'what could not be done at once is done at a later look');
   t.throws(() => denylist.check(elsewhere), { code: 'REVOKED' });
   denylist.check(fine);
   clock.jumpWall(2 * DAY_MS);
   t.throws(() => denylist.check(fine), { code: 'BAD_CERTIFICATE', message: /expired at .*; here it is/ });
+  t.equal(denylist.size, 2);
+  await looked(() => denylist.size === 0);
+  t.throws(
+    () => denylist.check(before),
+    { code: 'BAD_CERTIFICATE' },
+    'what has expired is forgotten, and refused for that',
+  );
 });

@@ -23,6 +23,15 @@ export interface Signer {
    * @throws MeshError BAD_CERTIFICATE when possession is not proven
    */
   signIssuer(csr: Uint8Array, nowMs: number): string;
+  /** How long a revocation list is good for. */
+  readonly crlLifetimeMs: number;
+  /** A revocation list of this issuer. Of the rows those count that it has signed. */
+  signCrl(revoked: readonly CertificateRow[], nowMs: number): Promise<Crl>;
+}
+
+export interface Crl {
+  der: Buffer;
+  thisUpdateMs: number;
 }
 
 export interface Issued {
@@ -42,8 +51,6 @@ export interface IssuanceOptions {
   denylist: Denylist;
   clock: Clock;
   log: Logger;
-  /** No certificate of this agent holds any more; it works again only after a join with a token that names it. */
-  onNodeRevoked: (name: string) => Promise<void>;
 }
 
 const DAY_MS = 86_400_000;
@@ -88,8 +95,8 @@ export class Issuance {
     const actor = actorOf({ identity: caller, address });
     const lifetimeMs = caller.notAfterMs - caller.notBeforeMs - BACKDATE_MS;
     const row = await this.sign({ csr, role, name, lifetimeMs, actor, tokenId: undefined, sameHolder: true });
-    const revoked = await this.#options.certificates.revokedSerials();
-    if (!revoked.includes(caller.serial)) return row;
+    const revoked = await this.#options.certificates.revoked();
+    if (!revoked.some(({ serial }) => serial === caller.serial)) return row;
     const why = `${caller.serial}, which it renews, is revoked`;
     await this.revoke(this.#options.audit.self, row.serial, why).catch((error: unknown) => {
       if (toMeshError(error).code !== 'NOT_FOUND') throw error;
@@ -178,14 +185,12 @@ export class Issuance {
       throw new MeshError('NOT_FOUND', `no unrevoked certificate has the name or serial "${nameOrSerial}"`, {
         hint: 'see: mesh-ca list',
       });
-    denylist.add(revoked.map((row) => row.serial));
+    await denylist.add(revoked);
     for (const row of revoked) {
       const target = `${row.role}/${row.name}`;
       await audit.record(actor, 'certificate.revoked', target, { serial: row.serial, why });
       log.warn({ event: 'certificate.revoked', role: row.role, name: row.name, serial: row.serial, actor: actor.name });
     }
-    for (const name of new Set(revoked.filter((row) => row.role === 'agent').map((row) => row.name)))
-      if ((await certificates.holders('agent', name)).length === 0) await this.#options.onNodeRevoked(name);
     return revoked;
   }
 }

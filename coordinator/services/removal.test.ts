@@ -35,7 +35,7 @@ test('what a revoked node still held is given away when it is removed', async (t
   const job = await submit(plane, 1);
   await agent.assigned();
   await store.nodes.setRevoked('attic', true);
-  plane.fleet.revoked('attic');
+  plane.fleet.revoked(plane.fleet.named('attic'));
   agent.cut();
   await plane.lead().removal.remove(OPERATOR, 'attic');
   t.equal(plane.ledger.size, 0);

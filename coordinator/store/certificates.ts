@@ -77,15 +77,26 @@ export const certificateStore = (database: Database, clock: Clock): CertificateS
     );
     return rows.map(toCertificateRow);
   },
-  revokedSerials: async () => {
-    const rows = await database.run((db) =>
+  revoked: () =>
+    database.run((db) =>
       db
         .selectFrom('certificate')
-        .select('serial')
+        .select(['serial', 'role', 'name', 'not_after as notAfterMs'])
         .where('revoked_at', 'is not', null)
         .where('not_after', '>', clock.wallMs())
         .execute(),
+    ),
+  revokedRows: async (endAfterMs) => {
+    const rows = await database.run((db) =>
+      db
+        .selectFrom('certificate')
+        .selectAll()
+        .where('revoked_at', 'is not', null)
+        .where('not_after', '>', endAfterMs)
+        .orderBy('revoked_at')
+        .orderBy('serial')
+        .execute(),
     );
-    return rows.map((row) => row.serial);
+    return rows.map(toCertificateRow);
   },
 });

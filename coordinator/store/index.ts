@@ -90,7 +90,7 @@ export async function openStore(options: StoreOptions): Promise<PostgresStore> {
     tasks: taskStore(database, turns),
     copies: copyStore(database, turns),
     namespaces: namespaceStore(database),
-    nodes: nodeStore(database),
+    nodes: nodeStore(database, clock),
     certificates: certificateStore(database, clock),
     tokens: tokenStore(database),
     joinRequests: joinRequestStore(database, clock),

@@ -2,6 +2,7 @@ import { type Selectable, sql } from 'kysely';
 import { Capabilities } from '../../proto/gen/mesh/v1/common.js';
 import type { NodeRow, NodeStore } from '../ports.js';
 import { bigints, doubles, ints } from './arrays.js';
+import type { Clock } from '../../common/clock.js';
 import type { Database } from './database.js';
 import type { NodeTable } from './schema.js';
 
@@ -23,7 +24,7 @@ const toNodeRow = (row: Selectable<NodeTable>): NodeRow => ({
   lastHeartbeatAtMs: row.last_heartbeat_at ?? undefined,
 });
 
-export const nodeStore = (database: Database): NodeStore => ({
+export const nodeStore = (database: Database, clock: Clock): NodeStore => ({
   all: async () => {
     const rows = await database.run((db) => db.selectFrom('node').selectAll().orderBy('seq').execute());
     return rows.map(toNodeRow);
@@ -68,6 +69,19 @@ export const nodeStore = (database: Database): NodeStore => ({
       db.updateTable('node').set(forgotten).where('name', '=', name).returningAll().executeTakeFirst(),
     );
     return row && toNodeRow(row);
+  },
+  revokeUncertified: async (names) => {
+    const { rows } = await database.run((db) =>
+      sql<{ name: string }>`
+        update node n set revoked = true
+        where n.name = any (${[...names]}::text[]) and not n.removed and not exists (
+          select from certificate c
+          where c.role = 'agent' and c.name = n.name and c.revoked_at is null
+            and c.not_after > ${clock.wallMs()}::timestamptz
+        )
+        returning n.name`.execute(db),
+    );
+    return rows.map(({ name }) => name);
   },
   saveVitals: async (rows) => {
     if (rows.length === 0) return;

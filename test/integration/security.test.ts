@@ -149,7 +149,7 @@ test('a revoked agent is shown out at once, and stays out', async (t) => {
   const mark = program.mark();
   const revoked = await mesh.ca('revoke', 'leaving', '--json');
   t.equal(revoked.code, 0, revoked.stderr);
-  await program.logged('node.disconnected', (event) => event.node === 'leaving', mark);
+  await program.logged('node.revoked', (event) => event.node === 'leaving', mark);
   const exit = await leaving.program.ended;
   t.equal(exit.code, 4);
   t.match(leaving.program.stderr, /^mesh-agent: [^\n]*revoked[^\n]*; [^\n]+\n$/);

@@ -91,6 +91,8 @@ export class SimCoordinator {
         publicKeyDigest: () => '',
         hasRootKey: false,
         signIssuer: () => '',
+        crlLifetimeMs: 0,
+        signCrl: async () => ({ der: Buffer.alloc(0), thisUpdateMs: 0 }),
         sign: () => {
           throw new Error('nobody signs here');
         },

@@ -2,14 +2,25 @@
  * Makes certificates byte by byte, so that every byte can be wrong: what the CA's own builder cannot say (unknown versions,
  * damaged encodings, parts that do not belong) is said here. What is not changed is as the CA would make it.
  */
-import { type KeyObject, sign, X509Certificate } from 'node:crypto';
+import { createPrivateKey, type KeyObject, sign, X509Certificate } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { Authority, type Certified, makeIssuer, makeRoot } from '../../ca/authority.js';
 import { profileExtensions, randomSerial } from '../../ca/policy.js';
-import { type ExtensionTemplate, nameDer, subjectAltName, uriName } from '../../ca/x509/certificate.js';
-import { fieldsOf } from '../../common/identity/check.js';
-import { contextTag, TAG, writeBitString, writeDer, writeOid, writeSequence } from '../../common/identity/der.js';
+import { type ExtensionTemplate, nameDer, subjectAltName, toPem, uriName } from '../../ca/x509/certificate.js';
+import { fieldsOf, readMeshId } from '../../common/identity/check.js';
+import {
+  contextTag,
+  TAG,
+  writeBitString,
+  writeDer,
+  writeOid,
+  writeSequence,
+  writeTime,
+} from '../../common/identity/der.js';
 import type { Role } from '../../common/identity/identity.js';
 import { ECDSA_SHA256, type KeyPair, makeKeyPair } from '../../common/identity/keys.js';
+import type { Credential } from '../../link/credentials.js';
 import type { CertificateKind } from '../../common/identity/profile.js';
 
 const HOUR_MS = 3_600_000;
@@ -50,13 +61,8 @@ export const integer = (...bytes: number[]): Buffer => writeDer(TAG.integer, Buf
 export const explicitVersion = (value: Buffer): Buffer => writeDer(contextTag(0), value);
 export const algorithmOf = (oid: string): Buffer => writeSequence(writeOid(oid));
 
-const digits = (ms: number): string => new Date(ms).toISOString().replace(/[-:T]|\.\d+/g, '');
 export const utcTime = (text: string): Buffer => writeDer(TAG.utcTime, Buffer.from(text));
 export const generalizedTime = (text: string): Buffer => writeDer(TAG.generalizedTime, Buffer.from(text));
-/** The form that certificates have (RFC 5280 §4.1.2.5). */
-export const timeOf = (ms: number): Buffer =>
-  ms < Date.UTC(2050, 0) ? utcTime(digits(ms).slice(2)) : generalizedTime(digits(ms));
-
 const encodeExtension = ({ oid, critical, value }: ExtensionTemplate): Buffer =>
   writeSequence(
     writeOid(oid),
@@ -72,11 +78,33 @@ export class Forger {
   constructor(
     readonly meshId: string,
     readonly nowMs: number,
+    made?: { root: Certified; issuer: Certified },
   ) {
-    this.root = makeRoot(meshId, nowMs);
-    this.issuer = makeIssuer(this.root.certificate, this.root.privateKey, nowMs);
+    this.root = made?.root ?? makeRoot(meshId, nowMs);
+    this.issuer = made?.issuer ?? makeIssuer(this.root.certificate, this.root.privateKey, nowMs);
     const [root, issuer] = [this.root.certificate, this.issuer.certificate];
     this.authority = new Authority({ root, issuer, issuerKey: this.issuer.privateKey });
+  }
+
+  /** With the keys of an authority that is there: what its thief could make. */
+  static of(directory: string): Forger {
+    const read = (name: string): Certified => {
+      const certificate = new X509Certificate(readFileSync(join(directory, `${name}.crt`)));
+      const privateKeyPem = readFileSync(join(directory, `${name}.key`), 'utf8');
+      const publicKeyDer = certificate.publicKey.export({ type: 'spki', format: 'der' });
+      return { certificate, privateKeyPem, privateKey: createPrivateKey(privateKeyPem), publicKeyDer };
+    };
+    const root = read('ca');
+    return new Forger(readMeshId(root.certificate), Date.now(), { root, issuer: read('issuer') });
+  }
+
+  /** What a peer would present: the leaf, and what is to stand above it. */
+  credential({ der, key }: Forged, above: readonly X509Certificate[] = [this.issuer.certificate]): Credential {
+    return {
+      certificateChain: [der, ...above.map(({ raw }) => raw)].map((bytes) => toPem(bytes)).join(''),
+      privateKey: key.export({ type: 'pkcs8', format: 'pem' }) as string,
+      root: this.authority.rootPem,
+    };
   }
 
   /** A good certificate of this role, but for what is changed. */
@@ -106,8 +134,8 @@ export class Forger {
       serial: writeDer(TAG.integer, randomSerial()),
       algorithm: algorithmOf(ECDSA_SHA256),
       issuer: fieldsOf(above.certificate).subjectDer,
-      notBefore: timeOf(this.nowMs - 60_000),
-      notAfter: timeOf(this.nowMs + HOUR_MS),
+      notBefore: writeTime(this.nowMs - 60_000),
+      notAfter: writeTime(this.nowMs + HOUR_MS),
       subject: nameDer(this.meshId, kind),
       publicKey,
       extensions: [...profileExtensions(kind), subjectAltName(names)],

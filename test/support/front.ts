@@ -34,6 +34,7 @@ export async function openFront(t: Test, store?: Store, notReady?: () => string 
   const http = await makeHttp({
     peerOf: (socket) => door.peerOf(socket),
     ...{ denylist: plane.denylist, audit: plane.audit, throttle, metrics: plane.metrics, log: silentLogger },
+    crl: () => plane.revocationList.current(),
     notReady: async () => notReady?.() ?? plane.notReady(),
   });
   const door: Door = new Door({

@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Test } from 'tap';
+import { CRL_LIFETIME_MS } from '../../ca/crl.js';
 import type { Identity, Role } from '../../common/identity/identity.js';
 import { publicKeyDigest } from '../../common/identity/keys.js';
 import { readCsr } from '../../common/identity/csr.js';
@@ -51,6 +52,12 @@ export const signerOf = (mesh: TestMesh): Signer => ({
   hasRootKey: false,
   signIssuer: () => {
     throw new Error('the root key of a test mesh is thrown away');
+  },
+  crlLifetimeMs: CRL_LIFETIME_MS,
+  signCrl: async (rows, nowMs) => {
+    const revoked = rows.map(({ serial, revokedAtMs }) => ({ serial, revokedAtMs: revokedAtMs ?? nowMs }));
+    const times = { thisUpdateMs: nowMs, nextUpdateMs: nowMs + CRL_LIFETIME_MS };
+    return { der: mesh.authority.signCrl({ ...times, number: nowMs, revoked }), thisUpdateMs: nowMs };
   },
   publicKeyDigest: (csr) => publicKeyDigest(readCsr(csr).publicKeyDer),
   sign: ({ csr, role, name, lifetimeMs, nowMs }) => {

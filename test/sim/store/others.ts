@@ -28,6 +28,21 @@ export function otherStores(tables: Tables, read: RunStatement, write: RunStatem
       setRevoked: (name, revoked) => write('nodes.setRevoked', () => void changeNode(tables, name, { revoked })),
       remove: (name) =>
         write('nodes.remove', () => changeNode(tables, name, { removed: true, draining: false, revoked: false })),
+      revokeUncertified: (names) =>
+        write('nodes.revokeUncertified', () => {
+          const uncertified = names.filter(
+            (name) =>
+              ![...tables.certificates.values()].some(
+                (row) =>
+                  row.role === 'agent' &&
+                  row.name === name &&
+                  row.revokedAtMs === undefined &&
+                  row.notAfterMs > tables.now(),
+              ),
+          );
+          for (const name of uncertified) changeNode(tables, name, { revoked: true });
+          return uncertified;
+        }),
       saveVitals: (rows) =>
         write('nodes.saveVitals', () => {
           for (const { seq, ...vitals } of rows) Object.assign(tables.nodes.get(seq) ?? {}, vitals);
@@ -202,6 +217,8 @@ function certificateStore(tables: Tables, read: RunStatement, write: RunStatemen
     all().filter(
       (row) => row.role === role && row.name === name && row.revokedAtMs === undefined && row.notAfterMs > tables.now(),
     );
+  const revokedRows = (endAfterMs: number) =>
+    all().filter((row) => row.revokedAtMs !== undefined && row.notAfterMs > endAfterMs);
   return {
     record: (row, { sameHolder }) =>
       write('certificates.record', () => {
@@ -220,10 +237,8 @@ function certificateStore(tables: Tables, read: RunStatement, write: RunStatemen
         for (const row of rows) row.revokedAtMs = tables.now();
         return rows;
       }),
-    revokedSerials: () =>
-      read('certificates.revokedSerials', () =>
-        all().flatMap((row) => (row.revokedAtMs !== undefined && row.notAfterMs > tables.now() ? [row.serial] : [])),
-      ),
+    revoked: () => read('certificates.revoked', () => revokedRows(tables.now())),
+    revokedRows: (endAfterMs) => read('certificates.revokedRows', () => revokedRows(endAfterMs)),
   };
 }
 

@@ -1,13 +1,23 @@
-import { type Change, generalizedTime, integer, timeOf, utcTime } from '../forger.js';
+import { BACKDATE_MS, PROFILES } from '../../../common/identity/profile.js';
+import { type Change, generalizedTime, integer, utcTime } from '../forger.js';
+import { writeTime } from '../../../common/identity/der.js';
 import type { Forgery } from './forgery.js';
 
 const HOUR_MS = 3_600_000;
-const DAY_MS = 24 * HOUR_MS;
 
 const validity =
   (notBefore: (nowMs: number) => Buffer, notAfter: (nowMs: number) => Buffer): Change =>
   (_, { nowMs }) => ({ notBefore: notBefore(nowMs), notAfter: notAfter(nowMs) });
-const from = (ms: number) => (nowMs: number) => timeOf(nowMs + ms);
+const longest =
+  (moreMs: number): Change =>
+  (_, { nowMs }, role) => {
+    const wholeMs = Math.floor(nowMs / 1000) * 1000;
+    return {
+      notBefore: writeTime(wholeMs),
+      notAfter: writeTime(wholeMs + PROFILES[role].lifetimeMsMax + BACKDATE_MS + moreMs),
+    };
+  };
+const from = (ms: number) => (nowMs: number) => writeTime(nowMs + ms);
 export const DATES: Forgery[] = [
   {
     what: 'expired',
@@ -18,13 +28,13 @@ export const DATES: Forgery[] = [
   {
     what: 'not valid yet',
     change: validity(from(HOUR_MS), from(2 * HOUR_MS)),
-    reason: /not valid yet.* at least 1 h 5 min behind/,
+    reason: /not valid yet.* at least 1 h \d min behind/,
     threat: 'A5',
   },
   { what: 'dates in reverse', change: validity(from(HOUR_MS), from(-HOUR_MS)), reason: /ends before it begins/ },
   { what: 'no time between the dates', change: validity(from(0), from(0)), reason: /ends before it begins/ },
-  { what: '90 days', change: validity(from(0), from(90 * DAY_MS)), reason: undefined },
-  { what: '91 days', change: validity(from(0), from(91 * DAY_MS)), reason: /valid for 91 days/ },
+  { what: 'the longest life there is', change: longest(0), reason: undefined },
+  { what: 'a second more than that', change: longest(1000), reason: /longer than the profile/ },
   {
     what: 'until 9999',
     change: validity(from(0), () => generalizedTime('99991231235959Z')),

@@ -61,6 +61,14 @@ export interface ListCertificatesResponse {
   items: Certificate[];
 }
 
+export interface GetCrlRequest {
+}
+
+export interface GetCrlResponse {
+  /** DER (RFC 5280), signed by that coordinator's intermediate. */
+  crl: Buffer;
+}
+
 export interface Certificate {
   serial: string;
   role: string;
@@ -570,6 +578,104 @@ export const ListCertificatesResponse: MessageFns<ListCertificatesResponse> = {
   },
 };
 
+function createBaseGetCrlRequest(): GetCrlRequest {
+  return {};
+}
+
+export const GetCrlRequest: MessageFns<GetCrlRequest> = {
+  encode(_: GetCrlRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GetCrlRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGetCrlRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<GetCrlRequest>, I>>(base?: I): GetCrlRequest {
+    return GetCrlRequest.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<GetCrlRequest>, I>>(_: I): GetCrlRequest {
+    const message = createBaseGetCrlRequest();
+    return message;
+  },
+};
+
+function createBaseGetCrlResponse(): GetCrlResponse {
+  return { crl: Buffer.alloc(0) };
+}
+
+export const GetCrlResponse: MessageFns<GetCrlResponse> = {
+  encode(message: GetCrlResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.crl.length !== 0) {
+      writer.uint32(10).bytes(message.crl);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GetCrlResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGetCrlResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.crl = Buffer.from(reader.bytes());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<GetCrlResponse>, I>>(base?: I): GetCrlResponse {
+    return GetCrlResponse.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<GetCrlResponse>, I>>(object: I): GetCrlResponse {
+    const message = createBaseGetCrlResponse();
+    message.crl = object.crl ?? Buffer.alloc(0);
+    return message;
+  },
+};
+
 function createBaseCertificate(): Certificate {
   return { serial: "", role: "", name: "", notBeforeMs: 0, notAfterMs: 0, fingerprint: "", revokedAtMs: undefined };
 }
@@ -870,6 +976,16 @@ export const CaServiceService = {
       Buffer.from(ListCertificatesResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): ListCertificatesResponse => ListCertificatesResponse.decode(value),
   },
+  /** What the coordinator that answers has issued and what was revoked of it. */
+  getCrl: {
+    path: "/mesh.v1.CaService/GetCrl" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: GetCrlRequest): Buffer => Buffer.from(GetCrlRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): GetCrlRequest => GetCrlRequest.decode(value),
+    responseSerialize: (value: GetCrlResponse): Buffer => Buffer.from(GetCrlResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): GetCrlResponse => GetCrlResponse.decode(value),
+  },
 } as const;
 
 export interface CaServiceServer extends UntypedServiceImplementation {
@@ -880,6 +996,8 @@ export interface CaServiceServer extends UntypedServiceImplementation {
   renewIssuer: handleUnaryCall<RenewIssuerRequest, RenewIssuerResponse>;
   revoke: handleUnaryCall<RevokeRequest, RevokeResponse>;
   listCertificates: handleUnaryCall<ListCertificatesRequest, ListCertificatesResponse>;
+  /** What the coordinator that answers has issued and what was revoked of it. */
+  getCrl: handleUnaryCall<GetCrlRequest, GetCrlResponse>;
 }
 
 export interface CaServiceClient extends Client {
@@ -959,6 +1077,22 @@ export interface CaServiceClient extends Client {
     metadata: Metadata,
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: ListCertificatesResponse) => void,
+  ): ClientUnaryCall;
+  /** What the coordinator that answers has issued and what was revoked of it. */
+  getCrl(
+    request: GetCrlRequest,
+    callback: (error: ServiceError | null, response: GetCrlResponse) => void,
+  ): ClientUnaryCall;
+  getCrl(
+    request: GetCrlRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: GetCrlResponse) => void,
+  ): ClientUnaryCall;
+  getCrl(
+    request: GetCrlRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: GetCrlResponse) => void,
   ): ClientUnaryCall;
 }
 
