@@ -115,15 +115,30 @@ export const loadRows = (
     const names = tables.map(({ name }) => quoted(name));
     for (const name of names) await sql.unsafe(`alter table ${name} disable trigger user`);
     await sql.unsafe(`truncate ${names.join(', ')}`);
-    for await (const [table, chunks] of rows) {
-      const into = await sql.unsafe(`copy ${quoted(table.name)} (${columnsOf(table)}) from stdin`).writable();
-      await pipeline(Readable.from(chunks), into);
-    }
+    for await (const [table, chunks] of rows) await copyIn(sql, table, chunks);
     await sql.unsafe(`update leader set epoch = epoch + ${STEP}, holder = '', renewals = 0`);
     await sql.unsafe('update join_token set uses_left = 0');
     await resetSequences(sql);
     for (const name of names) await sql.unsafe(`alter table ${name} enable trigger user`);
   });
+
+async function copyIn(sql: Pool, table: TableShape, chunks: AsyncIterable<Buffer>): Promise<void> {
+  const into = await sql.unsafe(`copy ${quoted(table.name)} (${columnsOf(table)}) from stdin`).writable();
+  const written = pipeline(Readable.from(chunks), into);
+  written.catch(() => undefined);
+  // When the server refuses rows after the last was sent, the driver never tells the stream (postgres 3.4.9, `final` in
+  // src/connection.js). The next statement, which waits for this one, then fails.
+  const refused = sql.unsafe('select 1').then(
+    () => written,
+    (error: unknown) => {
+      throw new MeshError('DATA_DIR', `the rows of ${table.name} do not fit their table`, {
+        hint: 'use another copy of the backup',
+        cause: error,
+      });
+    },
+  );
+  await Promise.race([written, refused]);
+}
 
 /** Numbers go on far behind the highest that is there. */
 async function resetSequences(sql: Pool): Promise<void> {
