@@ -3,6 +3,7 @@
  * token. An agent that dies is started again, with backoff; when the coordinator dies the mesh has failed. Stopping goes
  * the other way round: agents first, so that what they still have to say reaches the coordinator.
  */
+import { createPublicKey } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
@@ -10,6 +11,7 @@ import { systemClock, pause } from '../common/clock.js';
 import { MeshError, toMeshError } from '../common/errors.js';
 import { makePrivateDir } from '../common/files.js';
 import { backoffMs } from '../common/retry.js';
+import { CredentialStore } from '../link/credential-store.js';
 import { connect } from '../sdk/connect.js';
 import { ManagedProcess } from './managed-process.js';
 
@@ -24,6 +26,8 @@ export interface LocalMeshOptions {
   agents: number;
   /** 0 picks a free one. Absent: 7443, or a free one when that is taken. */
   port?: number | undefined;
+  /** Other machines wait for approval; the agents of this mesh do not. */
+  approveNodes?: boolean | undefined;
   /** The name of agent `number`, from 1. */
   agentName: (number: number) => string;
   /** How many tasks an agent runs at a time; absent: its CPU count. */
@@ -52,6 +56,7 @@ const RESTART = { baseMs: 500, capMs: 15_000 };
 const HEALTHY_MS = 60_000;
 const TOKEN_TTL_MS = 10 * 60_000;
 const DEFAULT_PORT = 7443;
+const APPROVE_EVERY_MS = 1000;
 
 /**
  * @throws MeshError PROCESS_FAILED with the last errors of the log when a process does not become ready, INTERRUPTED when
@@ -106,7 +111,10 @@ class RunningMesh {
     this.#coordinator = new ManagedProcess({
       title: 'coordinator',
       program: 'coordinator',
-      flags: ['--data', data, '--port', String(port), '--ready-file', readyFile],
+      flags: [
+        ...['--data', data, '--port', String(port), '--ready-file', readyFile],
+        ...(this.#options.approveNodes ? ['--approve-nodes'] : []),
+      ],
       environment: this.#options.environment,
       logFile: join(this.#logDir, 'coordinator.log'),
       readyFile,
@@ -118,13 +126,26 @@ class RunningMesh {
     const numbers = Array.from({ length: this.#options.agents }, (_, i) => i + 1);
     const strangers = numbers.filter((number) => !existsSync(join(this.#agentDir(number), 'agent.crt')));
     const token = strangers.length > 0 ? await createToken(adminProfile, strangers.length, this.#options) : undefined;
-    await Promise.all(
-      numbers.map(async (number) => {
-        const agent = this.#startAgent(number, token);
-        await this.#agentReady(agent);
-        this.#supervisors.push(this.#supervise(number, agent));
-      }),
-    );
+    const ready = new AbortController();
+    const approving = approveOwn(
+      adminProfile,
+      strangers.map((number) => this.#agentDir(number)),
+      this.#options,
+      ready.signal,
+      // Whoever is not let in is not ready in time, and that is said.
+    ).catch(() => undefined);
+    try {
+      await Promise.all(
+        numbers.map(async (number) => {
+          const agent = this.#startAgent(number, token);
+          await this.#agentReady(agent);
+          this.#supervisors.push(this.#supervise(number, agent));
+        }),
+      );
+    } finally {
+      ready.abort();
+      await approving;
+    }
   }
 
   #agentDir(number: number): string {
@@ -195,6 +216,38 @@ class RunningMesh {
   #emit(event: LocalMeshEvent): void {
     this.#options.onEvent?.(event);
   }
+}
+
+/**
+ * Lets the agents of this very mesh in where new ones have to be approved: whoever waits with a key that was made in one
+ * of their data directories. Agents that need no approval are there before it looks for the first time.
+ */
+async function approveOwn(
+  profile: string,
+  directories: readonly string[],
+  options: LocalMeshOptions,
+  signal: AbortSignal,
+): Promise<void> {
+  if (directories.length === 0) return;
+  const keys = new Set(directories.map((directory) => publicKeyIn(directory)));
+  await pause(systemClock, APPROVE_EVERY_MS, signal);
+  if (signal.aborted) return;
+  const connection = await connect({ profile, environment: options.environment });
+  try {
+    for (; !signal.aborted; await pause(systemClock, APPROVE_EVERY_MS, signal)) {
+      const { items } = await connection.nodes.listWaiting({});
+      for (const { name, publicKey } of items)
+        if (keys.has(publicKey.toString('hex'))) await connection.nodes.approveNode({ name, publicKey });
+    }
+  } finally {
+    await connection.close();
+  }
+}
+
+/** The key that the agent of a data directory is going to join with. */
+function publicKeyIn(directory: string): string {
+  const key = new CredentialStore(directory, 'agent').keyForJoining();
+  return createPublicKey(key).export({ type: 'spki', format: 'der' }).toString('hex');
 }
 
 async function createToken(profile: string, uses: number, options: LocalMeshOptions): Promise<string> {

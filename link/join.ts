@@ -19,7 +19,7 @@ import { EnrollServiceClient, type JoinRequest, type JoinResponse } from '../pro
 import { type Credential, channelCredentials, channelOptions } from './credentials.js';
 import type { Discovery } from './discovery.js';
 import { type Endpoint, formatEndpoint, grpcTarget } from './endpoints.js';
-import { presentedChain, Refused, verifyCoordinator } from './probe.js';
+import { Impostor, presentedChain, verifyCoordinator } from './probe.js';
 import { race } from './race.js';
 import { withDiscovery } from './reach.js';
 
@@ -80,6 +80,7 @@ export async function join(options: JoinOptions): Promise<Joined> {
       addresses: options.addresses,
       discovery,
       clock,
+      log,
       signal: options.signal,
       timeoutMs: options.timeoutMs ?? JOIN_MS_MAX,
       probe: (endpoint, signal) => prove(endpoint, rootDigest, clock.wallMs(), signal),
@@ -92,11 +93,11 @@ export async function join(options: JoinOptions): Promise<Joined> {
   );
 }
 
-/** @throws Refused when the endpoint is not of the token's mesh, MeshError BAD_CERTIFICATE when it does not fit otherwise */
+/** @throws Impostor when the endpoint is not of the token's mesh, MeshError BAD_CERTIFICATE when it does not fit otherwise */
 async function prove(endpoint: Endpoint, rootDigest: string, nowMs: number, signal: AbortSignal): Promise<Proven> {
   const chain = await presentedChain(endpoint, signal);
   const root = chain.at(-1) as X509Certificate;
-  if (fingerprintOf(root) !== rootDigest) throw new Refused('belongs to another mesh than the token');
+  if (fingerprintOf(root) !== rootDigest) throw new Impostor('belongs to another mesh than the token');
   const meshId = readMeshId(root);
   verifyCoordinator(chain, [root], meshId, nowMs);
   return { root, meshId };

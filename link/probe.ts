@@ -16,6 +16,11 @@ export class Refused extends Error {
   override name = 'Refused';
 }
 
+/** It answered, and showed that it is not of this mesh. */
+export class Impostor extends Refused {
+  override name = 'Impostor';
+}
+
 /**
  * The certificates a server presents, leaf first.
  * @throws Refused, or the error of the connection
@@ -24,7 +29,7 @@ export async function presentedChain(endpoint: Endpoint, signal: AbortSignal): P
   const socket = await handshake(endpoint, signal);
   try {
     const chain = presentedBy(socket.getPeerCertificate(true));
-    if (chain.length === 0) throw new Refused('presents no certificate');
+    if (chain.length === 0) throw new Impostor('presents no certificate');
     return chain;
   } finally {
     leave(socket);
@@ -89,7 +94,7 @@ export function verifyCoordinator(
 ): Identity {
   const last = chain.at(-1) as X509Certificate;
   const ours = roots.some((root) => last.raw.equals(root.raw) || last.verify(root.publicKey));
-  if (!ours) throw new Refused('belongs to another mesh');
+  if (!ours) throw new Impostor('belongs to another mesh');
   return checkCoordinator(chain, roots, meshId, nowMs);
 }
 

@@ -1,5 +1,6 @@
 import { test } from 'tap';
 import { MeshError } from '../common/errors.js';
+import { silentLogger } from '../common/log.js';
 import { ManualClock } from '../test/support/manual-clock.js';
 import { formatEndpoint } from './endpoints.js';
 import { race } from './race.js';
@@ -14,6 +15,7 @@ function run(clock: ManualClock, commit: (where: string) => string) {
   const asked: string[] = [];
   const won = race({
     ...{ what: 'mesh x', addresses: [{ host: 'one', port: 1 }], discovery: undefined, clock, timeoutMs: 30_000 },
+    log: silentLogger,
     probe: async () => undefined,
     commit: async (endpoint) => {
       const where = formatEndpoint(endpoint);

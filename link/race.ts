@@ -6,9 +6,10 @@
  */
 import type { Clock, Timer } from '../common/clock.js';
 import { type ErrorCode, MeshError } from '../common/errors.js';
+import type { Logger } from '../common/log.js';
 import type { Discovery } from './discovery.js';
 import { type Endpoint, formatEndpoint, knownEndpoints } from './endpoints.js';
-import { reasonOf } from './probe.js';
+import { Impostor, reasonOf } from './probe.js';
 
 export interface RaceOptions<P, T> {
   /** For messages: `mesh abc`. */
@@ -17,6 +18,7 @@ export interface RaceOptions<P, T> {
   addresses: readonly Endpoint[];
   discovery: Discovery | undefined;
   clock: Clock;
+  log: Logger;
   signal?: AbortSignal | undefined;
   timeoutMs: number;
   probe: (endpoint: Endpoint, signal: AbortSignal) => Promise<P>;
@@ -149,7 +151,7 @@ class Race<P, T> {
     this.#active.delete(key);
     if (this.#ended.signal.aborted) return;
     this.#failedAtMs.set(key, this.#options.clock.monotonicMs());
-    if (this.#reasons.has(key) || this.#reasons.size < REASONS_MAX) this.#reasons.set(key, reasonOf(error));
+    this.#note(key, error);
     this.#options.discovery?.forget(endpoint);
     const standsBy = error instanceof MeshError && error.code === 'NOT_LEADER';
     if (standsBy) this.#follow(error.coordinators);
@@ -162,6 +164,15 @@ class Race<P, T> {
         this.#pump();
       });
     }
+  }
+
+  /** Somebody who claims to be a coordinator of this mesh and is none is news, once. */
+  #note(where: string, error: unknown): void {
+    const [former, reason] = [this.#reasons.get(where), reasonOf(error)];
+    if (former === reason || (former === undefined && this.#reasons.size >= REASONS_MAX)) return;
+    this.#reasons.set(where, reason);
+    const isFalse = error instanceof Impostor || (error instanceof MeshError && error.code === 'BAD_CERTIFICATE');
+    if (isFalse) this.#options.log.warn({ event: 'coordinator.refused', address: where, reason });
   }
 
   /** What a proven coordinator names are candidates like any other: each must prove itself. */

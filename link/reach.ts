@@ -40,6 +40,7 @@ export async function reach<T>(options: ReachOptions<T>): Promise<T> {
       addresses: options.addresses,
       discovery,
       clock,
+      log: options.log ?? silentLogger,
       signal: options.signal,
       timeoutMs: options.timeoutMs,
       probe: (endpoint, signal) => probeCoordinator(endpoint, { roots, meshId }, clock.wallMs(), signal),

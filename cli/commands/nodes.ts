@@ -1,15 +1,13 @@
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { createInterface } from 'node:readline/promises';
 import { Argument, Command } from 'commander';
 import { systemClock } from '../../common/clock.js';
 import { MeshError } from '../../common/errors.js';
 import { parsePhrase } from '../../common/identity/phrase.js';
-import { rootDigestOf } from '../../link/credentials.js';
 import type { MeshConnection } from '../../sdk/connect.js';
-import { coordinatorShape, nodeShape, pageShape, type WaitingShape, waitingShape } from '../../sdk/shapes.js';
+import { coordinatorShape, nodeShape, pageShape, type WaitingShape } from '../../sdk/shapes.js';
 import { exitOnInterrupt, makeCommand, optionsOf, parsedOption, print, withConnection } from '../context.js';
 import { safe } from '../render/terminal.js';
+import { listWaiting, type Waiting } from '../waiting.js';
 import { coordinatorsTable, nodesTable, waitingTable } from '../render/views.js';
 
 interface ListOptions {
@@ -39,7 +37,7 @@ export function build(): Command {
       exitOnInterrupt(options.json === true);
       await withConnection(options, async (connection) => {
         if (options.waiting) {
-          const page = pageShape(await listWaiting(connection), '');
+          const page = pageShape(await shownWaiting(connection), '');
           return print(options, page, () => waitingText(page.items) || 'No machine waits for approval.\n');
         }
         const answer = await connection.mesh.listNodes({});
@@ -98,31 +96,19 @@ function refuse(): Command {
     });
 }
 
-interface Waiting {
-  shown: WaitingShape;
-  publicKey: Buffer;
-}
-
-/** The words are worked out here, from the key the coordinator holds and the root of the profile. */
-async function readWaiting({ nodes, profile }: MeshConnection): Promise<Waiting[]> {
-  const rootDigest = rootDigestOf(readFileSync(join(profile.directory, 'ca.crt'), 'utf8'));
-  const { items } = await nodes.listWaiting({});
-  return items.map((item) => ({ shown: waitingShape(item, rootDigest), publicKey: item.publicKey }));
-}
-
-const listWaiting = async (connection: MeshConnection): Promise<WaitingShape[]> =>
-  (await readWaiting(connection)).map(({ shown }) => shown);
+const shownWaiting = async (connection: MeshConnection): Promise<WaitingShape[]> =>
+  (await listWaiting(connection)).map(({ shown }) => shown);
 
 /** Only operators hear who waits, and only from the leader; the list of nodes is for others too. */
 async function waitingIfAllowed(connection: MeshConnection): Promise<WaitingShape[]> {
-  return listWaiting(connection).catch((error: unknown) => {
+  return shownWaiting(connection).catch((error: unknown) => {
     if (error instanceof MeshError && ['DENIED', 'NOT_LEADER'].includes(error.code)) return [];
     throw error;
   });
 }
 
 async function findWaiting(connection: MeshConnection, name: string): Promise<Waiting> {
-  const found = (await readWaiting(connection)).find(({ shown }) => shown.name === name);
+  const found = (await listWaiting(connection)).find(({ shown }) => shown.name === name);
   if (found) return found;
   throw new MeshError('NOT_FOUND', `no machine waits for approval as "${name.slice(0, 80)}"`, {
     hint: 'see: mesh nodes --waiting',

@@ -10,6 +10,7 @@ import { formatDuration } from '../../common/units.js';
 import type { MeshConnection } from '../../sdk/connect.js';
 import { jobShape, nodeShape } from '../../sdk/shapes.js';
 import { makeCommand, optionsOf, parsedOption } from '../context.js';
+import { listWaiting } from '../waiting.js';
 import { type LocalMesh, type LocalMeshEvent, startLocalMesh } from '../local-mesh.js';
 import { jsonLine } from '../render/terminal.js';
 import { liveView, plainView, type StatusView } from '../render/status-view.js';
@@ -18,6 +19,7 @@ interface Options {
   data?: string;
   agents: number;
   port: number;
+  approveNodes?: boolean;
 }
 
 const TOKEN_TTL_MS = 15 * 60_000;
@@ -28,13 +30,19 @@ export function build(): Command {
   return makeCommand(
     'up',
     'Run a coordinator and agents on this machine, in the foreground, until Ctrl-C. Prints the command with which other machines join.',
-    ['mesh up', 'mesh up --agents 0            # only coordinate', 'mesh up --data ./lab --port 0'],
+    [
+      'mesh up',
+      'mesh up --agents 0            # only coordinate',
+      'mesh up --data ./lab --port 0',
+      'mesh up --approve-nodes        # others wait until you have let them in',
+    ],
   )
     .option('--data <dir>', 'where everything is kept; otherwise the XDG data directory, or MESH_HOME')
     .addOption(parsedOption('--agents <n>', 'agents on this machine', asInteger(0, 64), { value: 1, shown: '1' }))
     .addOption(
       parsedOption('--port <n>', 'the port; 0 picks one', asInteger(0, 65_535), { value: 7443, shown: '7443' }),
     )
+    .option('--approve-nodes', 'other machines wait until you let them in: mesh nodes approve')
     .action(async (_options: Options, command: Command) => {
       const options = optionsOf<Options>(command);
       await up(options, options.json === true);
@@ -54,6 +62,7 @@ async function up(options: Options, json: boolean): Promise<void> {
     dataDir,
     agents: options.agents,
     port: options.port,
+    approveNodes: options.approveNodes === true,
     agentName: (number) => (number === 1 ? host : `${host}-${number}`),
     environment: process.env,
     onEvent: (event) => (json ? process.stdout.write(jsonLine(event)) : view.note(describe(event))),
@@ -117,11 +126,17 @@ async function watch(
       if (!greeted) await greet(connection, mesh, view, how);
       greeted = true;
       while (!signal.aborted) {
-        const [{ items: nodes }, { items: jobs }] = await Promise.all([
+        const [{ items: nodes }, { items: jobs }, waiting] = await Promise.all([
           connection.mesh.listNodes({}),
           connection.mesh.listJobs({ status: '', limit: JOBS_SHOWN, cursor: '' }),
+          listWaiting(connection),
         ]);
-        if (!signal.aborted) view.show({ nodes: nodes.map(nodeShape), jobs: jobs.map(jobShape) });
+        if (!signal.aborted)
+          view.show({
+            nodes: nodes.map(nodeShape),
+            jobs: jobs.map(jobShape),
+            waiting: waiting.map(({ shown }) => shown),
+          });
         await pause(systemClock, REFRESH_MS, signal);
       }
     } catch (error) {

@@ -1,13 +1,15 @@
 import { stripVTControlCharacters } from 'node:util';
 import { systemClock } from '../../common/clock.js';
-import type { JobShape, NodeShape } from '../../sdk/shapes.js';
+import type { JobShape, NodeShape, WaitingShape } from '../../sdk/shapes.js';
 import { counted, safe } from './terminal.js';
-import { jobsTable, nodesTable } from './views.js';
+import { jobsTable, nodesTable, waitingTable } from './views.js';
 
 export interface MeshStatus {
   nodes: NodeShape[];
   /** The latest first, a few. */
   jobs: JobShape[];
+  /** Machines to be let in, or not. */
+  waiting: WaitingShape[];
 }
 
 export interface StatusView {
@@ -34,8 +36,9 @@ export function liveView(out: NodeJS.WriteStream): StatusView {
   };
   return {
     note: (line) => draw(`${line}\n`, drawn),
-    show: ({ nodes, jobs }) => {
+    show: ({ nodes, jobs, waiting }) => {
       const parts = [nodes.length > 0 ? nodesTable(nodes) : 'no nodes yet\n'];
+      if (waiting.length > 0) parts.push(waitingTable(waiting, systemClock.wallMs()));
       if (jobs.length > 0) parts.push(jobsTable(jobs, systemClock.wallMs()));
       draw('', `\n${parts.join('\n')}`);
     },
@@ -52,7 +55,12 @@ export function plainView(out: NodeJS.WriteStream): StatusView {
   };
   return {
     note: (line) => out.write(`${line}\n`),
-    show: ({ nodes, jobs }) => {
+    show: ({ nodes, jobs, waiting }) => {
+      for (const { name, phrase } of waiting)
+        changed(
+          `waiting ${name}`,
+          `${safe(name)} waits for approval: mesh nodes approve ${safe(name)} --phrase "${phrase}"`,
+        );
       for (const node of nodes)
         changed(
           `node ${node.name}`,

@@ -1,16 +1,24 @@
 /**
  * A process that speaks mDNS, to be put into a namespace. Says JSON lines, hears words:
- *   advertise NAME PORT DIGEST · browse DIGEST|- (word: held, rescan) · flood ADDRESS DIGEST
+ *   advertise NAME PORT DIGEST · browse DIGEST|- (words: held, rescan)
+ * and as others do, or attackers would:
+ *   publish NAME PORT ADDRESS · plain ADDRESS (word: held) · trusting ADDRESS TOKEN: the library as it comes
+ *   rogue DIGEST (word: held) · flood ADDRESS DIGEST · goodbye ADDRESS INSTANCE
  */
 import { createSocket } from 'node:dgram';
+import type { AddressInfo } from 'node:net';
 import { createInterface } from 'node:readline';
+import { connect as tlsConnect, createServer as createTlsServer } from 'node:tls';
+import { Bonjour } from 'bonjour-service';
 import { systemClock } from '../../common/clock.js';
 import { silentLogger } from '../../common/log.js';
 import { Advertiser } from '../../coordinator/services/advertise.js';
 import { Discovery } from '../../link/discovery.js';
-import { openMulticast } from '../../link/mdns.js';
+import { openMulticast, SERVICE_TYPE } from '../../link/mdns.js';
+import { makeTestMesh } from './test-mesh.js';
 
 const say = (line: object): boolean => process.stdout.write(`${JSON.stringify(line)}\n`);
+const report = (line: object): boolean => say({ ...line, rss: process.memoryUsage.rss() });
 const [mode, ...args] = process.argv.slice(2) as [string, ...string[]];
 const common = { clock: systemClock, log: silentLogger, scanMs: 200 };
 
@@ -32,7 +40,7 @@ async function browse(digest: string) {
   say({ interfaces: discovery.interfaceNames });
   createInterface(process.stdin).on('line', (word) => {
     if (word === 'held')
-      say({ held: discovery.candidates, foreign: discovery.foreign, interfaces: discovery.interfaceNames });
+      report({ held: discovery.candidates, foreign: discovery.foreign, interfaces: discovery.interfaceNames });
     if (word === 'rescan') discovery.rescan();
   });
   process.once('SIGTERM', () => {
@@ -91,9 +99,78 @@ async function garbage(address: string) {
   socket.close();
 }
 
+/** bonjour-service as it comes, but for the interface. */
+const plainBonjour = (address: string): Bonjour => {
+  const options: Record<string, string> = { interface: address, bind: '0.0.0.0' };
+  return new Bonjour(options, () => undefined);
+};
+
+async function publish(name: string, port: string, address: string) {
+  const bonjour = plainBonjour(address);
+  const service = bonjour.publish({ name, type: SERVICE_TYPE, port: Number(port), probe: false });
+  service.on('up', () => say({ instance: name }));
+  process.once('SIGTERM', () => bonjour.unpublishAll(() => process.exit()));
+}
+
+/** Keeps what it hears, as a program would that takes the library at its word. */
+async function plain(address: string) {
+  const browser = plainBonjour(address).find({ type: SERVICE_TYPE });
+  browser.on('up', (service) => say({ instance: service.name }));
+  browser.on('down', (service) => say({ down: service.name }));
+  say({ interfaces: [address] });
+  createInterface(process.stdin).on('line', () => report({ names: browser.services.map(({ name }) => name) }));
+}
+
+/** Believes whoever answers first. */
+async function trusting(address: string, token: string) {
+  const browser = plainBonjour(address).find({ type: SERVICE_TYPE });
+  browser.once('up', ({ port, referer }) => {
+    const where = { host: referer?.address ?? address, port, rejectUnauthorized: false };
+    const socket = tlsConnect(where, () => socket.end(token, () => say({ stopped: true })));
+  });
+  say({ interfaces: [address] });
+}
+
+/** A coordinator of a mesh of its own that claims to be of another, and notes every byte it is told. */
+async function rogue(digest: string) {
+  const own = makeTestMesh('rogue').credential('coordinator', 'rogue');
+  let heard = '';
+  let visited = 0;
+  const credential = { cert: `${own.certificateChain}${own.root}`, key: own.privateKey };
+  const server = createTlsServer({ ...credential, ALPNProtocols: ['h2'] }, (socket) => {
+    socket.on('error', () => undefined);
+    socket.on('data', (bytes: Buffer) => say({ heard: (heard += bytes.toString('latin1')) }));
+    say({ visited: ++visited });
+  });
+  server.on('tlsClientError', () => undefined);
+  server.listen(0, '0.0.0.0', () => {
+    const { port } = server.address() as AddressInfo;
+    const advertiser = new Advertiser({ ...common, name: 'one', port, rootDigest: digest });
+    void advertiser.start().then(() => say({ port }));
+  });
+  createInterface(process.stdin).on('line', () => report({ heard, visited }));
+}
+
+/** Says that somebody else's instance is gone, again and again as the standard asks of the owner. */
+async function goodbye(address: string, instance: string) {
+  const socket = openMulticast(address, () => undefined);
+  const data = `${instance}._mesh._tcp.local`;
+  for (let times = 0; times < 3; times++)
+    await new Promise<void>((resolve) =>
+      socket.respond([{ name: '_mesh._tcp.local', type: 'PTR', ttl: 0, data }], () => resolve()),
+    );
+  say({ stopped: true });
+  await socket.close();
+}
+
 const modes: Record<string, (...args: string[]) => Promise<void>> = {
   advertise: (name = '', port = '', digest = '') => advertise(name, port, digest),
   browse: (digest = '-') => browse(digest),
   flood: (address = '', digest = '') => flood(address, digest),
+  publish: (name = '', port = '', address = '') => publish(name, port, address),
+  plain: (address = '') => plain(address),
+  trusting: (address = '', token = '') => trusting(address, token),
+  rogue: (digest = '') => rogue(digest),
+  goodbye: (address = '', instance = '') => goodbye(address, instance),
 };
 await modes[mode]?.(...args);
