@@ -59,7 +59,7 @@ export function plainView(out: NodeJS.WriteStream): StatusView {
       for (const { name, phrase } of waiting)
         changed(
           `waiting ${name}`,
-          `${safe(name)} waits for approval: mesh nodes approve ${safe(name)} --phrase "${phrase}"`,
+          `${safe(name)} waits for approval and must show: ${phrase}; then: mesh nodes approve ${safe(name)}`,
         );
       for (const node of nodes)
         changed(
