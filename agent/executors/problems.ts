@@ -18,6 +18,10 @@ const size = (bytes: number): string => formatSize(bytes).replace('.0 ', ' ');
 export const memoryProblem = (usedBytes: number, allowedBytes: number): string =>
   `killed: its processes used ${size(usedBytes)}, more than the ${size(allowedBytes)} allowed (--memory)`;
 
+/** The kernel did it, at the bound. */
+export const outOfMemoryProblem = (allowedBytes: number): string =>
+  `killed: out of memory, its processes needed more than the ${size(allowedBytes)} allowed (--memory)`;
+
 export const processesProblem = (count: number, allowed: number): string =>
   `killed: it had ${count} processes and threads, more than the ${allowed} allowed (--max-processes)`;
 

@@ -33,10 +33,18 @@ import { fillArguments, taskEnvironment } from './environment.js';
 import type { Janitor } from './janitor.js';
 import { sendSignal } from './process-table.js';
 import { Sampler } from './sampler.js';
-import { describeDuration, excessProblem, exitProblem, spawnProblem, stopProblem } from './problems.js';
+import {
+  describeDuration,
+  excessProblem,
+  exitProblem,
+  outOfMemoryProblem,
+  spawnProblem,
+  stopProblem,
+} from './problems.js';
 import { type Bounds, boundsOf, UNBOUNDED } from './sandbox/bounds.js';
 import type { Complaint } from './sandbox/launcher.js';
-import type { Contained } from './sandbox/tier.js';
+import type { Cgroup } from './sandbox/cgroups.js';
+import type { Contained, Exit } from './sandbox/tier.js';
 import type { Tiers } from './sandbox/tiers.js';
 import { type PlacedSecrets, placeSecrets, type SecretFiles } from './secret-files.js';
 import { findTree, killTree, type StrayWatch, type Tracked } from './strays.js';
@@ -101,6 +109,7 @@ class RunningProcess {
   readonly #cookie: string;
   #placed: PlacedSecrets | undefined;
   #contained: Contained | undefined;
+  #cgroup: Cgroup | undefined;
   /** Why we end it; undefined while it may run. */
   #ending: Ending | undefined;
   /** Which bound it went beyond, for a person. */
@@ -138,6 +147,7 @@ class RunningProcess {
     }
     for (const timer of this.#timers) timer.cancel();
     this.#sampler.remove(this);
+    this.#cgroup?.remove();
     this.#options.strays.retire(this.#cookie);
     this.#options.janitor.remove(this.#directory);
     this.#placed?.remove();
@@ -221,7 +231,7 @@ class RunningProcess {
     const argv = fillArguments(work.value.argv, this.#attempt);
     if (!argv[0]) throw new MeshError('BAD_SPEC', 'the command is empty');
     this.bounds = boundsOf(body.resources, body.limits, tiers.bounds);
-    return tiers.choose(body).start({
+    const command = {
       argv,
       environment: taskEnvironment(
         this.#attempt,
@@ -236,7 +246,10 @@ class RunningProcess {
       ...{ directory: this.#directory, cookie: this.#cookie, user: workRoot.user },
       ...{ gpus, net: body.net, bounds: this.bounds },
       ...(secretDirectory === undefined ? {} : { readable: [secretDirectory] }),
-    });
+    };
+    const tier = tiers.choose(body);
+    this.#cgroup = tiers.cgroupFor(this.bounds);
+    return this.#cgroup ? this.#cgroup.around(() => tier.start(command)) : tier.start(command);
   }
 
   /** Whoever still holds the output open left the group: find and kill them, then wait no longer. */
@@ -313,7 +326,8 @@ class RunningProcess {
     }
   }
 
-  #exitProblem({ exitCode, signal }: { exitCode?: number | undefined; signal?: string | undefined }): string {
+  #exitProblem({ exitCode, signal }: Partial<Exit>): string {
+    if (this.#cgroup?.outOfMemory) return outOfMemoryProblem(this.bounds.memoryBytes);
     return excessProblem(this.bounds, signal, this.peakProcesses) ?? exitProblem(exitCode, signal);
   }
 

@@ -6,8 +6,9 @@ import type { Logger } from '../../../common/log.js';
 import type { StrayWatch } from '../strays.js';
 import type { WorkRoot } from '../workroot.js';
 import type { Bounds } from './bounds.js';
-import { probeBubblewrap } from './probe.js';
-import { makeTiers, type SandboxSetting, type Tiers } from './tiers.js';
+import { Cgroups, ownCgroup } from './cgroups.js';
+import { type Probe, probeBubblewrap } from './probe.js';
+import { chooseTiers, type SandboxSetting, Tiers } from './tiers.js';
 
 export interface SandboxOptions {
   setting: SandboxSetting;
@@ -30,9 +31,20 @@ export interface SandboxPlace {
 
 /** @throws MeshError SANDBOX when the setting names bubblewrap and it does not work here */
 export async function prepareTiers(options: SandboxOptions, place: SandboxPlace): Promise<Tiers> {
-  const { setting, readable, bounds, memoryDiskBytes } = options;
-  const { dataDir, workRoot, strays, clock, log, hostname } = place;
-  if (setting === 'process') return makeTiers(setting, undefined, bounds);
+  const { setting, bounds } = options;
+  const { clock, log } = place;
+  const probe = setting === 'process' ? undefined : await tryBubblewrap(options, place);
+  const tiers = chooseTiers(setting, probe);
+  if (probe && 'problem' in probe)
+    log.warn({ event: 'sandbox.unavailable', problem: probe.problem, hint: probe.hint }, 'tasks run without isolation');
+  const directory = ownCgroup();
+  const cgroups = directory === undefined ? undefined : Cgroups.open({ directory, pid: process.pid, clock });
+  return new Tiers(tiers, bounds, cgroups);
+}
+
+async function tryBubblewrap(options: SandboxOptions, place: SandboxPlace): Promise<Probe> {
+  const { readable, memoryDiskBytes } = options;
+  const { dataDir, workRoot, strays, clock, hostname } = place;
   const cookie = strays.issue('probe');
   const directory = workRoot.privateDir('probe');
   const probe = await probeBubblewrap({
@@ -41,10 +53,7 @@ export async function prepareTiers(options: SandboxOptions, place: SandboxPlace)
   });
   strays.retire(cookie);
   rmSync(directory, { recursive: true, force: true });
-  const tiers = makeTiers(setting, probe, bounds);
-  if ('problem' in probe)
-    log.warn({ event: 'sandbox.unavailable', problem: probe.problem, hint: probe.hint }, 'tasks run without isolation');
-  return tiers;
+  return probe;
 }
 
 /** The few names a task may look up: its own and root's. Other people of this machine are none of its business. */

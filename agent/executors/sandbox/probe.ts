@@ -108,11 +108,17 @@ const SYSCTLS: readonly [path: string, forbidding: string, fix: string][] = [
   ['user/max_user_namespaces', '0', 'sysctl -w user.max_user_namespaces=15000'],
 ];
 
+/** The kernel mounts a fresh /proc for an ordinary user only where the one there is whole. */
+const HIDDEN_PROC =
+  'parts of /proc are hidden or read-only here: in a systemd service leave out ProtectKernelTunables= and ' +
+  'ProtectKernelLogs=, in a container unmask /proc';
+
 async function remedy(problem: string): Promise<string> {
   if (/unknown option/i.test(problem)) return 'install bubblewrap 0.7 or later';
+  if (/mount proc/i.test(problem)) return HIDDEN_PROC;
   for (const [path, forbidding, fix] of SYSCTLS) {
     const value = await readFile(`/proc/sys/${path}`, 'latin1').catch(() => '');
     if (value.trim() === forbidding) return `as root: ${fix}`;
   }
-  return 'inside a container it needs user namespaces and an unmasked /proc; see "Sandbox" in docs/security.md';
+  return 'see "Sandbox" in docs/security.md';
 }

@@ -7,6 +7,7 @@ import { type JobBody } from '../../../proto/gen/mesh/v1/agent.js';
 import { Sandbox } from '../../../proto/gen/mesh/v1/common.js';
 import { NodeFault } from '../../core/types.js';
 import type { Bounds } from './bounds.js';
+import type { Cgroup, Cgroups } from './cgroups.js';
 import type { Probe } from './probe.js';
 import { processTier, type Tier, type TierName } from './tier.js';
 
@@ -18,10 +19,17 @@ export class Tiers {
   readonly #tiers: readonly Tier[];
   /** What no task may exceed here. */
   readonly bounds: Bounds;
+  readonly #cgroups: Cgroups | undefined;
 
-  constructor(tiers: readonly [Tier, ...Tier[]], bounds: Bounds) {
+  constructor(tiers: readonly [Tier, ...Tier[]], bounds: Bounds, cgroups?: Cgroups) {
     this.#tiers = tiers;
     this.bounds = bounds;
+    this.#cgroups = cgroups;
+  }
+
+  /** A control group for one whose memory is bounded, where this agent may make any. */
+  cgroupFor(bounds: Bounds): Cgroup | undefined {
+    return bounds.memoryBytes > 0 ? this.#cgroups?.create(bounds) : undefined;
   }
 
   get names(): TierName[] {
@@ -44,9 +52,10 @@ export class Tiers {
   /** What holds in the strongest tier, as `mesh node` shows it. */
   get limits(): string[] {
     const isolated = this.strongest.name === 'bubblewrap';
-    const sampled = process.platform === 'linux' ? ['memory:sampled'] : [];
-    if (isolated) return [...sampled, ...RLIMITS, 'processes:rlimit', 'network:namespace'];
-    return [...sampled, ...RLIMITS, ...(sampled.length > 0 ? ['processes:sampled'] : [])];
+    const hasProc = process.platform === 'linux';
+    const memory = this.#cgroups ? ['memory:cgroup'] : hasProc ? ['memory:sampled'] : [];
+    if (isolated) return [...memory, ...RLIMITS, 'processes:rlimit', 'network:namespace'];
+    return [...memory, ...RLIMITS, ...(hasProc ? ['processes:sampled'] : [])];
   }
 }
 
@@ -55,9 +64,9 @@ const RLIMITS = ['cpu-time:rlimit', 'file-size:rlimit', 'open-files:rlimit'];
 /**
  * @throws MeshError SANDBOX when the setting names bubblewrap and it does not work here
  */
-export function makeTiers(setting: SandboxSetting, probe: Probe | undefined, bounds: Bounds): Tiers {
-  if (setting === 'process' || !probe) return new Tiers([processTier], bounds);
-  if ('tier' in probe) return new Tiers(setting === 'auto' ? [probe.tier, processTier] : [probe.tier], bounds);
+export function chooseTiers(setting: SandboxSetting, probe: Probe | undefined): [Tier, ...Tier[]] {
+  if (setting === 'process' || !probe) return [processTier];
+  if ('tier' in probe) return setting === 'auto' ? [probe.tier, processTier] : [probe.tier];
   if (setting === 'bubblewrap') throw new MeshError('SANDBOX', probe.problem, { hint: probe.hint });
-  return new Tiers([processTier], bounds);
+  return [processTier];
 }
