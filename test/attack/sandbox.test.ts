@@ -3,32 +3,17 @@
  * of it succeeds (so these attacks are real ones), and in the bubblewrap tier, where nothing does. One agent is root and
  * runs tasks as another user; the other is an ordinary user, whose unsandboxed tasks are the agent's equals.
  */
-import {
-  chmodSync,
-  chownSync,
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs';
-import { createServer } from 'node:net';
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { randomBytes } from 'node:crypto';
-import { dirname, join } from 'node:path';
+import { once } from 'node:events';
+import { chmodSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { join } from 'node:path';
 import t, { before, test } from 'tap';
-import { eventually } from '../support/eventually.js';
-import { type Agent, type Mesh, programPath, startMesh } from '../support/mesh.js';
-import type { Spawner } from '../support/program.js';
+import type { Agent, Mesh } from '../support/mesh.js';
+import { skipReason as skip, startSandboxed, type Tier, TIERS, type Who } from '../support/sandboxed-mesh.js';
 
-/** Not the one that tasks of a root agent run as. */
-const ORDINARY = 61_234;
 /** More than the memory disks of the agents have. */
 const FILL_MIB = 16;
-const TIERS = ['process', 'bubblewrap'] as const;
-type Tier = (typeof TIERS)[number];
 
 /** Does the tier that is no sandbox stop it, for the tasks of a root agent and of an ordinary one? */
 interface Attack {
@@ -96,47 +81,26 @@ const ATTACKS: Record<string, Attack> = {
   },
 };
 
-const skip =
-  (process.getuid?.() !== 0 && 'needs root: it starts agents of two users') ||
-  (!['/usr/bin/bwrap', '/bin/bwrap', '/usr/local/bin/bwrap'].some(existsSync) &&
-    'needs bubblewrap: apt install bubblewrap');
-
 let mesh: Mesh;
-const agents = new Map<'root' | 'user', Agent>();
+let agents: ReadonlyMap<Who, Agent> = new Map();
 const outcomes = new Map<string, Map<string, boolean>>();
 const canary = `canary-${randomBytes(8).toString('hex')}`;
 
-/** Starts a program as an ordinary user. */
-const asOrdinary: Spawner = (file, args, options) =>
-  spawn('setpriv', [`--reuid=${ORDINARY}`, `--regid=${ORDINARY}`, '--clear-groups', '--', file, ...args], options);
-
 before(async () => {
   if (skip) return;
-  mesh = await startMesh(t);
-  const listener = createServer().listen(`\0${canary}`);
-  const socketPath = join(mesh.folder('open'), 'socket');
-  const file = createServer().listen(socketPath);
-  await Promise.all([once(listener, 'listening'), once(file, 'listening')]);
-  for (const name of ['open', 'ready', 'tmp', 'home']) chmodSync(mesh.folder(name), 0o777);
-  chmodSync(socketPath, 0o777);
-  t.teardown(() => [listener, file].map((server) => server.close()));
-  const args = ['--sandbox', 'auto', '--sandbox-tmp', '8MiB', '--kill-grace', '200ms'];
-  agents.set('root', await mesh.startAgent('root', { mode: 0o700, args }));
-  if (readableByOthers(programPath('agent'))) {
-    chownSync(mesh.folder('agent-user'), ORDINARY, ORDINARY);
-    agents.set('user', await mesh.startAgent('user', { mode: 0o700, args, spawner: asOrdinary }));
-  }
+  ({ mesh, agents } = await startSandboxed(t));
+  const socket = join(mesh.root, 'open/socket');
+  const servers = [`\0${canary}`, socket].map((path) => createServer().listen(path));
+  await Promise.all(servers.map((server) => once(server, 'listening')));
+  chmodSync(socket, 0o777);
+  t.teardown(() => {
+    for (const server of servers) server.close();
+  });
   for (const who of agents.keys()) for (const tier of TIERS) outcomes.set(`${who} ${tier}`, await attackAs(who, tier));
 });
 
-function readableByOthers(path: string): boolean {
-  for (let folder = dirname(path); folder !== '/'; folder = dirname(folder))
-    if ((statSync(folder).mode & 0o001) === 0) return false;
-  return true;
-}
-
 /** One task that tries everything, with how each attempt ended. */
-async function attackAs(who: 'root' | 'user', tier: Tier): Promise<Map<string, boolean>> {
+async function attackAs(who: Who, tier: Tier): Promise<Map<string, boolean>> {
   const agent = agents.get(who) as Agent;
   const surroundings = {
     ...{ DATA: agent.dataDir, AGENT: String(agent.ready.pid), MARK: runMark(), TIER: `${who}-${tier}` },
@@ -154,10 +118,8 @@ async function attackAs(who: 'root' | 'user', tier: Tier): Promise<Map<string, b
   return new Map(lines.map((line) => [line.split(' ')[0] as string, line.endsWith('yes')]));
 }
 
-const runMark = (): string =>
-  Object.entries(mesh.environment)
-    .find(([name]) => name === 'E2E_RUN')
-    ?.join('=') ?? '';
+/** In the environment of every program of this mesh. */
+const runMark = (): string => mesh.environment.E2E_RUN ?? '';
 
 for (const [name, { title, stoppedBare }] of Object.entries(ATTACKS))
   test(`A26: a task ${title}`, { skip }, async (t) => {
@@ -192,52 +154,6 @@ test('A26: the network is there when the job asked for it', { skip }, async (t) 
   const { stdout } = await mesh.cli('submit', ...flags, '--', 'sh', '-c', script);
   t.match(stdout, /resolv\.conf/);
   t.notMatch(stdout, /^(?:root|home|run|boot)$/m, 'and nothing else');
-});
-
-test('A26: a fork bomb goes off within its bounds, and its task says so', { skip }, async (t) => {
-  const bomb = 'i=0; while [ $i -lt 400 ]; do sleep 1000 & i=$((i+1)); done; wait';
-  for (const who of agents.keys())
-    for (const tier of TIERS) {
-      const flags = ['--where', `name=${who}`, '--sandbox', tier, '--max-processes', '60', '--retries', '0'];
-      const job = await mesh.submit(...flags, '--wait', '--', 'sh', '-c', bomb);
-      t.equal(job.status, 'FAILED');
-      const [task] = await mesh.tasks(job.id);
-      t.match(
-        task?.lastError,
-        tier === 'process' ? /killed: it had \d+ processes.*the 60 allowed/ : /code|of the 60/,
-        `${who}, ${tier}`,
-      );
-    }
-});
-
-/** A process that left its group, its parents and its environment, and holds nothing open. */
-const escapee = (mark: string): string =>
-  `setsid env -i sh -c 'setsid sleep ${mark} & exit' >/dev/null 2>&1 </dev/null; sleep 0.1; echo escaped`;
-
-const livingWith = (mark: string): number[] =>
-  readdirSync('/proc')
-    .map(Number)
-    .filter((pid) => {
-      try {
-        return pid > 0 && readFileSync(`/proc/${pid}/cmdline`, 'latin1').split('\0').includes(mark);
-      } catch {
-        return false;
-      }
-    });
-
-let marks = 0;
-/** A number of seconds that nobody else waits for. */
-const makeMark = (): string => `${100_000 + (process.pid % 10_000)}.${++marks}`;
-
-test('A26: a task outlives its attempt', { skip }, async (t) => {
-  for (const tier of TIERS) {
-    const mark = makeMark();
-    const flags = ['--where', 'name=root', '--sandbox', tier, '--retries', '0', '--results'];
-    t.match((await mesh.cli('submit', ...flags, '--', 'sh', '-c', escapee(mark))).stdout, 'escaped');
-    const left = livingWith(mark);
-    for (const pid of left) process.kill(pid, 'SIGKILL');
-    t.equal(left.length, tier === 'process' ? 1 : 0, `${tier} tier`);
-  }
 });
 
 test('A26: a function is as confined as a command', { skip }, async (t) => {
@@ -292,46 +208,4 @@ test('A26: each node shows its tier and what is enforced there', { skip }, async
   }
   t.match((await mesh.cli('nodes')).stdout, /SANDBOX[\s\S]*bubblewrap/);
   t.match((await mesh.cli('node', 'root')).stdout, /sandbox\s+bubblewrap; process for jobs that ask for it/);
-});
-
-test('A26: an agent that is to isolate runs nothing without, and says why when it cannot', { skip }, async (t) => {
-  const strict = await mesh.startAgent('strict', { args: ['--sandbox', 'bubblewrap'] });
-  const job = await mesh.submit('--where', 'name=strict', '--sandbox', 'process', '--', 'true');
-  await eventually('the planner to say why', async () =>
-    /nothing without a sandbox/.test((await mesh.cli('why', job.id)).stdout),
-  );
-  await mesh.cli('cancel', job.id);
-  await strict.program.stop();
-  const path = mesh.folder('no-programs');
-  const bare: Spawner = (_file, args, options) =>
-    spawn('env', ['-i', `PATH=${path}`, ...args.filter((word) => !/^-i$|^[A-Z0-9_]+=/.test(word))], options);
-  const flags = ['--data', strict.dataDir, '--sandbox', 'bubblewrap', '--ready-file', join(mesh.root, 'ready/never')];
-  const refused = mesh.launch('agent', [...flags, '--coordinator', mesh.coordinator.ready.address], bare);
-  t.equal((await refused.ended).code, 1);
-  t.match(refused.stderr, /bubblewrap is not installed; install it: apt install bubblewrap/);
-});
-
-test('B1: kill -9 of an agent leaves no process of a sandboxed task', { skip }, async (t) => {
-  for (const tier of TIERS) {
-    const mark = makeMark();
-    const agent = await mesh.startAgent(`doomed-${tier}`, { args: ['--sandbox', tier] });
-    const script = `setsid sleep ${mark} & sleep ${mark} & (setsid env -i sleep ${mark} &) ; wait`;
-    await mesh.submit(
-      '--where',
-      `name=doomed-${tier}`,
-      '--on-disconnect',
-      'stop',
-      '--retries',
-      '0',
-      '--',
-      'sh',
-      '-c',
-      script,
-    );
-    await eventually('its processes', () => livingWith(mark).length === 3);
-    await agent.program.kill();
-    if (tier === 'process') t.equal(livingWith(mark).length, 3, 'without a sandbox they go on');
-    else await eventually('all of them to be gone', () => livingWith(mark).length === 0);
-    for (const pid of livingWith(mark)) process.kill(pid, 'SIGKILL');
-  }
 });
