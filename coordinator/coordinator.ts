@@ -25,6 +25,7 @@ import { openStore } from './store/index.js';
 import { EmbeddedPostgres } from './postgres/embedded.js';
 import { registerServices } from './rpc/register.js';
 import { Advertiser } from './services/advertise.js';
+import { auditedCertificates } from './services/audited-certificates.js';
 import { checkLeases } from './services/leases.js';
 import { checkLimits, doorLimits } from './services/limits.js';
 import type { coordinatorSettings } from './services/settings.js';
@@ -203,8 +204,9 @@ async function serve(
   await group.run(keyHolder);
   await group.run(plane);
   const why = 'with mesh-ca in the CA directory of this coordinator';
+  const imported = auditedCertificates(store.certificates, plane.audit, 'certificate.imported');
   const revoke = (serial: string) => plane.issuance.revoke(plane.audit.self, serial, why);
-  await group.run(authority.indexWatch(store.certificates, revoke));
+  await group.run(authority.indexWatch(imported, revoke));
   await group.run({ name: 'http', start: async () => undefined, stop: () => http.app.close() });
   await group.run(door);
   plane.roster.refresh();
@@ -214,14 +216,13 @@ async function serve(
       ? `127.0.0.1:${door.port}`
       : (listeningAt(config.listen, door.port)[0] as string);
   const adminDir = join(config.dataDir, 'admin');
-  await authority.writeAdminProfile(adminDir, [...new Set([local, ...addresses()])], store.certificates);
+  const certificates = auditedCertificates(store.certificates, plane.audit, 'certificate.issued');
+  await authority.writeAdminProfile(adminDir, [...new Set([local, ...addresses()])], certificates);
   const onRenewed = (renewed: typeof credential) => {
     present = renewed;
     door.swapCertificate(renewed);
   };
-  await group.run(
-    authority.keeper({ certificates: store.certificates, credential, onRenewed, adminDir, coordinators }),
-  );
+  await group.run(authority.keeper({ certificates, credential, onRenewed, adminDir, coordinators }));
   if (config.mdns) {
     const host = hostOf(config);
     await group.run(new Advertiser({ clock, log, name: authority.name, port: door.port, rootDigest, host }));

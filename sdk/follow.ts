@@ -50,6 +50,8 @@ const REPEATABLE: ReadonlySet<string> = new Set([
   'listCertificates',
   'setSecret',
   'listSecrets',
+  'listAudit',
+  'examine',
 ]);
 
 type Answer = 'leads' | 'gone' | readonly string[];

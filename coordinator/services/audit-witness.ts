@@ -18,7 +18,7 @@ import type { AuditStore } from '../ports.js';
 
 export interface AuditWitnessOptions {
   store: AuditStore;
-  /** Where the head is kept; in memory alone when undefined. */
+  /** Where the head is kept; without one nothing is followed. */
   file: string | undefined;
   clock: Clock;
   log: Logger;
@@ -57,7 +57,8 @@ export class AuditWitness implements Service {
 
   async start(): Promise<void> {
     const { file, log } = this.#options;
-    const text = file === undefined ? undefined : readIfExists(file);
+    if (file === undefined) return;
+    const text = readIfExists(file);
     const kept = text === undefined ? CHAIN_START : parseHead(text);
     if (!kept) {
       this.#broken = { seq: 0, why: `${file} does not hold the head of a chain` };

@@ -28,6 +28,7 @@ export const AUDIT_ACTIONS = {
   'enroll.rejected': 'an operator refused a machine that waited (target: role/name)',
   'enroll.refused': 'a join was refused (target: the reason; counted)',
   'certificate.issued': 'a certificate was issued (target: role/name)',
+  'certificate.imported': 'a certificate that mesh-ca issued in the CA directory was taken in (target: role/name)',
   'certificate.renewed': 'a certificate was renewed by its holder (target: role/name)',
   'certificate.revoked': 'a certificate was revoked (target: role/name)',
   'issuer.signed': "a coordinator's issuing certificate was signed (target: coordinator/name)",
@@ -228,9 +229,9 @@ export class Audit implements Service {
   }
 
   #sayDropped(): void {
-    const dropped = this.#dropped;
+    // There is room for this one, whatever came meanwhile: it stands for many.
+    this.#waiting.push({ entry: this.#entry(this.self, 'audit.dropped', String(this.#dropped), {}) });
     this.#dropped = 0;
-    this.note(this.self, 'audit.dropped', String(dropped));
   }
 }
 

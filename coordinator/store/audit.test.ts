@@ -1,8 +1,13 @@
-import { test } from 'tap';
+import { copyFileSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { sql } from 'kysely';
+import { test } from 'tap';
 import { auditHash, CHAIN_START, ChainReader } from '../../common/audit-chain.js';
-import { withStore } from '../../test/support/postgres.js';
+import { silentLogger } from '../../common/log.js';
+import { openTestStore, withDatabase, withStore } from '../../test/support/postgres.js';
 import type { NewAuditEntry } from '../ports.js';
+import { MIGRATIONS_DIR, migrate } from './migrate.js';
 
 const entry = (over: Partial<NewAuditEntry> = {}): NewAuditEntry => ({
   ...{ atUs: 1_796_000_000_000_123, actor: 'operator/anna', address: '10.0.0.2', certificate: '4d' },
@@ -83,4 +88,34 @@ test('what is there cannot be changed, removed or emptied by mistake', async (t)
     sql`truncate audit`,
   ])
     await t.rejects(statement.execute(database.kysely), /append-only/);
+});
+
+test('entries from before there was a chain are taken into it, in their order', async (t) => {
+  const connection = await withDatabase(t, { migrated: false });
+  const store = await openTestStore(t, connection);
+  const before = mkdtempSync(join(tmpdir(), 'mesh-migrations-'));
+  t.teardown(() => rmSync(before, { recursive: true }));
+  for (const name of readdirSync(MIGRATIONS_DIR))
+    if (/^000[1-6]_/.test(name)) copyFileSync(join(MIGRATIONS_DIR, name), join(before, name));
+  await migrate(store.database.target, silentLogger, before);
+  const { kysely } = store.database;
+  await sql`insert into audit (actor, action, target, detail)
+    select 'anna', 'token.created', 'token-' || n, jsonb_build_object('n', n) from generate_series(1, 5) n`.execute(
+    kysely,
+  );
+  // Sequences leave gaps.
+  await sql`delete from audit where seq in (1, 4)`.execute(kysely);
+  await store.migrate();
+  const head = await store.audit.append([entry()], false);
+  const chain = new ChainReader();
+  const entries = await store.audit.from(1, 10);
+  for (const item of entries) t.ok(chain.take(item), `entry ${item.seq}`);
+  t.same(chain.head, head);
+  t.same(
+    entries.map(({ seq, actor, target, detail }) => [seq, actor, target, detail]),
+    [
+      ...[2, 3, 5].map((n, position) => [position + 1, 'anna', `token-${n}`, `{"n": ${n}}`]),
+      [4, 'operator/anna', 'attic', '{}'],
+    ],
+  );
 });
