@@ -42,6 +42,7 @@ const ALLOWED: Record<string, readonly (Role | 'nobody')[]> = {
   'AgentService/StreamLogs': ['agent'],
   'AgentService/FetchBlob': ['agent'],
   'CaService/Renew': ROLES,
+  'CaService/GetCrl': ROLES,
   'CaService/RenewIssuer': ['coordinator'],
   ...each(['CaService/Issue', 'CaService/Revoke', 'CaService/ListCertificates'], ['operator']),
   ...each(['SubmitJob', 'MissingBlobs', 'PutBlob', 'CancelJob', 'RetryJob'], ['operator', 'submitter']),
