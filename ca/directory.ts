@@ -5,7 +5,7 @@
  *   ca.key      its key, 0600; may be kept elsewhere, then the issuer cannot be renewed here (root-key.ts)
  *   issuer.crt  the intermediate that signs the leaves
  *   issuer.key  its key, 0600
- *   index.json  every certificate issued from here, with revocations; 0600
+ *   index.json  every certificate issued from here, with revocations, and the number of the latest list of them; 0600
  *   index.lock  held while any of these is rewritten
  *
  * Once a passphrase is set all keys are encrypted with it, those made later too. Without it the directory still tells and

@@ -66,6 +66,8 @@ class Race<P, T> {
   #returning = 0;
   #committing = false;
   #discovered = 0;
+  /** Of a coordinator that answered and was refused: better than to ask whether it runs. */
+  #hint: string | undefined;
   #resolve!: (value: T) => void;
   #reject!: (error: unknown) => void;
 
@@ -153,6 +155,7 @@ class Race<P, T> {
     this.#failedAtMs.set(key, this.#options.clock.monotonicMs());
     this.#note(key, error);
     this.#options.discovery?.forget(endpoint);
+    if (error instanceof MeshError && error.code === 'BAD_CERTIFICATE') this.#hint = error.hint;
     const standsBy = error instanceof MeshError && error.code === 'NOT_LEADER';
     if (standsBy) this.#follow(error.coordinators);
     if (standsBy || (this.#options.discovery && this.#options.addresses.includes(endpoint))) {
@@ -220,8 +223,9 @@ class Race<P, T> {
     if (discovery && this.#discovered === 0) parts.push(noneFound(discovery));
     if (parts.length === 0) parts.push('no address was given and mDNS is off');
     const within = timedOut ? ` within ${Math.ceil(timeoutMs / 1000)} s` : '';
-    const hint =
+    const usual =
       addresses.length > 0 ? 'is it running, and is that its address?' : 'is it running? try --coordinator HOST';
+    const hint = this.#hint ?? usual;
     return new MeshError('UNREACHABLE', `no coordinator of ${what} answered${within}: ${parts.join(', ')}`, { hint });
   }
 }
