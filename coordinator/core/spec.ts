@@ -299,6 +299,7 @@ function checkFiles(files: readonly StagedFile[], task: string, limits: SpecLimi
       'pack them into one archive',
     );
   const taken = new Map<string, 'file' | 'folder'>();
+  const folded = new Map<string, string>();
   for (const { path, digest, sizeBytes } of files) {
     const fault = pathFault(path);
     if (fault)
@@ -316,13 +317,25 @@ function checkFiles(files: readonly StagedFile[], task: string, limits: SpecLimi
     if (before === 'folder')
       refuse(`"${printable(path)}" is both a staged file and a folder${whose}`, 'rename one of them');
     taken.set(path, 'file');
+    requireDistinct(folded, path, whose);
     for (let slash = path.indexOf('/'); slash >= 0; slash = path.indexOf('/', slash + 1)) {
       const folder = path.slice(0, slash);
       if (taken.get(folder) === 'file')
         refuse(`"${printable(folder)}" is both a staged file and a folder${whose}`, 'rename one of them');
+      if (taken.get(folder) === 'folder') continue;
       taken.set(folder, 'folder');
+      requireDistinct(folded, folder, whose);
     }
   }
+}
+
+/** Nodes whose file systems fold case, or write accents in one way, would put two of these in one place. */
+function requireDistinct(folded: Map<string, string>, path: string, whose: string): void {
+  const key = path.normalize('NFC').toLowerCase();
+  const other = folded.get(key);
+  if (other !== undefined)
+    refuse(`"${printable(path)}" and "${printable(other)}"${whose} would be one on some nodes`, 'rename one of them');
+  folded.set(key, path);
 }
 
 /** What is wrong with a staged path; undefined when it is relative, normalised and stays where it is put. */

@@ -4,7 +4,7 @@
  */
 import { createServer, type Server } from 'node:http';
 import type { Socket } from 'node:net';
-import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
+import Fastify, { type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import { toMeshError } from '../../common/errors.js';
 import type { Logger } from '../../common/log.js';
 import { type Peer, plainAddress } from '../door/peer.js';
@@ -36,7 +36,10 @@ export interface HttpSurface {
 const SILENCE_MS_MAX = 60_000;
 
 export async function makeHttp(options: HttpOptions): Promise<HttpSurface> {
-  const server = createServer({ headersTimeout: 10_000, requestTimeout: 30_000, keepAliveTimeout: 30_000 });
+  const server = createServer({
+    ...{ headersTimeout: 10_000, requestTimeout: 30_000, keepAliveTimeout: 30_000 },
+    connectionsCheckingInterval: 5000,
+  });
   // Also of a peer that asked and does not read the answer.
   server.setTimeout(SILENCE_MS_MAX);
   const app = Fastify({
@@ -46,7 +49,10 @@ export async function makeHttp(options: HttpOptions): Promise<HttpSurface> {
   });
   app.addHook('onRequest', async (request, reply) => admit(options, request, reply));
   app.setNotFoundHandler((request, reply) => problem(reply, 404, 'not found', `there is nothing at ${request.url}`));
-  app.setErrorHandler((error, request, reply) => {
+  app.setErrorHandler((error: Partial<FastifyError>, request, reply) => {
+    // The framework's own refusals, such as a body that is too large or of no known type.
+    if (error.statusCode !== undefined && error.statusCode < 500)
+      return problem(reply, error.statusCode, 'refused', error.message ?? 'the request is malformed');
     options.log.error({ event: 'http.failed', path: request.url, err: error });
     return problem(reply, 500, 'internal error', 'the coordinator log says more');
   });

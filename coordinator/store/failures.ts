@@ -27,6 +27,8 @@ const UNREACHABLE = new Set([
 const GONE_STATES = new Set(['57P01', '57P02', '57P03', '57P04', '57P05', '53300', '25P03', '40003']);
 /** query_canceled, by a time limit or an administrator, and lock_not_available. */
 const GAVE_UP_STATES = new Set(['57014', '55P03']);
+/** character_not_in_repertoire and untranslatable_character: PostgreSQL has no text with NUL in it. */
+const NO_TEXT_STATES = new Set(['22021', '22P05']);
 /** read_only_sql_transaction: through a pooler, which does not tell at the start of a session. */
 const READ_ONLY_STATE = '25006';
 
@@ -44,7 +46,7 @@ export const belongsElsewhere = (error: unknown): boolean => {
 
 /**
  * @param place host, port and database; never the password
- * @returns a MeshError: DATABASE_DOWN, DISK_FULL or INTERNAL with the cause kept
+ * @returns a MeshError: DATABASE_DOWN, DISK_FULL, USAGE or INTERNAL with the cause kept
  */
 export function asStoreError(error: unknown, place: string): MeshError {
   if (error instanceof MeshError) return error;
@@ -64,6 +66,10 @@ export function asStoreError(error: unknown, place: string): MeshError {
     const why = error instanceof Error ? error.message : code;
     return down(`did not pass the TLS check (${why})`, 'see sslmode and sslrootcert in --database-url');
   }
+  if (NO_TEXT_STATES.has(code))
+    return new MeshError('USAGE', 'a text holds a NUL character or half a character', {
+      ...{ cause: error, hint: 'nothing can be called that; remove it' },
+    });
   if (code === '53100')
     return new MeshError('DISK_FULL', `the disk of the database at ${place} is full`, { cause: error });
   return new MeshError('INTERNAL', `the database at ${place} refused a statement (${code || 'no code'})`, {
