@@ -51,7 +51,8 @@ async function call(session: ReturnType<typeof http2Connect>, path: string, byte
   stream.resume();
   const status = new Promise<string>((resolve) => {
     const heard = (headers: Record<string, unknown>) => {
-      if (headers['grpc-status'] !== undefined) resolve(String(headers['grpc-status']));
+      const code = headers['grpc-status'];
+      if (typeof code === 'string') resolve(code);
     };
     stream.on('response', heard).on('trailers', heard);
     for (const end of ['error', 'close']) stream.on(end, () => setImmediate(() => resolve('cut')));

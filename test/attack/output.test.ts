@@ -98,5 +98,5 @@ test('A21: escapes and broken characters reach a pipe as they are, and a termina
     'without one control character',
   );
   const json = await view(process.execPath, [MESH, 'logs', id, '--json']);
-  t.notMatch(json.text, /[\u0000-\u0009\u000b-\u001f\u007f]/, 'JSON has none either');
+  t.notMatch(Buffer.from(json.text, 'latin1').toString('utf8').replaceAll('\n', ''), /\p{Cc}/u, 'JSON has none either');
 });
