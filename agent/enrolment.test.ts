@@ -4,15 +4,22 @@ import { test, type Test } from 'tap';
 import { MeshError } from '../common/errors.js';
 import { toStatus } from '../common/grpc-errors.js';
 import { readCsr } from '../common/identity/csr.js';
+import { approvalPhrase } from '../common/identity/phrase.js';
 import { encodeToken } from '../common/identity/token.js';
 import { silentLogger } from '../common/log.js';
-import { systemClock } from '../common/clock.js';
+import { type Clock, systemClock } from '../common/clock.js';
 import { EnrollServiceService, type JoinRequest } from '../proto/gen/mesh/v1/enroll.js';
 import { ManualClock } from '../test/support/manual-clock.js';
 import { openTestDoor } from '../test/support/test-door.js';
 import { makeTestMesh } from '../test/support/test-mesh.js';
 import type { Credential } from '../link/credentials.js';
-import { enrol, type EnrolmentOptions, rememberCoordinators, rememberedCoordinators } from './enrolment.js';
+import {
+  enrol,
+  type EnrolmentOptions,
+  rememberCoordinators,
+  rememberedCoordinators,
+  type WaitingForApproval,
+} from './enrolment.js';
 
 const mesh = makeTestMesh();
 const token = encodeToken({ id: 'ab'.repeat(6), secret: 'cd'.repeat(16), rootDigest: mesh.rootDigest });
@@ -25,14 +32,21 @@ const options = (dataDir: string, over: Partial<EnrolmentOptions> = {}): Enrolme
   ...over,
 });
 
+/** The first questions follow each other at once; a probe has its four seconds. */
+const impatient: Clock = {
+  ...systemClock,
+  after: (delayMs, fire, more) => systemClock.after(delayMs < 4000 ? 0 : delayMs, fire, more),
+};
+
 /** A coordinator that lets everybody in with this token, or answers with an error. */
-async function coordinator(t: Test, answer?: MeshError) {
+async function coordinator(t: Test, refusal: () => MeshError | undefined = () => undefined) {
   const asked: JoinRequest[] = [];
   const endpoint = await openTestDoor(t, mesh, (server) => {
     server.addService(EnrollServiceService, {
       join: (call: { request: JoinRequest }, done: (error: object | null, value?: unknown) => void) => {
         asked.push(call.request);
-        if (answer) return done(toStatus(answer));
+        const refused = refusal();
+        if (refused) return done(toStatus(refused));
         const { pem } = mesh.authority.issue({
           ...{ csrDer: call.request.csr, role: 'agent', name: call.request.name, nowMs: Date.now() },
         });
@@ -71,12 +85,42 @@ test('the first start joins with the token; the next needs none; the key is priv
 
 test('a join that is interrupted is repeated with the same key, so that it costs one use', async (t) => {
   const dataDir = t.testdir();
-  const failing = await coordinator(t, new MeshError('TOKEN_REFUSED', 'the token is spent'));
+  const failing = await coordinator(t, () => new MeshError('TOKEN_REFUSED', 'the token is spent'));
   await t.rejects(enrol(options(dataDir, { token, coordinator: failing.endpoint })), { code: 'TOKEN_REFUSED' });
   const { endpoint, asked } = await coordinator(t);
   await enrol(options(dataDir, { token, coordinator: endpoint }));
   const keyOf = ([request]: JoinRequest[]) => readCsr(request?.csr ?? new Uint8Array()).publicKeyDer;
   t.same(keyOf(asked), keyOf(failing.asked));
+});
+
+test('where an operator approves it says its words once and asks, with one key, until it is decided', async (t) => {
+  const answers: (MeshError | undefined)[] = [
+    new MeshError('NOT_APPROVED', 'attic waits for approval', { hint: 'mesh nodes approve attic' }),
+    new MeshError('OVERLOADED', 'too much at once'),
+  ];
+  const { endpoint, asked } = await coordinator(t, () => answers[asked.length - 1]);
+  const said: WaitingForApproval[] = [];
+  const enrolled = await enrol(
+    options(t.testdir(), {
+      ...{ token, coordinator: endpoint, clock: impatient },
+      onWaiting: (waiting) => said.push(waiting),
+    }),
+  );
+  t.equal(asked.length, 3);
+  const keys = new Set(asked.map(({ csr }) => readCsr(csr).digest));
+  t.equal(keys.size, 1);
+  const { publicKeyDer } = readCsr(asked[0]?.csr ?? Buffer.alloc(0));
+  t.same(said, [{ phrase: approvalPhrase(mesh.rootDigest, publicKeyDer), hint: 'mesh nodes approve attic' }]);
+  t.equal(enrolled.identity.name, 'attic');
+});
+
+test('trouble before it was told to wait, and a refusal after, end it', async (t) => {
+  const busy = await coordinator(t, () => new MeshError('OVERLOADED', 'too much at once'));
+  await t.rejects(enrol(options(t.testdir(), { token, coordinator: busy.endpoint })), { code: 'UNREACHABLE' });
+  const answers = [new MeshError('NOT_APPROVED', 'waits'), new MeshError('DENIED', 'an operator has refused')];
+  const refusing = await coordinator(t, () => answers[refusing.asked.length - 1]);
+  const around = { token, coordinator: refusing.endpoint, clock: impatient };
+  await t.rejects(enrol(options(t.testdir(), around)), { code: 'DENIED' });
 });
 
 test('files of mesh-ca serve instead of a token; what was renewed since stays; all three belong together', async (t) => {
