@@ -79,9 +79,9 @@ export interface JoinRequestStore {
   get(tokenId: string, publicKeyDigest: string): Promise<JoinRequestRow | undefined>;
   /**
    * Harmless when it is repeated. Takes the place of what the key asked for with another token; what has expired is
-   * removed too. @throws MeshError CONFLICT when another key waits under the name
+   * removed too. False when another key waits under the name.
    */
-  record(row: JoinRequestRow): Promise<void>;
+  record(row: JoinRequestRow): Promise<boolean>;
   /** False when no such request waits any more. */
   refuse(publicKeyDigest: string, actor: string, expiresAtMs: number): Promise<boolean>;
   forget(publicKeyDigest: string): Promise<void>;

@@ -35,6 +35,11 @@ export const notApproved = (name: string): MeshError =>
     hint: `on the coordinator: mesh nodes approve ${name}`,
   });
 
+export const nameClaimed = (name: string): MeshError =>
+  new MeshError('CONFLICT', `another machine waits for approval as ${name}`, {
+    hint: 'look at it on the coordinator (mesh nodes --waiting) and refuse it, or choose another --name',
+  });
+
 export class Approvals {
   readonly #options: ApprovalsOptions;
 
@@ -44,6 +49,12 @@ export class Approvals {
 
   waiting(): Promise<JoinRequestRow[]> {
     return this.#options.requests.waiting();
+  }
+
+  /** What the machines that wait are going to be called, that of this key left out. */
+  async claimedNames(publicKeyDigest: string): Promise<Set<string>> {
+    const others = (await this.waiting()).filter((row) => row.publicKeyDigest !== publicKeyDigest);
+    return new Set(others.map(({ name }) => name));
   }
 
   /** What this key asked for with this token, if it still counts. @throws MeshError DENIED when it was refused */
@@ -68,10 +79,9 @@ export class Approvals {
   async wait(request: NewRequest): Promise<void> {
     const { requests, audit, clock, log } = this.#options;
     const requestedAtMs = clock.wallMs();
-    await requests.record({
-      ...{ ...request, requestedAtMs, expiresAtMs: requestedAtMs + WAITING_MS },
-      refusedBy: undefined,
-    });
+    const expiresAtMs = requestedAtMs + WAITING_MS;
+    if (!(await requests.record({ ...request, requestedAtMs, expiresAtMs, refusedBy: undefined })))
+      throw nameClaimed(request.name);
     const { name, address, tokenId, publicKeyDigest } = request;
     await audit.record(bearerOf(tokenId, address), 'enroll.waiting', `agent/${name}`, { publicKeyDigest });
     log.warn({ event: 'enroll.waiting', name, address, token: tokenId, phrase: this.#phraseOf(request.csr) });

@@ -6,13 +6,13 @@
  */
 import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { decodeToken, encodeToken, secretDigest } from '../../common/identity/token.js';
-import { isRole, type Role } from '../../common/identity/identity.js';
+import { isRole } from '../../common/identity/identity.js';
 import type { Clock } from '../../common/clock.js';
 import { MeshError, toMeshError } from '../../common/errors.js';
 import { isName } from '../../common/ids.js';
 import type { Logger } from '../../common/log.js';
 import type { CertificateRow, NodeStore, TokenRow, TokenStore } from '../ports.js';
-import { type Approvals, notApproved } from './approvals.js';
+import { type Approvals, nameClaimed, notApproved } from './approvals.js';
 import { type Actor, type Audit, bearerOf, NOBODY } from './audit.js';
 import type { Issuance } from './issuance.js';
 
@@ -156,13 +156,14 @@ export class Enrollment {
       issuance.checkIssuer(request.issuerCsr ?? new Uint8Array());
     }
     const keyDigest = issuance.publicKeyDigest(request.csr);
+    // In this order: an approval makes the certificate before it forgets the request.
+    const asked = await approvals.asked(token.id, keyDigest);
     const bought = await tokens.boughtWith(token.id, keyDigest);
     if (bought && bought.revokedAtMs === undefined && bought.notAfterMs > clock.wallMs()) {
       onOutcome('replayed');
       return bought;
     }
     const mustWait = token.role === 'agent' && this.#options.approveNodes;
-    const asked = await approvals.asked(token.id, keyDigest);
     if (asked && mustWait) throw notApproved(asked.name);
     const expired = clock.wallMs() > token.expiresAtMs;
     if (expired)
@@ -242,32 +243,26 @@ export class Enrollment {
 
   /** The token's name, or the wish; a taken wish gets a number. A revoked name needs a token that names it. */
   async #chooseName(token: TokenRow, wish: string, keyDigest: string): Promise<string> {
-    const isTaken = await this.#takenNames(token.role, keyDigest);
+    const { issuance, nodes, approvals } = this.#options;
+    const claimed = token.role === 'agent' ? await approvals.claimedNames(keyDigest) : new Set<string>();
+    const isHeld = async (name: string) => (await issuance.holders(token.role, name)).length > 0;
     if (token.name) {
-      if (await isTaken(token.name, token.replace))
+      if (claimed.has(token.name)) throw nameClaimed(token.name);
+      if (!token.replace && (await isHeld(token.name)))
         throw new MeshError('CONFLICT', `the name ${token.name} is taken`, {
           hint: `make a token with --name ${token.name} --replace to move it to this machine`,
         });
       return token.name;
     }
     if (!isName(wish)) throw new MeshError('BAD_NAME', `"${wish.slice(0, 80)}" is not a name`);
-    const revoked = new Set((await this.#options.nodes.all()).filter((node) => node.revoked).map((node) => node.name));
+    const revoked = new Set((await nodes.all()).filter((node) => node.revoked).map((node) => node.name));
     for (let suffix = 1; suffix <= NAME_TRIES; suffix++) {
       const name = suffix === 1 ? wish : `${wish.slice(0, 58)}-${suffix}`;
-      if (!revoked.has(name) && !(await isTaken(name, false))) return name;
+      if (!revoked.has(name) && !claimed.has(name) && !(await isHeld(name))) return name;
     }
     throw new MeshError('CONFLICT', `the name ${wish} and its numbered forms are taken`, {
       hint: 'choose another --name',
     });
-  }
-
-  /** Held by a certificate, unless it is to be replaced, or claimed by another machine that waits. */
-  async #takenNames(role: Role, keyDigest: string) {
-    const { approvals, issuance } = this.#options;
-    const waiting = role === 'agent' ? await approvals.waiting() : [];
-    const claimed = new Set(waiting.filter((row) => row.publicKeyDigest !== keyDigest).map(({ name }) => name));
-    return async (name: string, replace: boolean): Promise<boolean> =>
-      claimed.has(name) || (!replace && (await issuance.holders(role, name)).length > 0);
   }
 
   #throttle(address: string): void {

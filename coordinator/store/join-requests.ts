@@ -1,6 +1,5 @@
 import type { Selectable } from 'kysely';
 import type { Clock } from '../../common/clock.js';
-import { MeshError } from '../../common/errors.js';
 import type { JoinRequestRow, JoinRequestStore } from '../ports.js';
 import type { Database } from './database.js';
 import type { JoinRequestTable } from './schema.js';
@@ -71,7 +70,7 @@ export const joinRequestStore = (database: Database, clock: Clock): JoinRequestS
         .returning('name')
         .executeTakeFirst(),
     );
-    if (inserted) return;
+    if (inserted) return true;
     // The same machine asked twice at a moment, or another one was here first under the name.
     const own = await database.run((db) =>
       db
@@ -80,10 +79,7 @@ export const joinRequestStore = (database: Database, clock: Clock): JoinRequestS
         .where('public_key_digest', '=', row.publicKeyDigest)
         .executeTakeFirst(),
     );
-    if (!own)
-      throw new MeshError('CONFLICT', `another machine waits for approval as ${row.name}`, {
-        hint: `look at it on the coordinator (mesh nodes --waiting) and refuse it, or choose another --name`,
-      });
+    return own !== undefined;
   },
   refuse: async (publicKeyDigest, actor, expiresAtMs) => {
     const row = await database.run((db) =>

@@ -258,10 +258,10 @@ function joinRequestStore(tables: Tables, read: RunStatement, write: RunStatemen
         for (const [digest, old] of joinRequests)
           if (isOld(old) || (digest === row.publicKeyDigest && old.tokenId !== row.tokenId))
             joinRequests.delete(digest);
-        if (joinRequests.has(row.publicKeyDigest)) return;
-        if (waiting().some((other) => other.name === row.name))
-          throw new MeshError('CONFLICT', `another machine waits for approval as ${row.name}`);
+        if (joinRequests.has(row.publicKeyDigest)) return true;
+        if (waiting().some((other) => other.name === row.name)) return false;
         joinRequests.set(row.publicKeyDigest, { ...row });
+        return true;
       }),
     refuse: (digest, actor, expiresAtMs) =>
       write('joinRequests.refuse', () => {
