@@ -107,7 +107,7 @@ test('A15: one token, fifty machines at once, each from an address of its own: e
   const mark = program.mark();
   const answers = await Promise.all(addresses.map((address) => new Machine(open, address).ask(token)));
   t.equal(answers.filter(({ chain }) => chain !== undefined).length, 1);
-  t.equal(answers.filter(({ code }) => code === 'TOKEN_REFUSED').length, 49, JSON.stringify(answers));
+  t.equal(answers.filter(({ code }) => code === 'TOKEN_REFUSED').length, 49);
   t.equal((await agentCertificates(open)) - before, 1);
   const refused = program.events.slice(mark).filter(({ event }) => event === 'enroll.refused');
   t.equal(new Set(refused.map(({ address }) => address)).size, 49, 'the log names each of them');

@@ -64,7 +64,7 @@ test('mesh up --approve-nodes: its own agents come in, another waits and is show
   const flags = ['--data', mesh.folder('agent-other'), '--name', 'other', '--coordinator', address, '--no-mdns'];
   const other = mesh.launch('agent', [...flags, '--join', token, '--ready-file', join(mesh.root, 'ready', 'other')]);
   const { phrase } = await other.logged('join.waiting');
-  const shown = `other waits for approval and must show: ${phrase}; then: mesh nodes approve other`;
+  const shown = `other waits for approval and must show: ${String(phrase)}; then: mesh nodes approve other`;
   await until('who waits', () => running.lines.includes(shown), running);
   other.signal('SIGINT');
   t.equal((await other.ended).code, 130);
