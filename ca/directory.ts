@@ -5,6 +5,7 @@
  *   ca.key      its key, 0600; may be kept elsewhere, then the issuer cannot be renewed here (root-key.ts)
  *   issuer.crt  the intermediate that signs the leaves
  *   issuer.key  its key, 0600
+ *   secrets.key the mesh's key for secrets on a coordinator (coordinator/secret-keeper.ts), 0600
  *   index.json  every certificate issued from here, with revocations, and the number of the latest list of them; 0600
  *   index.lock  held while any of these is rewritten
  *
@@ -16,6 +17,7 @@
  */
 import { type KeyObject, X509Certificate } from 'node:crypto';
 import { existsSync, readdirSync, renameSync, rmdirSync, rmSync, statSync } from 'node:fs';
+import { join } from 'node:path';
 import { type Clock, systemClock } from '../common/clock.js';
 import { MeshError } from '../common/errors.js';
 import { makePrivateDir, readIfExists, writeFileAtomic } from '../common/files.js';
@@ -30,7 +32,7 @@ import { CRL_LIFETIME_MS, type Crl, revokedBy } from './crl.js';
 import { makeKeyPair, missingPassphrase, openKey, readPrivateKeyFile, sealKey } from './keys.js';
 import { filesOf, isSealedDirectory, loadAuthority, readCertificateFile } from './layout.js';
 import { withLock } from './lock.js';
-import { resealKeys } from './reseal.js';
+import { finishResealing, resealKeys } from './reseal.js';
 import type { LeafRequest } from './policy.js';
 import { toPem } from './x509/certificate.js';
 
@@ -166,6 +168,19 @@ export class CaDirectory {
   /** PEM, as the directory keeps its keys. */
   seal(key: KeyObject): string {
     return sealKey(key, this.isSealed ? this.#passphrase : undefined);
+  }
+
+  /** A key that somebody else keeps here, under the same passphrase as the directory's own; undefined when it is absent. */
+  readKey(name: string): KeyObject | undefined {
+    finishResealing(this.directory);
+    const path = join(this.directory, name);
+    const pem = readIfExists(path);
+    return pem === undefined ? undefined : openKey(pem, path, this.#passphrase);
+  }
+
+  /** @param name ends in `.key`: what does is encrypted with the others when the passphrase changes */
+  writeKey(name: string, key: KeyObject): void {
+    writeFileAtomic(join(this.directory, name), this.seal(key), 0o600);
   }
 
   /**

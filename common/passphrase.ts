@@ -102,7 +102,7 @@ async function ask({ flag }: PassphraseSource, question: string): Promise<string
 }
 
 /** A line of the terminal that does not show what is typed. */
-function readUnseen(terminal: ReadStream): Promise<string> {
+export function readUnseen(terminal: ReadStream): Promise<string> {
   let typed = '';
   return new Promise<string>((done, fail) => {
     const end = (finish: () => void): void => {

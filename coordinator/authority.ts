@@ -3,7 +3,7 @@
  * coordinator's own certificate and the first operator's profile alive. The coordinator's leaf is made at every start
  * with the host names and addresses of that moment and lives in memory alone.
  */
-import { X509Certificate } from 'node:crypto';
+import { type KeyObject, X509Certificate } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
@@ -61,6 +61,15 @@ export class EmbeddedAuthority implements Signer {
       );
     await directory.renewIssuerIfDue(clock.wallMs());
     return new EmbeddedAuthority(directory, clock, log, options.name ?? nameFrom(hostname(), 'coordinator'));
+  }
+
+  /** A key file beside the CA's own. */
+  readKey(name: string): KeyObject | undefined {
+    return this.directory.readKey(name);
+  }
+
+  writeKey(name: string, key: KeyObject): void {
+    this.directory.writeKey(name, key);
   }
 
   get meshId(): string {

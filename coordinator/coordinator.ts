@@ -154,7 +154,7 @@ async function serve(
   let present = credential;
   const coordinators = () => plane.roster.addresses();
   const keyHolder = new SecretKeeper({
-    ...{ dataDir: config.dataDir, meshId, settings: store.settings, coordinators, clock, log },
+    ...{ dataDir: config.dataDir, authority, settings: store.settings, coordinators, clock, log },
     credential: () => present,
   });
   const plane: ControlPlane = new ControlPlane({

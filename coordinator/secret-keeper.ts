@@ -1,16 +1,18 @@
 /**
- * The mesh's key for secrets on this coordinator: a file beside the CA's keys, never in the database. The first
+ * The mesh's key for secrets on this coordinator: a file beside the CA's keys and kept like them (under a passphrase once
+ * one is set, in every backup), never in the database. Its 32 bytes are written as an X25519 key, for which key files and
+ * what encrypts them are made. The first
  * coordinator of a mesh makes it and notes its id in the database; from then on that key is the one. Another coordinator
  * that does not have it asks those that do, as itself and over mutual TLS, until one answers.
  *
  * Nobody has it any more when every copy of the file is lost. The values are lost with it; once all of those were
  * removed (`mesh secret remove`) the id is withdrawn, and a new key is made.
  */
+import { createPrivateKey, type KeyObject } from 'node:crypto';
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Clock } from '../common/clock.js';
 import { MeshError } from '../common/errors.js';
-import { readIfExists, writeFileAtomic } from '../common/files.js';
 import type { Service } from '../common/lifecycle.js';
 import type { Logger } from '../common/log.js';
 import { Loop } from '../common/loop.js';
@@ -22,11 +24,18 @@ import { SecretKey } from './services/secret-key.js';
 import type { KeyHolder } from './services/secrets.js';
 
 const SETTING = 'secret-key';
+const FILE = 'secrets.key';
+/** What stands before the 32 bytes of an X25519 key in PKCS#8 (RFC 8410). */
+const X25519 = Buffer.from('302e020100300506032b656e04220420', 'hex');
 const LOOK_MS = 2000;
 
 export interface SecretKeeperOptions {
   dataDir: string;
-  meshId: string;
+  authority: {
+    meshId: string;
+    readKey(name: string): KeyObject | undefined;
+    writeKey(name: string, key: KeyObject): void;
+  };
   settings: SettingStore;
   credential: () => Credential;
   /** All coordinators, as `host:port`. */
@@ -38,14 +47,12 @@ export interface SecretKeeperOptions {
 export class SecretKeeper implements Service, KeyHolder {
   readonly name = 'secret-keeper';
   readonly #options: SecretKeeperOptions;
-  readonly #path: string;
   readonly #loop: Loop;
   #key: SecretKey | undefined;
   #complained = false;
 
   constructor(options: SecretKeeperOptions) {
     this.#options = options;
-    this.#path = join(options.dataDir, 'ca', 'secrets.key');
     this.#loop = new Loop({
       name: 'secret-keeper.look',
       clock: options.clock,
@@ -93,12 +100,13 @@ export class SecretKeeper implements Service, KeyHolder {
   }
 
   #read(): SecretKey | undefined {
-    const text = readIfExists(this.#path)?.trim();
-    return text === undefined ? undefined : new SecretKey(Buffer.from(text, 'hex'));
+    const key = this.#options.authority.readKey(FILE);
+    return key && new SecretKey(key.export({ type: 'pkcs8', format: 'der' }).subarray(X25519.length));
   }
 
   #write(key: SecretKey): void {
-    writeFileAtomic(this.#path, `${key.export().toString('hex')}\n`, 0o600);
+    const der = Buffer.concat([X25519, key.export()]);
+    this.#options.authority.writeKey(FILE, createPrivateKey({ key: der, format: 'der', type: 'pkcs8' }));
   }
 
   /** Kept before it is claimed: a key that is the mesh's must not die with this process. */
@@ -106,7 +114,7 @@ export class SecretKeeper implements Service, KeyHolder {
     const key = SecretKey.make();
     this.#write(key);
     await this.#claim(key);
-    if (!this.#key) rmSync(this.#path, { force: true });
+    if (!this.#key) rmSync(join(this.#options.dataDir, 'ca', FILE), { force: true });
   }
 
   /** Of two coordinators that begin at once one is second, and asks the first. */
@@ -115,10 +123,10 @@ export class SecretKeeper implements Service, KeyHolder {
   }
 
   async #ask(id: string): Promise<void> {
-    const { coordinators, credential, meshId, clock, log } = this.#options;
+    const { coordinators, credential, authority, clock, log } = this.#options;
     for (const address of coordinators()) {
       try {
-        const peer = { address, credential: credential(), meshId, clock };
+        const peer = { address, credential: credential(), meshId: authority.meshId, clock };
         const response = await callPeer<SecretServiceClient, ShareKeyResponse>(
           peer,
           SecretServiceClient,
