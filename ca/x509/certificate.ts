@@ -5,6 +5,7 @@
  */
 import { createHash, createPublicKey, type KeyObject, sign } from 'node:crypto';
 import forge from 'node-forge';
+import { writeTime } from '../../common/identity/der.js';
 import { NAME_TAGS, type AlternativeName } from '../../common/identity/fields.js';
 import { ECDSA_SHA256, RSA_SHA256 } from '../../common/identity/keys.js';
 import { EXTENSION_OIDS, KEY_USAGES, type KeyUsage } from '../../common/identity/profile.js';
@@ -56,14 +57,6 @@ const octets = (bytes: Uint8Array): Asn1 => primitive(Type.OCTETSTRING, binary(b
 const bits = (bytes: Uint8Array, unused = 0): Asn1 =>
   primitive(Type.BITSTRING, String.fromCharCode(unused) + binary(bytes));
 
-/** RFC 5280 §4.1.2.5: UTCTime through 2049, GeneralizedTime from 2050. */
-function time(ms: number): Asn1 {
-  const date = new Date(Math.floor(ms / 1000) * 1000);
-  return date.getUTCFullYear() < 2050
-    ? primitive(Type.UTCTIME, asn1.dateToUtcTime(date) as string)
-    : primitive(Type.GENERALIZEDTIME, asn1.dateToGeneralizedTime(date) as string);
-}
-
 /** A Name of an organization (the mesh) and a common name, for people to read. */
 export function nameDer(organization: string, commonName: string): Buffer {
   const attribute = (type: string, text: string) =>
@@ -85,7 +78,7 @@ export function buildCertificate(template: CertificateTemplate, signer: KeyObjec
     primitive(Type.INTEGER, binary(template.serial)),
     algorithm(),
     fromDer(template.issuerDer),
-    sequence(time(template.notBeforeMs), time(template.notAfterMs)),
+    sequence(fromDer(writeTime(template.notBeforeMs)), fromDer(writeTime(template.notAfterMs))),
     fromDer(template.subjectDer),
     fromDer(template.publicKeyDer),
     ...(extensions.length > 0 ? [context(3, sequence(...extensions))] : []),

@@ -30,7 +30,7 @@ export interface CrlTemplate {
   revoked: readonly { serial: string; revokedAtMs: number }[];
 }
 
-const encode = ({ oid, critical, value }: ExtensionTemplate): Buffer =>
+export const extensionDer = ({ oid, critical, value }: ExtensionTemplate): Buffer =>
   writeSequence(
     writeOid(oid),
     ...(critical ? [writeDer(TAG.boolean, Buffer.of(0xff))] : []),
@@ -56,7 +56,7 @@ export function buildCrl(template: CrlTemplate, signer: KeyObject): Buffer {
     writeTime(template.nextUpdateMs),
     // An empty list of entries is none.
     ...(entries.length > 0 ? [writeSequence(...entries)] : []),
-    writeDer(contextTag(0), writeSequence(...extensions.map(encode))),
+    writeDer(contextTag(0), writeSequence(...extensions.map(extensionDer))),
   );
   return writeSequence(toBeSigned, algorithm, writeBitString(sign('sha256', toBeSigned, signer)));
 }

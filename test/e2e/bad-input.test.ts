@@ -4,11 +4,10 @@ import { createServer, type Server } from 'node:net';
 import { join } from 'node:path';
 import postgres from 'postgres';
 import t, { after, before, type Test, test } from 'tap';
-import type { Connection } from '../../coordinator/store/index.js';
 import { ERRORS, type ErrorCode } from '../../common/errors.js';
 import type { CommandResult } from '../support/command.js';
 import { type Mesh, type Page, startMesh } from '../support/mesh.js';
-import { withDatabase } from '../support/postgres.js';
+import { urlOf, withDatabase } from '../support/postgres.js';
 
 let mesh: Mesh;
 let listener: Server;
@@ -242,11 +241,6 @@ test('what somebody else holds: the data directory, the port', async (t) => {
     state: 'HEALTHY',
   });
 });
-
-const urlOf = ({ host, port, user, password, database }: Connection): string =>
-  host.startsWith('/')
-    ? `postgres://${user}:${encodeURIComponent(password)}@/${database}?host=${encodeURIComponent(host)}&port=${port}`
-    : `postgres://${user}:${encodeURIComponent(password)}@${host}:${port}/${database}`;
 
 test('databases that cannot be used: down, of a newer version, of another mesh', async (t) => {
   const start = (name: string, url: string) =>

@@ -4,10 +4,9 @@ import { join } from 'node:path';
 import { before, test } from 'tap';
 import t from 'tap';
 import type { CoordinatorShape } from '../../sdk/shapes.js';
-import type { Connection } from '../../coordinator/store/connection.js';
 import { certificateFiles, get } from '../support/https.js';
 import { type Coordinator, type Mesh, makeMesh } from '../support/mesh.js';
-import { withDatabase } from '../support/postgres.js';
+import { urlOf, withDatabase } from '../support/postgres.js';
 import { FolderSignal, until } from '../support/until.js';
 
 const TASKS = 300;
@@ -18,11 +17,6 @@ let mesh: Mesh;
 let first: Coordinator;
 let second: Coordinator;
 let flags: string[];
-
-const urlOf = ({ host, port, user, password, database }: Connection): string =>
-  host.startsWith('/')
-    ? `postgres://${user}:${encodeURIComponent(password)}@/${database}?host=${encodeURIComponent(host)}&port=${port}`
-    : `postgres://${user}:${encodeURIComponent(password)}@${host}:${port}/${database}`;
 
 const readiness = async ({ ready, dataDir }: Coordinator): Promise<[number, string]> => {
   const { status, body } = await get(ready.address, '/readyz', certificateFiles(join(dataDir, 'ca')));

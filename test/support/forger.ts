@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { Authority, type Certified, makeIssuer, makeRoot } from '../../ca/authority.js';
 import { profileExtensions, randomSerial } from '../../ca/policy.js';
 import { type ExtensionTemplate, nameDer, subjectAltName, toPem, uriName } from '../../ca/x509/certificate.js';
+import { extensionDer } from '../../ca/x509/crl.js';
 import { fieldsOf, readMeshId } from '../../common/identity/check.js';
 import {
   contextTag,
@@ -63,13 +64,6 @@ export const algorithmOf = (oid: string): Buffer => writeSequence(writeOid(oid))
 
 export const utcTime = (text: string): Buffer => writeDer(TAG.utcTime, Buffer.from(text));
 export const generalizedTime = (text: string): Buffer => writeDer(TAG.generalizedTime, Buffer.from(text));
-const encodeExtension = ({ oid, critical, value }: ExtensionTemplate): Buffer =>
-  writeSequence(
-    writeOid(oid),
-    ...(critical ? [writeDer(TAG.boolean, Buffer.of(0xff))] : []),
-    writeDer(TAG.octetString, value),
-  );
-
 export class Forger {
   readonly root: Certified;
   readonly issuer: Certified;
@@ -148,7 +142,7 @@ export class Forger {
 }
 
 function encode(draft: Draft): Buffer {
-  const extensions = draft.extensions.map(encodeExtension);
+  const extensions = draft.extensions.map(extensionDer);
   const signed = writeSequence(
     ...(draft.version ? [draft.version] : []),
     ...[draft.serial, draft.algorithm, draft.issuer, writeSequence(draft.notBefore, draft.notAfter)],

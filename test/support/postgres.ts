@@ -153,3 +153,9 @@ export async function originals(store: PostgresStore): Promise<number> {
   );
   return rows[0]?.n ?? -1;
 }
+
+/** For `--database-url`. */
+export const urlOf = ({ host, port, user, password, database }: Connection): string =>
+  host.startsWith('/')
+    ? `postgres://${user}:${encodeURIComponent(password)}@/${database}?host=${encodeURIComponent(host)}&port=${port}`
+    : `postgres://${user}:${encodeURIComponent(password)}@${host}:${port}/${database}`;
