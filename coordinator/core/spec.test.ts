@@ -1,5 +1,6 @@
 import { test } from 'tap';
 import { MeshError } from '../../common/errors.js';
+import { Limits, Sandbox } from '../../proto/gen/mesh/v1/common.js';
 import { JobSpec, OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
 import { canonicalSpec, pathFault, validateInput, validateSpec } from './spec.js';
 
@@ -16,6 +17,7 @@ const command = (argv: string[], environment: Record<string, string> = {}): Part
 const fn = (moduleDigest: string, exportName = ''): Partial<JobSpec> => ({
   work: { $case: 'function', value: { moduleDigest, exportName, environment: {} } },
 });
+const limits = (more: Partial<Limits>): Limits => Limits.fromPartial(more);
 const resources = (more: object) => ({ resources: { cpuMillis: 0, memoryBytes: 0, gpus: 0, custom: {}, ...more } });
 
 test('a good job passes and gets its defaults', async (t) => {
@@ -29,6 +31,14 @@ test('a good job passes and gets its defaults', async (t) => {
   validateSpec(job({ ...command(['x'], { A_1: 'ä', _: '' }), priority: -100, retries: 100 }));
 });
 
+test('what came later and says nothing leaves the digest as it was', async (t) => {
+  const old = canonicalSpec(job());
+  for (const name of ['sandbox', 'net', 'limits'] as const) t.notOk(name in old, name);
+  t.notOk('limits' in canonicalSpec(job({ limits: limits({}) })), 'limits of nothing');
+  const asking = job({ sandbox: Sandbox.BUBBLEWRAP, net: true, limits: limits({ openFiles: 9 }) });
+  t.match(canonicalSpec(asking), { sandbox: Sandbox.BUBBLEWRAP, net: true, limits: { openFiles: 9 } });
+});
+
 const refused: [string, Partial<JobSpec>, RegExp][] = [
   ['no work', { work: undefined }, /no command/],
   ['empty argv', command([]), /no command/],
@@ -40,6 +50,10 @@ const refused: [string, Partial<JobSpec>, RegExp][] = [
   ['a variable with =', command(['x'], { 'A=B': '' }), /no name of an environment variable/],
   ['NUL in a variable', command(['x'], { A: '\0' }), /variable A holds a NUL/],
   ['a reserved variable', command(['x'], { MESH_INDEX: '1' }), /MESH_INDEX is reserved/],
+  ['a sandbox that does not exist', { sandbox: 9 as Sandbox }, /9 is no sandbox/],
+  ['the network without a sandbox', { sandbox: Sandbox.PROCESS, net: true }, /given the network and run without/],
+  ['limits out of range', { limits: limits({ processes: 5_000_000 }) }, /number of processes is 5000000/],
+  ['CPU time of a function', { ...fn(digest), limits: limits({ cpuTimeMs: 1 }) }, /CPU time of a function/],
   ['a module without digest', fn('beef'), /SHA-256/],
   ['upper case digest', fn('A'.repeat(64)), /SHA-256/],
   ['a bad export', fn(digest, 'a b'), /no name of an export/],

@@ -57,6 +57,10 @@ test('kinds: equal wishes share one, and the last user frees it', async (t) => {
   );
   t.equal(a, b, 'the default CPU and the order of custom resources do not matter');
   t.not(kinds.intern('function', asks(), []).id, kinds.intern('process', asks(), []).id);
+  const confined = kinds.intern('process', asks(), [], { sandbox: 'bubblewrap' });
+  t.not(confined.id, kinds.intern('process', asks(), []).id);
+  for (const twice of [confined, kinds.intern('process', asks(), [])]) while (kinds.get(twice.id)) kinds.release(twice);
+  kinds.intern('process', asks(), []);
   t.equal(kinds.get(a.id), a);
   t.equal(kinds.size, 3);
   t.notOk(kinds.release(a));

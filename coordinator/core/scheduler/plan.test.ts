@@ -12,7 +12,7 @@ import {
   makeWork,
 } from '../../../test/support/snapshot.js';
 import { plan } from './plan.js';
-import type { NodeView, Plan, PlanSettings, Snapshot } from './types.js';
+import type { Kind, NodeView, Plan, PlanSettings, Snapshot } from './types.js';
 
 /** Tasks of many hours: nothing is worth prefilling, so that tests see placement alone. */
 const run = (snapshot: Snapshot, settings: Partial<PlanSettings> = {}, seed = 1): Plan =>
@@ -47,6 +47,26 @@ test('equal nodes get equal shares', async (t) => {
     [1, 2, 3, 4].map((node) => assigned(made, { node })),
     [4, 4, 4, 4],
   );
+});
+
+test('a sandbox is asked for, never made up', async (t) => {
+  const nodes = [
+    makeNode(1, 4, { sandboxes: ['bubblewrap', 'process'], limits: true }),
+    makeNode(2, 4, { sandboxes: ['bubblewrap'], limits: true }),
+    makeNode(3, 4, { sandboxes: ['process'], limits: true }),
+    // An agent of an earlier protocol.
+    makeNode(4, 4, { sandboxes: ['process'], limits: false }),
+  ];
+  const feasible = (more: Partial<Kind>) => {
+    const made = run(makeSnapshot(nodes, [makeWork(1, 1, { kind: makeKind(1, {}, more) })]));
+    return nodes.filter(({ seq }) => reasonOf(made, seq)?.feasible).map(({ seq }) => seq);
+  };
+  t.same(feasible({}), [1, 2, 3, 4]);
+  t.same(feasible({ sandbox: 'bubblewrap' }), [1, 2]);
+  t.same(feasible({ sandbox: 'process' }), [1, 3, 4]);
+  t.same(feasible({ limited: true }), [1, 2, 3]);
+  const made = run(makeSnapshot(nodes, [makeWork(1, 1, { kind: makeKind(1, {}, { sandbox: 'bubblewrap' }) })]));
+  t.match(reasonOf(made, 3)?.reason, /no bubblewrap sandbox/);
 });
 
 test('each thing that rules a node out has its reason', async (t) => {
