@@ -93,6 +93,9 @@ for (const tier of ['process', 'bubblewrap'] as const) {
     const own = start(shell('echo "mesh-: not found" >&2; echo "bwrap: mine" >&2; exit 127'), {});
     t.match(await own.end(), { exitCode: 127, error: 'exited with code 127' });
     t.equal(own.text(0), 'mesh-: not found\nbwrap: mine\n');
+    const many = start(['true', ...Array.from({ length: 9000 }, () => 'x')], {});
+    if (tier === 'bubblewrap') t.match(await many.end(), { outcome: 'failed', error: /more than bubblewrap takes/ });
+    else t.equal((await many.end()).outcome, 'succeeded');
     const alike = start(shell('echo "bwrap: mine" >&2'), {});
     t.equal((await alike.end()).outcome, 'succeeded');
     t.equal(alike.text(0), 'bwrap: mine\n', 'what looks like a launcher but is not is passed on');

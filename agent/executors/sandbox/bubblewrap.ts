@@ -14,7 +14,9 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, lstatSync, readlinkSync, realpathSync } from 'node:fs';
 import type { Duplex } from 'node:stream';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Clock } from '../../../common/clock.js';
+import { MeshError } from '../../../common/errors.js';
 import { NodeFault } from '../../core/types.js';
 import { COOKIE_VARIABLE, TASK_PATH } from '../environment.js';
 import { readProcess, sendSignal } from '../process-table.js';
@@ -52,6 +54,10 @@ const NET_ETC = ['/etc/hosts', '/etc/resolv.conf'];
 const GPU_DEVICES = ['nvidiactl', 'nvidia-uvm', 'nvidia-uvm-tools', 'nvidia-modeset', 'nvidia-caps'];
 /** How programs learn of processors and memory nodes. */
 const HARDWARE = ['/sys/devices/system/cpu', '/sys/devices/system/node'];
+/** bubblewrap's own bound is 9000, for what it is told in any way; the rest is ours. */
+const WORDS_MAX = 8500;
+/** It is nearly always gone within a few turns; what hangs in a disk or network file system takes longer. */
+const TURNS = 50;
 const CONFIRM_EVERY_MS = 5;
 
 export class BubblewrapTier implements Tier {
@@ -63,6 +69,12 @@ export class BubblewrapTier implements Tier {
   }
 
   start(command: Command): Contained {
+    const { argv, environment } = command;
+    const words = argv.length + 3 * Object.keys(environment).length;
+    if (words > WORDS_MAX)
+      throw new MeshError('BAD_SPEC', `${argv.length} arguments and their variables are more than bubblewrap takes`, {
+        hint: 'pass them in a file, or use --sandbox process',
+      });
     return new Namespace(this.#options, command);
   }
 }
@@ -170,8 +182,11 @@ class Namespace implements Contained {
 
   /** The kernel lets the first process of a namespace end only after all others in it. */
   async verdict({ exitCode, signal }: Exit): Promise<Exit> {
-    for (this.kill(); this.#living !== undefined; this.kill())
-      await new Promise<void>((resolve) => this.#clock.after(CONFIRM_EVERY_MS, resolve));
+    for (let turn = 0; this.#living !== undefined; turn++) {
+      this.kill();
+      if (turn < TURNS) await nextTurn();
+      else await new Promise<void>((resolve) => this.#clock.after(CONFIRM_EVERY_MS, resolve));
+    }
     if (signal !== undefined || exitCode === undefined) return { exitCode, signal };
     const failure = this.complaint.executionFailure(exitCode);
     if (failure) throw failure;
