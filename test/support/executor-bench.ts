@@ -7,6 +7,7 @@ import { silentLogger } from '../../common/log.js';
 import type { JobBody } from '../../proto/gen/mesh/v1/agent.js';
 import type { OutputChunk } from '../../proto/gen/mesh/v1/common.js';
 import type { AttemptEnd, AttemptSpec, Executor, LaunchObserver, RunningLaunch } from '../../agent/core/types.js';
+import type { JobSecrets } from '../../agent/core/secrets.js';
 import { OutputSpool } from '../../agent/output/spool.js';
 import { Janitor } from '../../agent/executors/janitor.js';
 import { StrayWatch } from '../../agent/executors/strays.js';
@@ -93,7 +94,7 @@ export interface Observed {
 export function observe(
   executor: Executor,
   attempts: AttemptSpec[],
-  options: { gpus?: number[]; path?: string } = {},
+  options: { gpus?: number[]; path?: string; secrets?: JobSecrets } = {},
 ): Observed {
   const ends = new Map<number, AttemptEnd>();
   const started = new Map<number, number>();
@@ -131,7 +132,7 @@ export function observe(
     },
   };
   const body = attempts[0]?.body as JobBody;
-  const running = executor.start({ body, attempts, gpus: options.gpus ?? [] }, observer);
+  const running = executor.start({ body, attempts, gpus: options.gpus ?? [], secrets: options.secrets }, observer);
   return {
     running,
     ends,

@@ -8,6 +8,7 @@ import { silentLogger } from '../../../common/log.js';
 import { packageRoot } from '../../../common/package.js';
 import type { JobBody } from '../../../proto/gen/mesh/v1/agent.js';
 import type { TaskInput } from '../../../proto/gen/mesh/v1/common.js';
+import { JobSecrets } from '../../core/secrets.js';
 import { NodeFault } from '../../core/types.js';
 import { makeAttempt, makeBench, makeBody, observe } from '../../../test/support/executor-bench.js';
 import type { TierName } from '../sandbox/tier.js';
@@ -83,6 +84,27 @@ for (const tier of ['process', 'bubblewrap'] as const) suite(tier);
 function suite(tier: TierName): void {
   const setup = (t: Parameters<typeof makeBench>[0], slots = 2) => setupIn(tier, t, slots);
   const isolated = tier === 'bubblewrap';
+
+  test(`${tier}: functions of a job with secrets have a process that no other job shares, and that ends with them`, async (t) => {
+    const { executor } = await setup(t);
+    const source = `import { readlinkSync } from 'node:fs';
+      export default () => [process.env.TOKEN ?? null, process.pid, readlinkSync('/proc/self/ns/pid')];`;
+    const given = (value: string) =>
+      new JobSecrets([{ name: 'TOKEN', variable: 'TOKEN', file: false, owner: '' }], [Buffer.from(value)]);
+    const where = async (secrets?: JobSecrets) => {
+      const run = observe(executor, [makeAttempt(functionBody(source))], secrets ? { secrets } : {});
+      const [token, ...place] = JSON.parse((await run.end()).resultJson ?? '[]') as unknown[];
+      return { token, place: place.join(' ') };
+    };
+    const runs = [await where(), await where(given('one')), await where(given('two')), await where()];
+    t.same(
+      runs.map(({ token }) => token),
+      [null, 'one', 'two', null],
+    );
+    const places = runs.map(({ place }) => place);
+    t.equal(new Set(places.slice(0, 3)).size, 3, 'three processes');
+    t.equal(places[3], places[0], 'who has no secrets shares as before');
+  });
 
   test(`${tier}: a function gets its value and its context, and returns JSON`, async (t) => {
     const { executor } = await setup(t);
