@@ -61,7 +61,8 @@ test('backup while it runs, the machine lost, restore, and everybody comes back'
   const dataDir = join(mesh.root, 'restored');
   const restored = await mesh.cli('restore', '--json', backup, '--data', dataDir, '--passphrase-file', words);
   t.equal(restored.code, 0, restored.stderr);
-  t.match(readFileSync(join(dataDir, 'ca', 'ca.key'), 'utf8'), /BEGIN ENCRYPTED PRIVATE KEY/);
+  for (const name of ['ca.key', 'issuer.key', 'secrets.key'])
+    t.match(readFileSync(join(dataDir, 'ca', name), 'utf8'), /BEGIN ENCRYPTED PRIVATE KEY/, name);
   t.equal(statSync(join(dataDir, 'ca', 'issuer.key')).mode & 0o777, 0o600);
   const args = [...COORDINATOR, '--port', port, '--ca-passphrase-file', words];
   const { ready, program } = await mesh.startCoordinator({ data: 'restored', args });
