@@ -23,12 +23,13 @@ test('job', async (t) => {
     type: 'process',
     status: 'RUNNING',
     submitter: 's',
+    namespace: 'lab',
     createdAtMs: at,
     tasks,
   });
   const expected = {
     ...{ id: 'i', name: 'n', type: 'process', status: 'RUNNING', priority: 0, submitter: 's', tasks },
-    ...{ createdAt: iso, startedAt: null, completedAt: null, error: null, retryOf: null },
+    ...{ createdAt: iso, startedAt: null, completedAt: null, error: null, retryOf: null, namespace: 'lab' },
   };
   t.strictSame(jobShape(job), expected);
   t.strictSame(cancelShape({ job, cancelled: 4 }), { ...expected, cancelled: 4 });
