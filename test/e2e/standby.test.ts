@@ -86,6 +86,13 @@ test('asked for what only a leader does, a standby sends people on to it', async
   t.equal((await mesh.cli('results', job.id, ...at)).code, 0);
 });
 
+test('the one that joined has asked for the key for secrets, and that is audited', async (t) => {
+  await second.program.logged('secret.key-received');
+  const audited = (await mesh.cli('audit', '--json')).stdout;
+  t.match(audited, /"secret\.key-shared".*"coordinator\/second"|"coordinator\/second".*"secret\.key-shared"/s);
+  t.equal((await mesh.cliWith({ input: 'known to both' }, 'secret', 'set', 'SHARED')).code, 0);
+});
+
 test('the leader is killed in the middle of a job: the standby leads, everybody follows, nothing runs twice', async (t) => {
   const gate = mesh.witness.gate('gate-1');
   const job = await mesh.submit(...counted('runs-1', 'gate-1'));
@@ -107,6 +114,13 @@ test('the leader is killed in the middle of a job: the standby leads, everybody 
       ['a2', 'HEALTHY'],
     ],
   );
+});
+
+test('what was set at the former leader the new one gives to those who ask', async (t) => {
+  const script = '[ "$SHARED" = "known to both" ] && echo "it is $SHARED"';
+  const job = await mesh.submit('--wait', '--secret', 'SHARED', '--', 'sh', '-c', script);
+  t.match(job, { status: 'COMPLETED' });
+  t.match((await mesh.cli('results', job.id)).stdout, /it is \*\*\*/);
 });
 
 test('with its intermediate alone, the new leader enrols and certifies', async (t) => {
