@@ -120,5 +120,9 @@ test('HTTPS on the same port: health for anyone, metrics for those who may, prob
   for (const role of ['agent', 'submitter', 'coordinator'] as const)
     t.equal((await get('/metrics', mesh.credential(role, 'x')).catch(() => ({ status: 403 }))).status, 403, role);
   t.match(await get('/metrics'), { status: 401, body: /client certificate/ });
+  await front.plane.audit.idle();
+  const denied = await front.store.audit.find({ action: 'call.denied', target: '/metrics', limit: 10 });
+  t.same(new Set(denied.map(({ actor }) => actor)), new Set(['agent/x', 'submitter/x', 'coordinator/x', 'nobody']));
+  t.match(denied[0], { address: '127.0.0.1', detail: /certificate/ }, 'who, from where and why');
   t.match(await get('/nowhere'), { status: 404, body: /there is nothing at/ });
 });
