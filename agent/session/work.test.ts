@@ -273,3 +273,26 @@ test('a node that cannot run it says so, for every task at once', async (t) => {
   t.equal(work.running, 0);
   t.equal(work.queued, 0);
 });
+
+test('a job’s secrets are there as long as attempts of it are, and are those that came last', async (t) => {
+  const { work, executor, ledger } = await setup(t);
+  const use = { name: 'TOKEN', variable: 'TOKEN', file: false, owner: '' };
+  const body = { ...processBody(1), secrets: [use] };
+  const assign = (index: number, generation: number, value: string, bodies = [body]) =>
+    work.assign({
+      ...assignOf(1, [index], bodies, generation),
+      secrets: [{ job: 1, values: [Buffer.from(value)] }],
+    });
+  const given = (launch: number) => executor.launch(launch).spec.secrets?.values.map(String);
+  work.assign(assignOf(2, [0], [processBody(2)]));
+  t.same(given(0), undefined, 'none for a job that asks for none');
+  // Waits for the slot, and makes way for its own next generation.
+  assign(1, 1, 'first');
+  assign(1, 2, 'second');
+  executor.launch(0).observer.ended(0, endOf());
+  t.same(given(1), ['second']);
+  executor.launch(1).observer.ended(0, endOf());
+  work.acknowledged(refsOf([1, 1, 2]));
+  ledger.assign(assignOf(1, [2]).groups);
+  t.same(ledger.launch(() => 1)[0]?.secrets, undefined, 'with the last attempt they are forgotten');
+});

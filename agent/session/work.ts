@@ -162,8 +162,9 @@ export class Work implements Service, Fenced {
       if (sent.has(job)) this.#bodies.put(job, body);
       ledger.addBodies([body]);
     }
-    for (const { job, values } of secrets) ledger.holdSecrets(job, values);
     const result = ledger.assign(groups);
+    // Not before: a generation that makes way for the next may have been the job's last attempt here.
+    for (const { job, values } of secrets) ledger.holdSecrets(job, values);
     for (const attempt of result.kill) this.#stopOne(attempt, 'cancelled');
     for (const { attempt, reason } of result.impossible) this.#finish(attempt, Outcome.NODE_FAULT, reason);
     if (result.unknownJobs.length > 0)
