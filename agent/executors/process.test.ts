@@ -165,6 +165,13 @@ function suite(tier: TierName): void {
     t.equal(names.length, 15, names.join(' '));
   });
 
+  test(`${tier}: nothing but the three streams is open`, async (t) => {
+    const { executor } = await setup(t);
+    const run = observe(executor, [makeAttempt(shell('for fd in 3 4 5 6; do readlink /proc/$$/fd/$fd; done; id -u'))]);
+    t.equal((await run.end()).outcome, 'succeeded');
+    t.match(run.text(0), /^\d+\n$/);
+  });
+
   test(`${tier}: the private directory is the working directory, private, and removed whatever is in it`, async (t) => {
     const { executor, janitor, workRoot } = await setup(t);
     const script = 'pwd; stat -c %a .; id -u; mkdir -p deep/locked; touch deep/locked/file; chmod 555 deep/locked';

@@ -141,12 +141,14 @@ class Namespace implements Contained {
     const status = linked === true ? 4 : 3;
     const token = makeToken();
     this.complaint = new Complaint([token, 'bwrap: ']);
-    const args = bubblewrapArguments(options, command, { status, variables: status + 1 });
-    const launcher = launcherArguments(argv, command.bounds, token, { inNamespace: true });
+    const descriptors = { status, variables: status + 1 };
+    const args = bubblewrapArguments(options, command, descriptors);
+    const closing = Object.values(descriptors);
+    const launcher = launcherArguments(argv, command.bounds, token, { inNamespace: true, closing });
     this.child = spawn(options.program, [...args, '--', ...launcher], {
       cwd: '/',
       env: { PATH: TASK_PATH, [COOKIE_VARIABLE]: cookie },
-      stdio: standardStreams(status),
+      stdio: standardStreams((linked === true ? 1 : 0) + closing.length),
       detached: true,
       ...(user ? { uid: user.uid, gid: user.gid } : {}),
     });

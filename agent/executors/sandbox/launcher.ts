@@ -14,14 +14,18 @@ const CANNOT_EXECUTE = 126;
 
 export const makeToken = (): string => `mesh-${randomBytes(9).toString('hex')}`;
 
-/** `inNamespace`: the command is to have a process namespace of its own, so its processes can be counted. */
+/**
+ * `inNamespace`: the command is to have a process namespace of its own, so its processes can be counted.
+ * `closing`: descriptors of those who start it, which bubblewrap leaves open.
+ */
 export function launcherArguments(
   argv: readonly string[],
   bounds: Bounds,
   token: string,
-  options: { inNamespace?: boolean } = {},
+  { inNamespace = false, closing = [] }: { inNamespace?: boolean; closing?: readonly number[] } = {},
 ): string[] {
-  const script = `${limitScript(bounds, options.inNamespace === true)}unset PWD OLDPWD SHLVL; exec "$@"`;
+  const closed = closing.map((descriptor) => ` ${descriptor}>&-`).join('');
+  const script = `${limitScript(bounds, inNamespace)}unset PWD OLDPWD SHLVL; exec "$@"${closed}`;
   return ['/bin/sh', '-c', script, token, ...argv];
 }
 

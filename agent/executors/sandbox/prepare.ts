@@ -1,8 +1,9 @@
 /** Finds out at start which tiers this machine has, and says so. */
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Clock } from '../../../common/clock.js';
 import type { Logger } from '../../../common/log.js';
+import { removeTrees } from '../janitor.js';
 import type { StrayWatch } from '../strays.js';
 import type { WorkRoot } from '../workroot.js';
 import type { Bounds } from './bounds.js';
@@ -52,7 +53,7 @@ async function tryBubblewrap(options: SandboxOptions, place: SandboxPlace): Prom
     etcDirectory: writeEtc(workRoot),
   });
   strays.retire(cookie);
-  rmSync(directory, { recursive: true, force: true });
+  await removeTrees([directory], workRoot.user);
   return probe;
 }
 
