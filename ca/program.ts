@@ -273,7 +273,7 @@ function addCrl(program: Command, remote: LoadRemote): void {
     program
       .command('crl')
       .description(
-        'print a fresh revocation list (X.509 CRL version 2) of one issuer, for programs that verify by themselves',
+        'print the revocation list (X.509 CRL version 2) of what the coordinator that answers, or --dir, has issued',
       )
       .option('--out <file>', 'write it there')
       .option('--pem', 'as text; DER when absent'),
