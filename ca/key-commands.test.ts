@@ -1,5 +1,5 @@
-/** The commands about the authority's keys as people type them, on a terminal too. */
-import { spawn, spawnSync } from 'node:child_process';
+/** The commands about the authority's keys as people type them. */
+import { spawnSync } from 'node:child_process';
 import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -87,30 +87,4 @@ test("the root's key is exported under the same passphrase, signs a request, and
   t.equal(readFileSync(join(directory, 'issuer.crt'), 'utf8'), readFileSync(crt, 'utf8'));
   t.equal(run('root', 'import', root, '--file-passphrase-file', words, ...own).status, 0);
   t.ok(existsSync(join(directory, 'ca.key')));
-});
-
-test('on a terminal it asks, shows nothing of what is typed, and asks for a new one twice', async (t) => {
-  if (spawnSync('script', ['--version']).error) return t.pass('skipped: there is no script to make a terminal');
-  /** Types each line when it is asked for. */
-  const type = (lines: string[], ...args: string[]) =>
-    new Promise<{ status: number | null; stdout: string }>((resolve) => {
-      const command = [process.execPath, '--import=tsx', MAIN, ...args].map((word) => `'${word}'`).join(' ');
-      const terminal = spawn('script', ['-q', '-e', '-c', command, '/dev/null'], { env: environment, cwd: ROOT });
-      let stdout = '';
-      let answered = 0;
-      terminal.stdout.setEncoding('utf8').on('data', (text: string) => {
-        stdout += text;
-        for (const asked = stdout.split(/: $|: \r?\n/).length - 1; answered < Math.min(asked, lines.length); answered++)
-          terminal.stdin.write(`${lines[answered]}\r`);
-      });
-      terminal.once('close', (status) => resolve({ status, stdout }));
-    });
-  const other = join(folder, 'typed');
-  const made = await type([`${WORDS}x\u007f`, WORDS], 'init', '--dir', other, '--passphrase');
-  t.equal(made.status, 0, made.stdout);
-  t.notMatch(made.stdout, WORDS);
-  t.match(made.stdout, /passphrase for the CA's keys: [\s\S]*again: /);
-  t.equal(run('issuer', 'request', '--dir', other, '--passphrase-file', words, '--out', join(folder, 'x')).status, 0);
-  const differs = await type(['one two three', 'one two four'], 'init', '--dir', `${other}-2`, '--passphrase');
-  t.match(differs, { status: 4, stdout: /the two were not the same/ });
 });

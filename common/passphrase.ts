@@ -93,9 +93,11 @@ async function ask({ flag }: PassphraseSource, question: string): Promise<string
     throw new MeshError('PASSPHRASE', `no ${question} was given, and there is no terminal to ask on`, {
       hint: `name a file with ${flag}-file, or a descriptor with ${flag}-fd`,
     });
+  // Before it asks: what is typed early must not show either.
+  const typed = readUnseen(process.stdin);
   process.stderr.write(`${question}: `);
   try {
-    return await readUnseen(process.stdin);
+    return await typed;
   } finally {
     process.stderr.write('\n');
   }
