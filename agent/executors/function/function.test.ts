@@ -136,6 +136,16 @@ function suite(tier: TierName): void {
     );
   });
 
+  test(`${tier}: an agent with a strict umask is no obstacle`, async (t) => {
+    const before = process.umask(0o077);
+    t.teardown(() => process.umask(before));
+    const { executor } = await setup(t);
+    const run = observe(executor, [
+      makeAttempt(functionBody('export default (value) => value'), 0, { input: value(1) }),
+    ]);
+    t.equal((await run.end()).resultJson, '1');
+  });
+
   test(`${tier}: every way a function can fail is the failure of its own attempt`, async (t) => {
     const { executor } = await setup(t);
     const body = functionBody(`

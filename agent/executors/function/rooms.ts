@@ -7,7 +7,7 @@
  * A job that is given secrets has a room, and runners, of its own in any case: what runs beside a function in its process
  * could read what that was given. Such a room ends with the last launch in it.
  */
-import { mkdirSync, rmdirSync } from 'node:fs';
+import { chmodSync, mkdirSync, rmdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { JobSecrets } from '../../core/secrets.js';
 import type { LaunchSpec } from '../../core/types.js';
@@ -95,7 +95,8 @@ export class Rooms {
     const name = `room-${++this.#made}`;
     const directory = join(workRoot.path, name);
     // Others may pass through: what lies in it belongs to the task's user, itself it does not.
-    mkdirSync(directory, { mode: workRoot.user ? 0o711 : 0o700 });
+    mkdirSync(directory);
+    chmodSync(directory, workRoot.user ? 0o711 : 0o700);
     const scratch = workRoot.privateDir(join(name, 'scratch'));
     return { directory, scratch, runtime, readable: [runtime.directory, runtime.node, modulePath] };
   }

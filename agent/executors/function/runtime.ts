@@ -49,6 +49,10 @@ export async function prepareRuntime(
     recursive: true,
     filter: (path) => !/\.(map|d\.ts)$/.test(path),
   });
+  // Whatever the agent's umask says: the runner may start as somebody else.
+  const folders = [directory, modules, join(directory, 'node_modules'), target];
+  for (const folder of folders) await chmod(folder, 0o755);
+  await chmod(join(directory, 'package.json'), 0o644);
   return { directory, node: await reachableNode(directory, user), runner: join(directory, 'runner.js'), modules };
 }
 

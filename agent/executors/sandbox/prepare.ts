@@ -1,5 +1,5 @@
 /** Finds out at start which tiers this machine has, and says so. */
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Clock } from '../../../common/clock.js';
 import type { Logger } from '../../../common/log.js';
@@ -60,7 +60,7 @@ async function tryBubblewrap(options: SandboxOptions, place: SandboxPlace): Prom
 /** The few names a task may look up: its own and root's. Other people of this machine are none of its business. */
 function writeEtc({ path, user }: WorkRoot): string {
   const directory = join(path, 'etc');
-  mkdirSync(directory, { mode: 0o755 });
+  mkdirSync(directory);
   const uid = user?.uid ?? process.getuid?.() ?? 0;
   const gid = user?.gid ?? process.getgid?.() ?? 0;
   const files = {
@@ -68,6 +68,9 @@ function writeEtc({ path, user }: WorkRoot): string {
     group: `root:x:0:\ntask:x:${gid}:\n`,
     hosts: '127.0.0.1 localhost\n::1 localhost\n',
   };
-  for (const [name, text] of Object.entries(files)) writeFileSync(join(directory, name), text, { mode: 0o644 });
+  for (const [name, text] of Object.entries(files)) writeFileSync(join(directory, name), text);
+  // Whatever the agent's umask says: tasks read them as somebody else.
+  for (const name of Object.keys(files)) chmodSync(join(directory, name), 0o644);
+  chmodSync(directory, 0o755);
   return directory;
 }
