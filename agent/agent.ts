@@ -17,6 +17,7 @@ import { detectCapabilities } from './capabilities.js';
 import {
   type Enrolled,
   enrol,
+  recoverInto,
   rememberCoordinators,
   rememberedCoordinators,
   type WaitingForApproval,
@@ -114,9 +115,13 @@ async function run(
     custom: capabilities.custom,
   };
   const spoolDir = prepareOutbox(join(dataDir, 'outbox'));
+  const discover = config.mdns && coordinator === undefined;
   const dialer = new NetworkDialer({
-    ...{ meshId: identity.meshId, credential: () => credential, discover: config.mdns && coordinator === undefined },
-    ...{ clock, log },
+    ...{ meshId: identity.meshId, credential: () => credential, discover, clock, log },
+    recover: async (addresses, signal) => {
+      credential = await recoverInto(store, credential, { addresses, discover, clock, log, signal });
+      renewal.adopt(credential);
+    },
   });
   const journal = new FileJournal({ directory: spoolDir, fsync: config.outboxFsync, clock, log });
   const bootMs = bootTime(clock);
@@ -124,6 +129,7 @@ async function run(
     { clock, bootMs, random, executors, dialer, journal, load: new LoadMeter(), log },
     {
       ...{ bootId, capabilities, room, spoolDir, coordinator, onFatal, keepForMs: config.keepFor },
+      onRenewalWanted: (generation) => renewal.wanted(generation),
       remembered: rememberedCoordinators(dataDir),
       remember: (addresses) => rememberCoordinators(dataDir, addresses),
       onRegistered: ({ name, nodeId }, endpoint) =>
@@ -131,18 +137,17 @@ async function run(
     },
   );
   const { work, connection } = parts;
+  const renewal = new Renewal({
+    ...{ clock, log, credential, random },
+    issue: renewOver(() => connection.authority(), clock),
+    onRenewed: (renewed) => {
+      credential = renewed;
+      store.save(renewed);
+      connection.renewed();
+    },
+  });
   for (const service of parts.services) await group.run(service);
-  await group.run(
-    new Renewal({
-      ...{ clock, log, credential, random },
-      issue: renewOver(() => connection.authority(), clock),
-      onRenewed: (renewed) => {
-        credential = renewed;
-        store.save(renewed);
-        connection.renewed();
-      },
-    }),
-  );
+  await group.run(renewal);
   return {
     hurry: () => work.kill('shutdown'),
     stop: async () => {

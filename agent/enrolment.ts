@@ -2,8 +2,12 @@
  * How an agent comes to its certificate: the one in its data directory, files from `mesh-ca issue`, or a join token. The
  * token is used once and never kept. Where an operator has to approve new machines it asks again and again, with the
  * same key, until one has decided; that key is kept, so it may be stopped and started meanwhile.
+ *
+ * A certificate that has expired, because the machine was off, buys a new one where the mesh allows that
+ * (link/recover.ts): here when there is a token to fall back on, otherwise with the first dial, for as long as it takes
+ * until a coordinator answers.
  */
-import { createPublicKey, X509Certificate } from 'node:crypto';
+import { createPublicKey } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
@@ -12,15 +16,16 @@ import { type ErrorCode, MeshError, systemCode, toMeshError } from '../common/er
 import { readIfExists, writeFileAtomic } from '../common/files.js';
 import { nameFrom } from '../common/ids.js';
 import { chainFromPem, checkPresented } from '../common/identity/chain.js';
-import { readMeshId } from '../common/identity/check.js';
 import type { Identity } from '../common/identity/identity.js';
 import { approvalPhrase } from '../common/identity/phrase.js';
+import { readRoots } from '../common/identity/roots.js';
 import { decodeToken } from '../common/identity/token.js';
 import type { Logger } from '../common/log.js';
 import { CredentialStore } from '../link/credential-store.js';
-import { type Credential, rootDigestOf } from '../link/credentials.js';
-import { type Endpoint, formatEndpoint } from '../link/endpoints.js';
+import type { Credential } from '../link/credentials.js';
+import { type Endpoint, formatEndpoint, knownEndpoints } from '../link/endpoints.js';
 import { type Joined, join as joinMesh, type JoinOptions } from '../link/join.js';
+import { expiredAtMs, recover } from '../link/recover.js';
 
 export interface EnrolmentOptions {
   dataDir: string;
@@ -64,10 +69,14 @@ export async function enrol(options: EnrolmentOptions): Promise<Enrolled> {
     store.save(newest(store.load(), given));
   }
   const stored = store.load();
-  if (stored && options.token) refuseOtherMesh(stored, options.token);
-  if (stored && !isExpired(stored, options.clock))
-    return { credential: stored, store, identity: identify(stored, options.clock) };
-  if (!options.token) throw noWayIn(stored);
+  // A token that was spent before stays in unit files: it leads nowhere that the certificate does not.
+  const isNews = options.token !== undefined && !store.knowsRoot(decodeToken(options.token).rootDigest);
+  if (stored && !isNews) {
+    const mayFallBack = options.token !== undefined && isExpired(stored, options.clock);
+    const present = mayFallBack ? await recoverOr(options, store, stored) : stored;
+    if (present) return { credential: present, store, identity: identify(present, options.clock) };
+  }
+  if (!options.token) throw noWayIn();
   const asking = {
     token: options.token,
     name: options.name ?? nameFrom(hostname(), 'node'),
@@ -77,6 +86,7 @@ export async function enrol(options: EnrolmentOptions): Promise<Enrolled> {
     log: options.log,
     signal: options.signal,
     privateKey: store.keyForJoining(),
+    meshId: stored && readRoots(stored.root).meshId,
   };
   const { credential, coordinators, endpoint } = await joinWhenApproved(asking, options);
   store.save(credential);
@@ -110,40 +120,58 @@ function phraseOf({ token, privateKey }: { token: string; privateKey: string }):
   return approvalPhrase(decodeToken(token).rootDigest, publicKeyDer);
 }
 
-function noWayIn(stored: Credential | undefined): MeshError {
-  if (stored) {
-    const ended = new X509Certificate(stored.certificateChain).validTo;
-    return new MeshError('BAD_CERTIFICATE', `this agent's certificate expired at ${ended}`, {
-      hint: 'make a new token on the coordinator (mesh token create) and start with --join TOKEN',
-    });
-  }
-  return new MeshError('USAGE', 'this machine has not joined a mesh yet', {
+const noWayIn = (): MeshError =>
+  new MeshError('USAGE', 'this machine has not joined a mesh yet', {
     hint: 'make a token on the coordinator (mesh token create) and start with --join TOKEN',
   });
+
+/** Undefined when the mesh does not want it back like this: then the token is tried. */
+async function recoverOr(
+  options: EnrolmentOptions,
+  store: CredentialStore,
+  expired: Credential,
+): Promise<Credential | undefined> {
+  const { coordinator, dataDir, log } = options;
+  const addresses = coordinator ? [coordinator] : knownEndpoints(rememberedCoordinators(dataDir));
+  try {
+    return await recoverInto(store, expired, { ...options, addresses, discover: options.discover && !coordinator });
+  } catch (error) {
+    const { code, message } = toMeshError(error);
+    if (code === 'INTERRUPTED') throw error;
+    log.warn({ event: 'recovery.refused', code, reason: message }, 'joining with the token instead');
+    return undefined;
+  }
 }
 
-/** Our own certificate, judged as others will: what is wrong with it is better said here than by a refusal. */
+/** Buys a new certificate with an expired one and stores it. @throws MeshError as `recover` */
+export async function recoverInto(
+  store: CredentialStore,
+  expired: Credential,
+  around: Omit<Parameters<typeof recover>[0], 'credential' | 'privateKey'>,
+): Promise<Credential> {
+  const recovered = await recover({ ...around, credential: expired, privateKey: store.keyForJoining() });
+  store.save(recovered);
+  around.log.info({ event: 'certificate.recovered', notAfter: new Date(expiredAtMs(recovered)).toISOString() });
+  return recovered;
+}
+
+/**
+ * Our own certificate, judged as others will: what is wrong with it is better said here than by a refusal. That it has
+ * expired can be mended.
+ */
 function identify(credential: Credential, clock: Clock): Identity {
-  const meshId = readMeshId(new X509Certificate(credential.root));
-  const rules = { meshId, roles: ['agent'], purpose: 'client', nowMs: clock.wallMs() } as const;
-  return checkPresented(chainFromPem(credential.certificateChain), chainFromPem(credential.root), rules);
+  const { meshId, certificates } = readRoots(credential.root);
+  const nowMs = Math.min(clock.wallMs(), expiredAtMs(credential));
+  const rules = { meshId, roles: ['agent'], purpose: 'client', nowMs } as const;
+  return checkPresented(chainFromPem(credential.certificateChain), certificates, rules);
 }
 
-const endOf = (credential: Credential): number => Date.parse(new X509Certificate(credential.certificateChain).validTo);
-const isExpired = (credential: Credential, clock: Clock): boolean => endOf(credential) <= clock.wallMs();
+const isExpired = (credential: Credential, clock: Clock): boolean => expiredAtMs(credential) <= clock.wallMs();
 
 /** What was renewed since the files were made stays; files of another mesh replace it. */
 function newest(stored: Credential | undefined, given: Credential): Credential {
-  const same = stored !== undefined && stored.root === given.root;
-  return same && endOf(stored) > endOf(given) ? stored : given;
-}
-
-function refuseOtherMesh(stored: Credential, token: string): void {
-  if (decodeToken(token).rootDigest === rootDigestOf(stored.root)) return;
-  const meshId = readMeshId(new X509Certificate(stored.root));
-  throw new MeshError('CONFLICT', `this data directory belongs to ${meshId}, the token to another mesh`, {
-    hint: 'name another directory with --data, or remove this one',
-  });
+  const same = stored !== undefined && readRoots(stored.root).meshId === readRoots(given.root).meshId;
+  return same && expiredAtMs(stored) > expiredAtMs(given) ? stored : given;
 }
 
 function fromFiles({ cert, key, ca }: EnrolmentOptions['files']): Credential | undefined {

@@ -36,6 +36,8 @@ export interface Issued {
   notAfterMs: number;
   /** SHA-256 of the SubjectPublicKeyInfo, lower-case hex. */
   publicKeyDigest: string;
+  /** SHA-256 of the root it leads to, lower-case hex. */
+  root: string;
 }
 
 export interface Certified extends KeyPair {
@@ -164,6 +166,7 @@ export class Authority {
       notBeforeMs,
       notAfterMs,
       publicKeyDigest: keyDigest,
+      root: this.rootFingerprint,
     };
   }
 }

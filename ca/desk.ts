@@ -4,7 +4,7 @@ import { systemClock } from '../common/clock.js';
 import { MeshError } from '../common/errors.js';
 import { chainFromPem } from '../common/identity/chain.js';
 import { fieldsOf } from '../common/identity/check.js';
-import { BACKDATE_MS } from '../common/identity/profile.js';
+import { askedLifetimeMs } from '../common/identity/profile.js';
 import type { PassphraseSource } from '../common/passphrase.js';
 import { type CaDirectory, type IndexEntry, openDirectory } from './directory.js';
 import { hostsIn } from './names.js';
@@ -57,9 +57,29 @@ export interface OwnFiles {
   key: string;
 }
 
+/** How far the replacement of the root is; as the coordinator says it. */
+export interface RotationAnswer {
+  phase: string;
+  root: string;
+  /** Empty when there is none. */
+  nextRoot: string;
+  startedAtMs?: number | undefined;
+  done: number;
+  laggards: { role: string; name: string; live: boolean; untilMs: number; missing: string }[];
+  canFinish: boolean;
+}
+
+export interface RotationDesk {
+  start(): Promise<RotationAnswer>;
+  get(): Promise<RotationAnswer>;
+  finish(force: boolean): Promise<RotationAnswer>;
+  close(): Promise<void>;
+}
+
 /** What ca/remote.ts offers; loaded only when a command goes through the coordinator. */
 export interface Remote {
   openRemoteDesk: (options: RemoteOptions) => Promise<Desk>;
+  openRotationDesk: (options: RemoteOptions) => Promise<RotationDesk>;
   renewOwn: (own: OwnFiles, csr: Buffer, options: RemoteOptions) => Promise<DeskAnswer>;
 }
 
@@ -86,7 +106,8 @@ export class DirectoryDesk implements Desk {
   }
 
   /**
-   * The same identity again, for a new key: names and length of life as before unless `days` says otherwise.
+   * The same identity again, for a new key: names as before, and for as long as was asked for then, unless `days` says
+   * otherwise.
    * @throws MeshError NOT_FOUND, USAGE when the name stands for several roles, REVOKED
    */
   renew(name: string, role: Role | undefined, csr: Buffer, days: number | undefined): Promise<DeskAnswer> {
@@ -96,8 +117,9 @@ export class DirectoryDesk implements Desk {
         .slice(0, 1)
         .flatMap((leaf) => fieldsOf(leaf).alternativeNames),
     );
-    const lifetimeMs = days === undefined ? entry.notAfterMs - entry.notBeforeMs - BACKDATE_MS : days * DAY_MS;
-    return this.#issue({ role: entry.role, name, csr, ...hosts, days }, { lifetimeMs }, true);
+    const lifetimeMs = days === undefined ? askedLifetimeMs(entry) : days * DAY_MS;
+    const lifetime = lifetimeMs === undefined ? {} : { lifetimeMs };
+    return this.#issue({ role: entry.role, name, csr, ...hosts, days }, lifetime, true);
   }
 
   list(): Promise<DeskCertificate[]> {
@@ -120,7 +142,7 @@ export class DirectoryDesk implements Desk {
     const { role, name, csr, dnsNames, ipAddresses } = request;
     const wish = { role, name, csrDer: csr, dnsNames, ipAddresses, ...lifetime, nowMs: systemClock.wallMs() };
     const issued = await this.directory.issue(wish, { sameHolder });
-    return { chainPem: issued.pem, rootPem: this.directory.authority.rootPem };
+    return { chainPem: issued.pem, rootPem: this.directory.rootsPem };
   }
 
   #renewable(name: string, role: Role | undefined): IndexEntry {

@@ -8,6 +8,8 @@
  *   secrets.key the mesh's key for secrets on a coordinator (coordinator/secret-keeper.ts), 0600
  *   index.json  every certificate issued from here, with revocations, and the number of the latest list of them; 0600
  *   index.lock  held while any of these is rewritten
+ *   ca.former   digests of the roots that were here before
+ *   next/       while the root is being replaced: the authority that takes over (next-root.ts)
  *
  * Once a passphrase is set all keys are encrypted with it, those made later too. Without it the directory still tells and
  * revokes what was issued.
@@ -16,26 +18,29 @@
  * `issuer.crt`, then the key gets its name; a directory found between the last two steps is finished when it is opened.
  */
 import { type KeyObject, X509Certificate } from 'node:crypto';
-import { existsSync, readdirSync, renameSync, rmdirSync, rmSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, rmdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Clock, systemClock } from '../common/clock.js';
 import { MeshError } from '../common/errors.js';
 import { makePrivateDir, readIfExists, writeFileAtomic } from '../common/files.js';
 import { fieldsOf, fingerprintOf } from '../common/identity/check.js';
 import type { Role } from '../common/identity/identity.js';
+import { joinRoots, readRoots } from '../common/identity/roots.js';
 import { renewalAtMs } from '../common/identity/profile.js';
 import { randomCharacters } from '../common/ids.js';
 import type { Passphrase } from '../common/passphrase.js';
 import { Authority, type Issued, issuerRenewalDue, makeIssuer, makeRoot, signIssuer } from './authority.js';
 import { type Index, type IndexEntry, isHolder, loadIndex, readIndex, saveIndex } from './index-file.js';
 import { CRL_LIFETIME_MS, type Crl, revokedBy } from './crl.js';
-import { makeKeyPair, missingPassphrase, openKey, readPrivateKeyFile, sealKey } from './keys.js';
+import { missingPassphrase, openKey, readPrivateKeyFile, sealKey, waitingKey } from './keys.js';
 import { filesOf, isSealedDirectory, loadAuthority, readCertificateFile } from './layout.js';
 import { withLock } from './lock.js';
+import { finishTaking, type NextRoot, readNextRoot } from './next-root.js';
 import { finishResealing, resealKeys } from './reseal.js';
 import type { LeafRequest } from './policy.js';
 import { toPem } from './x509/certificate.js';
 
+export { initAdopted, keyForIssuer } from './adopted.js';
 export { issuerRenewalDue } from './authority.js';
 export { type IndexEntry, readIndex } from './index-file.js';
 
@@ -88,49 +93,13 @@ export async function initDirectory(directory: string, options: InitOptions): Pr
   return openDirectory(directory, clock, passphrase);
 }
 
-/** A key that waits in a file for its certificate; the same one after a crash. */
-export function waitingKey(path: string, passphrase: Passphrase | undefined): KeyObject {
-  const waiting = readIfExists(path);
-  if (waiting !== undefined) return openKey(waiting, path, passphrase);
-  const { privateKey } = makeKeyPair();
-  writeFileAtomic(path, sealKey(privateKey, passphrase), 0o600);
-  return privateKey;
-}
-
-/** The key that another authority is about to certify as this new directory's issuer, until `initAdopted`. */
-export function keyForIssuer(directory: string, passphrase: Passphrase | undefined): KeyObject {
-  makePrivateDir(directory);
-  return waitingKey(filesOf(directory).issuerKeyNext, passphrase);
-}
-
-/**
- * Makes the directory of a coordinator whose issuer was signed elsewhere, for the key of `keyForIssuer`: it has no root
- * key. @throws MeshError BAD_CERTIFICATE when the three do not belong together
- */
-export async function initAdopted(
-  directory: string,
-  parts: { rootPem: string; issuerPem: string; nowMs: number; passphrase: Passphrase | undefined },
-): Promise<void> {
-  const root = new X509Certificate(parts.rootPem);
-  const issuer = new X509Certificate(parts.issuerPem);
-  const issuerKey = readPrivateKeyFile(filesOf(directory).issuerKeyNext, parts.passphrase);
-  const { meshId } = new Authority({ root, issuer, issuerKey });
-  const paths = filesOf(directory);
-  await withLock(paths.lock, systemClock, () => {
-    saveIndex(directory, { version: 1, meshId, certificates: [] }, parts.nowMs);
-    writeFileAtomic(paths.issuer, toPem(issuer.raw));
-    renameSync(paths.issuerKeyNext, paths.issuerKey);
-    // Last: where it is, the directory is whole.
-    writeFileAtomic(paths.root, toPem(root.raw));
-  });
-}
-
 /**
  * @param passphrase without it, a directory whose keys are encrypted issues nothing
  * @throws MeshError DATA_DIR when there is none or a file cannot be read, BAD_CERTIFICATE when its files do not belong
  * together, PASSPHRASE when it does not open them
  */
 export function openDirectory(directory: string, clock: Clock = systemClock, passphrase?: Passphrase): CaDirectory {
+  finishTaking(directory);
   readCertificateFile(filesOf(directory).root, directory);
   const opened = new CaDirectory(directory, clock, passphrase);
   if (passphrase || !opened.isSealed) opened.reload();
@@ -139,6 +108,7 @@ export function openDirectory(directory: string, clock: Clock = systemClock, pas
 
 export class CaDirectory {
   #authority: Authority | undefined;
+  #next: NextRoot | undefined;
   #passphrase: Passphrase | undefined;
 
   constructor(
@@ -149,7 +119,10 @@ export class CaDirectory {
     this.#passphrase = passphrase;
   }
 
-  /** Replaced when the issuer is renewed: ask for it each time. @throws MeshError PASSPHRASE when it was opened without */
+  /**
+   * The one whose chain coordinators present. Replaced when the issuer is renewed: ask for it each time.
+   * @throws MeshError PASSPHRASE when it was opened without
+   */
   get authority(): Authority {
     if (!this.#authority) throw missingPassphrase(filesOf(this.directory).issuerKey);
     return this.#authority;
@@ -158,6 +131,7 @@ export class CaDirectory {
   /** Reads the files again: another process may have put a new issuer there. */
   reload(): void {
     this.#authority = loadAuthority(this.directory, this.#passphrase);
+    this.#next = readNextRoot(this.directory, this.#passphrase);
   }
 
   /** Whether its keys are under a passphrase. */
@@ -191,10 +165,39 @@ export class CaDirectory {
   setPassphrase(passphrase: Passphrase | undefined): Promise<string[]> {
     return this.locked(() => {
       this.reload();
+      if (this.#next)
+        throw new MeshError(
+          'CONFLICT',
+          'the root is being replaced, and the keys of the next one are not in place yet',
+          {
+            hint: 'see mesh-ca rotate status; set the passphrase when it is over',
+          },
+        );
       const files = resealKeys(this.directory, this.#passphrase, passphrase);
       this.#passphrase = passphrase;
       return files;
     });
+  }
+
+  /** The one that issues to everybody else: another one while the root is being replaced. */
+  get issuing(): Authority {
+    return this.#next?.authority ?? this.authority;
+  }
+
+  /** The root that takes over, if there is one. */
+  get nextRoot(): NextRoot | undefined {
+    return this.#next;
+  }
+
+  /** Every root to trust, PEM. */
+  get rootsPem(): string {
+    const next = this.#next === undefined ? [] : [toPem(this.#next.certificate.raw)];
+    return joinRoots([this.authority.rootPem, ...next]);
+  }
+
+  /** SHA-256 of each of them, hex. */
+  get rootDigests(): string[] {
+    return [...readRoots(this.rootsPem).digests];
   }
 
   /** Whether the root's key is here. */
@@ -250,15 +253,41 @@ export class CaDirectory {
 
   /**
    * An intermediate for an issuing key that another machine holds, PEM.
-   * @throws MeshError DATA_DIR when the root's key is not here, BAD_CERTIFICATE when the root is out of its dates
+   * @param rootDigest of the root that is to sign it: the present one or the one that takes over
+   * @throws MeshError DATA_DIR when the root's key is not here, BAD_CERTIFICATE when the root is out of its dates,
+   * CONFLICT when it is another one
    */
-  signIssuer(publicKeyDer: Buffer, nowMs: number): string {
-    return toPem(signIssuer(this.authority.root, this.readRootKey(), publicKeyDer, nowMs).raw);
+  signIssuer(publicKeyDer: Buffer, nowMs: number, rootDigest = this.authority.rootFingerprint): string {
+    const { root, rootFingerprint } = this.authority;
+    const next = this.#next?.certificate;
+    const isNext = next !== undefined && fingerprintOf(next) === rootDigest;
+    if (!isNext && rootDigest !== rootFingerprint)
+      throw new MeshError('CONFLICT', `the root ${rootDigest.slice(0, 16)} is not that of this coordinator`);
+    const rootKey = isNext ? this.#readKey(filesOf(filesOf(this.directory).next).rootKey) : this.readRootKey();
+    return toPem(signIssuer(isNext ? next : root, rootKey, publicKeyDer, nowMs).raw);
   }
 
   /** @throws MeshError DATA_DIR when it is not here, PASSPHRASE */
   readRootKey(): KeyObject {
-    return readPrivateKeyFile(filesOf(this.directory).rootKey, this.#passphrase);
+    return this.#readKey(filesOf(this.directory).rootKey);
+  }
+
+  #readKey(path: string): KeyObject {
+    return readPrivateKeyFile(path, this.#passphrase);
+  }
+
+  /** A step in the replacement of the root (next-root.ts), which opens and seals keys as this directory does. */
+  takeStep(step: (directory: string, passphrase: Passphrase | undefined) => void): Promise<void> {
+    return this.locked(() => {
+      step(this.directory, this.isSealed ? this.#passphrase : undefined);
+      this.reload();
+    });
+  }
+
+  /** The key that the next root is about to certify as an issuer. */
+  keyForNextRoot(): KeyObject {
+    const path = filesOf(filesOf(this.directory).next).issuerKeyNext;
+    return waitingKey(path, this.isSealed ? this.#passphrase : undefined);
   }
 
   /**
@@ -270,13 +299,15 @@ export class CaDirectory {
     return this.locked(() => {
       const { role, name, nowMs } = request;
       const index = loadIndex(this.directory);
-      const issued = this.authority.issue(request);
+      const issued = this.issuing.issue(request);
       const holder = index.certificates.find((entry) => isHolder(entry, role, name, nowMs));
       if (holder && !options.sameHolder && holder.publicKeyDigest !== issued.publicKeyDigest)
         throw new MeshError('CONFLICT', `the ${role} ${name} has a certificate already (${holder.serial})`, {
           hint: `renew it (mesh-ca renew ${name}), or revoke it first (mesh-ca revoke ${name})`,
         });
-      saveIndex(this.directory, { ...index, certificates: [...index.certificates, issued] }, nowMs);
+      const { lifetimeMs } = request;
+      const entry = { ...issued, ...(lifetimeMs === undefined ? {} : { lifetimeMs }), trusts: this.rootDigests };
+      saveIndex(this.directory, { ...index, certificates: [...index.certificates, entry] }, nowMs);
       return issued;
     });
   }

@@ -16,6 +16,9 @@ const entrySchema = z.object({
   notBeforeMs: z.number(),
   notAfterMs: z.number(),
   revokedAtMs: z.number().optional(),
+  lifetimeMs: z.number().optional(),
+  root: z.string().optional(),
+  trusts: z.array(z.string()).readonly().optional(),
   /** Leaf, then intermediate. */
   pem: z.string(),
 });

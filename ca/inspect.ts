@@ -97,10 +97,14 @@ export function inspectCertificate(certificate: X509Certificate, nowMs: number):
   };
 }
 
-/** Whether a chain leads to a root; the reason when it does not. */
-export function chainProblem(chain: X509Certificate[], root: X509Certificate, nowMs: number): string | null {
+/** Whether a chain leads to one of the roots; the reason when it does not. */
+export function chainProblem(
+  chain: X509Certificate[],
+  roots: readonly X509Certificate[],
+  nowMs: number,
+): string | null {
   try {
-    verifyChain(chain, [root], nowMs);
+    verifyChain(chain, roots, nowMs);
     return null;
   } catch (error) {
     return toMeshError(error).message;

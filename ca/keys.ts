@@ -13,11 +13,13 @@ import {
 } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { MeshError, systemCode } from '../common/errors.js';
+import { readIfExists, writeFileAtomic } from '../common/files.js';
+import { type KeyPair, makeKeyPair } from '../common/identity/keys.js';
 import { TAG, writeDer, writeOid, writePositiveInteger, writeSequence } from '../common/identity/der.js';
 import type { Passphrase } from '../common/passphrase.js';
 import { toPem } from './x509/certificate.js';
 
-export { type KeyPair, makeKeyPair } from '../common/identity/keys.js';
+export { type KeyPair, makeKeyPair };
 
 const OID = {
   pbes2: '1.2.840.113549.1.5.13',
@@ -104,4 +106,13 @@ export function assertKeyOf(certificate: X509Certificate, key: KeyObject, keyNam
     throw new MeshError('BAD_CERTIFICATE', `${keyName} is not the key of the certificate beside it`, {
       hint: 'restore both from the same backup',
     });
+}
+
+/** A key that waits in a file for its certificate; the same one after a crash. */
+export function waitingKey(path: string, passphrase: Passphrase | undefined): KeyObject {
+  const waiting = readIfExists(path);
+  if (waiting !== undefined) return openKey(waiting, path, passphrase);
+  const { privateKey } = makeKeyPair();
+  writeFileAtomic(path, sealKey(privateKey, passphrase), 0o600);
+  return privateKey;
 }

@@ -19,6 +19,10 @@ export const filesOf = (directory: string) => ({
   issuerKeyNext: join(directory, 'issuer.key.next'),
   index: join(directory, 'index.json'),
   lock: join(directory, 'index.lock'),
+  /** Digests of the roots that were here before. */
+  former: join(directory, 'ca.former'),
+  /** The authority that takes over, laid out as this one; see next-root.ts. */
+  next: join(directory, 'next'),
 });
 
 /** Whether the directory's keys are under a passphrase; new ones then are too. */

@@ -1,8 +1,8 @@
-import { X509Certificate } from 'node:crypto';
 import { accessSync, constants, existsSync, mkdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { MeshError, systemCode } from '../common/errors.js';
 import { readIfExists, writeFileAtomic } from '../common/files.js';
+import { readRoots } from '../common/identity/roots.js';
 
 export interface Target {
   directory: string;
@@ -61,7 +61,7 @@ export interface IssuedFiles {
 export function writeIssued(target: Target, content: IssuedFiles): TargetPaths {
   const paths = pathsOf(target);
   const known = readIfExists(paths.ca);
-  if (known !== undefined && !target.force && !sameCertificate(known, content.rootPem))
+  if (known !== undefined && !target.force && !sameMesh(known, content.rootPem))
     throw new MeshError('CONFLICT', `${paths.ca} is the root of another mesh`, {
       hint: 'name another folder, or add --force',
     });
@@ -84,9 +84,9 @@ export function writeIssued(target: Target, content: IssuedFiles): TargetPaths {
   return paths;
 }
 
-function sameCertificate(left: string, right: string): boolean {
+function sameMesh(left: string, right: string): boolean {
   try {
-    return new X509Certificate(left).raw.equals(new X509Certificate(right).raw);
+    return readRoots(left).meshId === readRoots(right).meshId;
   } catch {
     return false;
   }

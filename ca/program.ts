@@ -3,10 +3,11 @@ import { resolve } from 'node:path';
 import { type Command, Option } from 'commander';
 import { systemClock } from '../common/clock.js';
 import { MeshError } from '../common/errors.js';
-import { fieldsOf, fingerprintOf, readMeshId } from '../common/identity/check.js';
+import { fieldsOf } from '../common/identity/check.js';
 import { NAME_TAGS } from '../common/identity/fields.js';
 import { isRole, type Role, ROLES } from '../common/identity/identity.js';
 import { PROFILES } from '../common/identity/profile.js';
+import { readRoots } from '../common/identity/roots.js';
 import { parseSpiffeId, type SpiffeId } from '../common/identity/spiffe.js';
 import { isName } from '../common/ids.js';
 import { writeFileAtomic } from '../common/files.js';
@@ -20,7 +21,7 @@ import { chainProblem, inspectCertificate, inspectionText, readChainFile } from 
 import { issueInto, pkcs12Password } from './issue.js';
 import { addKeyCommands } from './key-commands.js';
 import { assertKeyOf, readPrivateKeyFile } from './keys.js';
-import { filesOf, readCertificateFile } from './layout.js';
+import { readRootsPem } from './next-root.js';
 import { hostsFrom, hostsOfThisMachine } from './names.js';
 import {
   addDirectoryOptions,
@@ -31,6 +32,7 @@ import {
   ownPassphrase,
 } from './options.js';
 import { listText, outcomeText, present, shownCertificate } from './render.js';
+import { addRotate } from './rotate.js';
 import { toPem } from './x509/certificate.js';
 
 const DAYS_MAX = 3650;
@@ -302,9 +304,9 @@ function addInspect(program: Command): void {
       const nowMs = systemClock.wallMs();
       const chain = readChainFile(file);
       const items = chain.map((certificate) => inspectCertificate(certificate, nowMs));
-      const root = options.ca === undefined ? undefined : readChainFile(options.ca)[0];
-      const problem = root ? chainProblem(chain, root, nowMs) : null;
-      const trust = root ? { trusted: problem === null, reason: problem } : null;
+      const roots = options.ca === undefined ? undefined : readChainFile(options.ca);
+      const problem = roots ? chainProblem(chain, roots, nowMs) : null;
+      const trust = roots ? { trusted: problem === null, reason: problem } : null;
       present(options, { certificates: items, chain: trust }, () => {
         const verdict = trust ? `\nchain        ${trust.trusted ? 'leads to the root' : trust.reason}\n` : '';
         return items.map(inspectionText).join('\n') + verdict;
@@ -322,10 +324,10 @@ function addExport(program: Command): void {
     .addOption(jsonOption())
     .action((options: { dir: string; json?: boolean }) => {
       const directory = resolve(options.dir);
-      const root = readCertificateFile(filesOf(directory).root, directory);
-      const pem = toPem(root.raw);
-      const notAfter = new Date(fieldsOf(root).notAfterMs).toISOString();
-      const document = { meshId: readMeshId(root), fingerprint: fingerprintOf(root), notAfter, certificate: pem };
+      const pem = readRootsPem(directory);
+      const { meshId, certificates, digests } = readRoots(pem);
+      const notAfter = new Date(Math.min(...certificates.map((root) => fieldsOf(root).notAfterMs))).toISOString();
+      const document = { meshId, fingerprint: digests[0], notAfter, certificate: pem };
       present(options, document, () => pem);
     });
   withExamples(command, ['mesh-ca export --dir ./ca > mesh-root.crt']);
@@ -338,7 +340,7 @@ export function makeCaProgram(remote: LoadRemote): Command {
     'mesh-ca issue render-1 --role agent --out ./render-1 --dir ./ca',
     'mesh-ca list',
   ]);
-  for (const add of [addInit, addIssue, addRenew, addRevoke, addList, addCrl, addInspect, addExport])
+  for (const add of [addInit, addIssue, addRenew, addRevoke, addList, addCrl, addInspect, addExport, addRotate])
     add(program, remote);
   addKeyCommands(program);
   return program;

@@ -2,15 +2,23 @@
  * The authority inside a running coordinator, reached with the operator's profile. The client library is loaded only when
  * it is needed: it costs more than everything else `mesh-ca` does.
  */
-import { copyFileSync, existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { MeshError } from '../common/errors.js';
 import { chainFromPem } from '../common/identity/chain.js';
-import { readMeshId } from '../common/identity/check.js';
+import { readRoots } from '../common/identity/roots.js';
 import { writeFileAtomic } from '../common/files.js';
-import type { Desk, DeskAnswer, DeskCertificate, DeskRequest, OwnFiles, RemoteOptions } from './desk.js';
-import { readChainFile } from './inspect.js';
+import type {
+  Desk,
+  DeskAnswer,
+  DeskCertificate,
+  DeskRequest,
+  OwnFiles,
+  RemoteOptions,
+  RotationAnswer,
+  RotationDesk,
+} from './desk.js';
 import { readPrivateKeyFile } from './keys.js';
 
 interface CertificateMessage {
@@ -37,7 +45,16 @@ interface Connection {
     listCertificates(request: Record<string, never>): Promise<{ items: CertificateMessage[] }>;
     getCrl(request: Record<string, never>): Promise<{ crl: Buffer }>;
   };
+  rotation: {
+    startRotation(request: Record<string, never>): Promise<RotationMessage>;
+    getRotation(request: Record<string, never>): Promise<RotationMessage>;
+    finishRotation(request: { force: boolean }): Promise<RotationMessage>;
+  };
   close(): Promise<void> | void;
+}
+
+interface RotationMessage {
+  rotation?: RotationAnswer | undefined;
 }
 
 async function connectTo(options: RemoteOptions): Promise<Connection> {
@@ -78,6 +95,22 @@ export async function openRemoteDesk(options: RemoteOptions): Promise<Desk> {
   };
 }
 
+/** @throws MeshError NO_PROFILE, UNREACHABLE, UNAUTHENTICATED, DENIED */
+export async function openRotationDesk(options: RemoteOptions): Promise<RotationDesk> {
+  const connection = await connectTo(options);
+  const { rotation } = connection;
+  const of = (message: RotationMessage): RotationAnswer => {
+    if (!message.rotation) throw new MeshError('INTERNAL', 'the coordinator answered with nothing');
+    return message.rotation;
+  };
+  return {
+    start: async () => of(await rotation.startRotation({})),
+    get: async () => of(await rotation.getRotation({})),
+    finish: async (force) => of(await rotation.finishRotation({ force })),
+    close: async () => connection.close(),
+  };
+}
+
 /**
  * Renews a certificate by presenting it: the coordinator gives the same identity a new one. The root is the `ca.crt`
  * beside the certificate.
@@ -91,7 +124,7 @@ export async function renewOwn(own: OwnFiles, csr: Buffer, options: RemoteOption
     });
   const profile = mkdtempSync(join(tmpdir(), 'mesh-ca-'));
   try {
-    const meshId = readMeshId(readChainFile(root)[0] ?? Buffer.alloc(0));
+    const meshId = readRoots(readFileSync(root, 'utf8')).meshId;
     copyFileSync(own.certificate, join(profile, 'client.crt'));
     writeFileAtomic(
       join(profile, 'client.key'),

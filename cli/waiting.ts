@@ -1,7 +1,7 @@
 /** Machines that wait for approval, with the words by which people tell their keys. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { rootDigestOf } from '../link/credentials.js';
+import { readRoots } from '../common/identity/roots.js';
 import type { MeshConnection } from '../sdk/connect.js';
 import { type WaitingShape, waitingShape } from '../sdk/shapes.js';
 
@@ -13,7 +13,7 @@ export interface Waiting {
 
 /** The words are worked out here, from the key the coordinator holds and the root of the profile. */
 export async function listWaiting({ nodes, profile }: Pick<MeshConnection, 'nodes' | 'profile'>): Promise<Waiting[]> {
-  const rootDigest = rootDigestOf(readFileSync(join(profile.directory, 'ca.crt'), 'utf8'));
+  const [rootDigest = ''] = readRoots(readFileSync(join(profile.directory, 'ca.crt'), 'utf8')).digests;
   const { items } = await nodes.listWaiting({});
   return items.map((item) => ({ shown: waitingShape(item, rootDigest), publicKey: item.publicKey }));
 }

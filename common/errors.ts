@@ -63,6 +63,7 @@ export const ERRORS = {
     'an operator has not let this machine in yet',
     'on the coordinator: mesh nodes approve NAME',
   ),
+  EXPIRED: entry(4, 16, 'the certificate has expired', 'make a new token: mesh token create'),
   REVOKED: entry(4, 16, 'the certificate is revoked', 'ask an operator for a token that names it'),
   NOT_FOUND: entry(5, 5, 'there is no such thing', 'list what there is: mesh jobs, mesh nodes, mesh token list'),
   CONFLICT: entry(1, 6, 'it is in another state than the request needs', 'look at it first'),

@@ -5,6 +5,7 @@ import { isErrorCode, MeshError, toMeshError } from './errors.js';
 const CODE = 'mesh-code';
 const HINT = 'mesh-hint-bin';
 const COORDINATORS = 'mesh-coordinators';
+const RENEW = 'mesh-renew';
 /** What an answer may name; anything beyond is not looked at. */
 const COORDINATORS_MAX = 16;
 
@@ -13,6 +14,14 @@ export function nameCoordinators(metadata: Metadata, coordinators: readonly stri
   if (coordinators.length > 0) metadata.set(COORDINATORS, coordinators.join(' '));
   return metadata;
 }
+
+/** With the metadata of an answer: whoever asked should renew its certificate now, for this step of a rotation. */
+export function askForRenewal(metadata: Metadata, generation: number): Metadata {
+  if (generation > 0) metadata.set(RENEW, String(generation));
+  return metadata;
+}
+
+export const isAskedToRenew = (metadata: Metadata): boolean => metadata.get(RENEW).length > 0;
 
 export const namedCoordinators = (metadata: Metadata | undefined): string[] =>
   metadata?.get(COORDINATORS)[0]?.toString().split(' ').slice(0, COORDINATORS_MAX) ?? [];

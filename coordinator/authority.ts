@@ -28,13 +28,21 @@ import { IndexWatch } from './index-watch.js';
 import { renewIssuer } from './issuer-renewal.js';
 import type { CertificateRow, CertificateStore } from './ports.js';
 import type { Crl, Issued, Signer } from './services/issuance.js';
+import { lifetimeOf, type LifetimeSettings } from './services/lifetimes.js';
 
 const ISSUER_CHECK_MS = 3_600_000;
 const ADMIN = 'admin';
 
+export interface Keeper extends Service {
+  reissue(): Promise<void>;
+  /** Of this coordinator, now. */
+  credential(): Credential;
+}
+
 export class EmbeddedAuthority implements Signer {
   private constructor(
-    private readonly directory: CaDirectory,
+    readonly directory: CaDirectory,
+    private readonly lifetimes: LifetimeSettings,
     private readonly clock: Clock,
     private readonly log: Logger,
     /** This coordinator's name in its certificate. */
@@ -47,7 +55,13 @@ export class EmbeddedAuthority implements Signer {
 
   static async open(
     dataDir: string,
-    options: { name: string | undefined; passphrase: Passphrase | undefined; clock: Clock; log: Logger },
+    options: {
+      name: string | undefined;
+      passphrase: Passphrase | undefined;
+      lifetimes: LifetimeSettings;
+      clock: Clock;
+      log: Logger;
+    },
   ): Promise<EmbeddedAuthority> {
     const path = join(dataDir, 'ca');
     const { clock, log, passphrase } = options;
@@ -60,7 +74,8 @@ export class EmbeddedAuthority implements Signer {
         `a passphrase was given, but the keys in ${path} are not encrypted; set it: mesh-ca passphrase set --dir ${path}`,
       );
     await directory.renewIssuerIfDue(clock.wallMs());
-    return new EmbeddedAuthority(directory, clock, log, options.name ?? nameFrom(hostname(), 'coordinator'));
+    const name = options.name ?? nameFrom(hostname(), 'coordinator');
+    return new EmbeddedAuthority(directory, options.lifetimes, clock, log, name);
   }
 
   /** A key file beside the CA's own. */
@@ -77,11 +92,15 @@ export class EmbeddedAuthority implements Signer {
   }
 
   get rootPem(): string {
-    return this.directory.authority.rootPem;
+    return this.directory.rootsPem;
   }
 
-  get rootFingerprint(): string {
+  get rootDigest(): string {
     return this.directory.authority.rootFingerprint;
+  }
+
+  get rootDigests(): readonly string[] {
+    return this.directory.rootDigests;
   }
 
   publicKeyDigest(csr: Uint8Array): string {
@@ -92,13 +111,15 @@ export class EmbeddedAuthority implements Signer {
     return this.directory.hasRootKey;
   }
 
-  signIssuer(csr: Uint8Array, nowMs: number): string {
-    return this.directory.signIssuer(readCsr(csr).publicKeyDer, nowMs);
+  signIssuer(csr: Uint8Array, nowMs: number, rootDigest?: string): string {
+    return this.directory.signIssuer(readCsr(csr).publicKeyDer, nowMs, rootDigest);
   }
 
   sign(request: Parameters<Signer['sign']>[0]): Issued {
     const { csr, role, name, lifetimeMs, nowMs } = request;
-    const { pem, ...issued } = this.directory.authority.issue({
+    // Coordinators present the root that everybody knows, until the one that takes over has done so.
+    const authority = role === 'coordinator' ? this.directory.authority : this.directory.issuing;
+    const { pem, ...issued } = authority.issue({
       csrDer: csr,
       role,
       name,
@@ -130,7 +151,10 @@ export class EmbeddedAuthority implements Signer {
     return this.#issueOwn('coordinator', this.name, certificates);
   }
 
-  /** Keeps the issuer, the coordinator's own certificate and the operator's profile alive. */
+  /**
+   * Keeps the issuer, the coordinator's own certificate and the operator's profile alive. `reissue` makes the latter two
+   * anew, after a change of the roots.
+   */
   keeper(options: {
     certificates: CertificateStore;
     credential: Credential;
@@ -138,7 +162,7 @@ export class EmbeddedAuthority implements Signer {
     adminDir: string;
     /** All coordinators, as `host:port`: where an intermediate is renewed when the root's key is not here. */
     coordinators: () => readonly string[];
-  }): Service {
+  }): Keeper {
     const { certificates, credential, adminDir, coordinators } = options;
     const { clock, log, directory } = this;
     let present = credential;
@@ -146,37 +170,46 @@ export class EmbeddedAuthority implements Signer {
       present = renewed;
       options.onRenewed(renewed);
     };
+    const credentialNow = () => present;
     const group = new ServiceGroup('authority');
     group.add(
       new Loop({
         name: 'authority.issuer',
         clock,
         everyMs: ISSUER_CHECK_MS,
-        turn: () => renewIssuer({ directory, credential: () => present, coordinators, clock, log }),
+        turn: () => renewIssuer({ directory, credential: credentialNow, coordinators, clock, log }),
         onError: (error) => {
           const { message, hint } = toMeshError(error);
           log.error({ event: 'issuer.renewal-failed', err: error }, `${message}; ${hint}`);
         },
       }),
     );
-    const renewal = (
+    const kept: (() => Promise<void>)[] = [];
+    const keep = (
       credential: Credential,
       role: 'coordinator' | 'operator',
       name: string,
-      keep: (c: Credential) => void,
-    ) =>
-      new Renewal({
-        clock,
-        log,
-        credential,
+      onRenewed: (credential: Credential) => void,
+    ) => {
+      const renewal = new Renewal({
+        ...{ clock, log, credential, onRenewed },
         issue: async (csr) => this.#record(csr, role, name, certificates),
-        onRenewed: keep,
       });
-    group.add(renewal(credential, 'coordinator', this.name, onRenewed));
+      group.add(renewal);
+      kept.push(async () => {
+        const fresh = await this.#issueOwn(role, name, certificates);
+        onRenewed(fresh);
+        renewal.adopt(fresh);
+      });
+    };
+    keep(credential, 'coordinator', this.name, onRenewed);
     const store = new CredentialStore(adminDir, 'client');
     const admin = store.load();
-    if (admin) group.add(renewal(admin, 'operator', ADMIN, (renewed) => store.save(renewed)));
-    return group;
+    if (admin) keep(admin, 'operator', ADMIN, (renewed) => store.save(renewed));
+    const reissue = async () => {
+      for (const each of kept) await each();
+    };
+    return Object.assign(group, { reissue, credential: credentialNow });
   }
 
   /** The first operator's profile, made once; its addresses follow the port. */
@@ -201,10 +234,12 @@ export class EmbeddedAuthority implements Signer {
     name: string,
     certificates: CertificateStore,
   ): Promise<{ certificateChain: string; root: string }> {
-    const issued = this.sign({ csr, role, name, lifetimeMs: undefined, nowMs: this.clock.wallMs() });
+    const lifetimeMs = lifetimeOf(role, this.lifetimes);
+    const issued = this.sign({ csr, role, name, lifetimeMs, nowMs: this.clock.wallMs() });
     const { chainPem: pem, ...row } = issued;
+    const trusts = this.rootDigests;
     await certificates.record(
-      { ...row, role, name, pem, revokedAtMs: undefined, tokenId: undefined },
+      { ...row, role, name, pem, trusts, revokedAtMs: undefined, tokenId: undefined },
       { sameHolder: true },
     );
     return { certificateChain: pem, root: this.rootPem };

@@ -21,10 +21,12 @@ import type { LiveNode } from './services/fleet.js';
 import { Issuance } from './services/issuance.js';
 import { Jobs } from './services/jobs.js';
 import { Leadership } from './services/leadership.js';
+import { lifetimeOf } from './services/lifetimes.js';
 import { LogStore } from './services/log-store.js';
 import { Metrics } from './services/metrics.js';
 import { observed } from './services/observed-store.js';
 import { Queries } from './services/queries.js';
+import { Recovery } from './services/recovery.js';
 import { RevocationList } from './services/revocation-list.js';
 import { Roster } from './services/roster.js';
 import { Secrets } from './services/secrets.js';
@@ -45,6 +47,7 @@ export class ControlPlane implements Service {
   readonly issuance: Issuance;
   readonly approvals: Approvals;
   readonly enrollment: Enrollment;
+  readonly recovery: Recovery;
   readonly blobs: BlobDepot;
   readonly secrets: Secrets;
   readonly #options: ControlPlaneOptions;
@@ -88,15 +91,19 @@ export class ControlPlane implements Service {
     );
     this.issuance = new Issuance({
       ...{ signer: options.signer, certificates, audit, denylist: this.denylist, clock, log },
+      lifetimeOf: (role) => lifetimeOf(role, config),
     });
-    const { rootDigest } = options;
+    const rootDigest = () => options.signer.rootDigest;
     this.approvals = new Approvals({ requests: store.joinRequests, audit, clock, log, rootDigest });
     this.enrollment = new Enrollment({
-      ...{ tokens, nodes, audit, clock, log, issuance: this.issuance, approvals: this.approvals, rootDigest },
+      ...{ tokens, nodes, audit, clock, log, issuance: this.issuance, approvals: this.approvals },
       approveNodes: config.approveNodes,
       sharedDatabase: config.databaseUrl !== undefined,
       failuresPerMinute: config.maxFailedJoins,
       onOutcome: (outcome) => metrics.enrollments.inc({ outcome }),
+    });
+    this.recovery = new Recovery({
+      ...{ certificates, nodes, audit, clock, log, issuance: this.issuance, withinMs: config.recoverWithin },
     });
     const logs = new LogStore(join(config.dataDir, 'logs'), config.maxLogBytes);
     const content = options.blobContent && new BlobContent(options.blobContent);
@@ -109,13 +116,15 @@ export class ControlPlane implements Service {
         ...{ store: store.coordinators, clock, log, id: options.holder, name },
         addresses: options.coordinators,
         leads: () => this.#leadership.epoch > 0,
+        trustGeneration: () => options.trustGeneration?.() ?? 0,
       }),
     );
     const coordinators = () => this.roster.addresses();
     const holdsLead = () => this.holdsLead;
     const { issuance, blobs, secrets } = this;
     const own = { store, metrics, audit, issuance, blobs, secrets, logs, coordinators, holdsLead };
-    this.#parts = { config, clock, log, random, freeBytes, ...own };
+    const renewalWanted = options.renewalWanted ?? (() => 0);
+    this.#parts = { config, clock, log, random, freeBytes, renewalWanted, ...own };
     this.#leadership = this.#services.add(
       new Leadership({
         ...{ store: store.leader, holder: options.holder, leaseMs: config.leaderLease, clock, log },

@@ -33,6 +33,7 @@ import { Throttle } from './services/throttle.js';
 import { ControlPlane } from './control-plane.js';
 import { foreignDatabase, joinedName, joinIfAsked } from './joining.js';
 import { SecretKeeper } from './secret-keeper.js';
+import { makeRoots } from './roots.js';
 
 export type CoordinatorConfig = Values<typeof coordinatorSettings> & { dataDir: string };
 
@@ -105,7 +106,7 @@ async function start(
   await joinIfAsked(config, await store.owner(), { ...surroundings, passphrase });
   await store.migrate();
   const name = config.name ?? joinedName(config.dataDir);
-  const authority = await EmbeddedAuthority.open(config.dataDir, { name, passphrase, clock, log });
+  const authority = await EmbeddedAuthority.open(config.dataDir, { name, passphrase, clock, log, lifetimes: config });
   await claimDatabase(store, authority.meshId);
   return await serve(config, surroundings, { authority, store, group });
 }
@@ -147,7 +148,6 @@ async function serve(
   const { clock, log } = surroundings;
   const { authority, store, group } = parts;
   const { meshId } = authority;
-  const rootDigest = authority.rootFingerprint;
   // Without a port there is no address yet; nobody may remember one that leads nowhere.
   const addresses = () => (door.port === 0 ? [] : reachableAt(config, door.port));
   const credential = await authority.ownCredential(store.certificates);
@@ -164,7 +164,8 @@ async function serve(
     // An embedded database is on the same disk as the files and serves nobody else.
     blobContent: config.databaseUrl === undefined ? undefined : store.blobContent,
     signer: authority,
-    rootDigest,
+    trustGeneration: () => roots.trust.generation,
+    renewalWanted: (serial) => roots.rotation.wants(serial),
     holder: coordinatorId(config.dataDir),
     name: authority.name,
     coordinators: addresses,
@@ -173,8 +174,14 @@ async function serve(
     onRevoked: (isRevoked) => void door.destroyWhere(isRevoked),
     keyHolder,
   });
+  let advertiser: Advertiser | undefined;
   const refusals = new RefusalLog(log, clock);
   const throttle = new Throttle(config, clock, (who, why) => refusals.refused('caller.throttled', who, why));
+  const roots = await makeRoots({
+    ...{ authority, plane, store, clock, log, coordinators },
+    keeper: () => keeper,
+    onStep: () => advertiser?.announceAnew(),
+  });
   const http = await makeHttp({
     peerOf: (socket) => door.peerOf(socket),
     denylist: plane.denylist,
@@ -197,6 +204,7 @@ async function serve(
     register: (server) =>
       registerServices(server, plane, {
         meshId,
+        rotation: roots.rotation,
         peerOf: (call) => door.peerOf(call),
         ...{ throttle, limits: config, clock, log },
       }),
@@ -222,13 +230,22 @@ async function serve(
     present = renewed;
     door.swapCertificate(renewed);
   };
-  await group.run(authority.keeper({ certificates, credential, onRenewed, adminDir, coordinators }));
+  const keeper = await group.run(authority.keeper({ certificates, credential, onRenewed, adminDir, coordinators }));
+  await group.run(roots.trust);
+  await group.run(roots.rotation);
   if (config.mdns) {
-    const host = hostOf(config);
-    await group.run(new Advertiser({ clock, log, name: authority.name, port: door.port, rootDigest, host }));
+    const [host, rootDigest] = [hostOf(config), () => authority.rootDigest];
+    advertiser = new Advertiser({ clock, log, name: authority.name, port: door.port, rootDigest, host });
+    await group.run(advertiser);
   }
   log.info({ event: 'coordinator.ready', meshId, address: local });
-  return { meshId, caFingerprint: rootDigest, address: local, adminProfile: adminDir, stop: () => group.stop() };
+  return {
+    meshId,
+    caFingerprint: authority.rootDigest,
+    address: local,
+    adminProfile: adminDir,
+    stop: () => group.stop(),
+  };
 }
 
 /** Where others may reach this coordinator; loopback only when there is nothing else. */

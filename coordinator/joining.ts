@@ -7,7 +7,9 @@
 import { rmSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
-import { initAdopted, keyForIssuer, waitingKey } from '../ca/directory.js';
+import { initAdopted, keyForIssuer } from '../ca/directory.js';
+import { waitingKey } from '../ca/keys.js';
+import { knownRoots } from '../ca/next-root.js';
 import type { Clock } from '../common/clock.js';
 import { MeshError } from '../common/errors.js';
 import { makePrivateDir, readIfExists, writeFileAtomic } from '../common/files.js';
@@ -15,7 +17,6 @@ import { decodeToken } from '../common/identity/token.js';
 import { nameFrom } from '../common/ids.js';
 import type { Logger } from '../common/log.js';
 import type { Passphrase } from '../common/passphrase.js';
-import { rootDigestOf } from '../link/credentials.js';
 import { parseEndpoint } from '../link/endpoints.js';
 import { join as joinMesh } from '../link/join.js';
 import { EmbeddedAuthority } from './authority.js';
@@ -53,8 +54,7 @@ export async function joinIfAsked(config: CoordinatorConfig, owner: string | und
   }
   const { rootDigest } = decodeToken(config.join);
   if (isMember) {
-    const root = readIfExists(join(dataDir, 'ca', 'ca.crt')) ?? '';
-    if (rootDigestOf(root) === rootDigest) return;
+    if (knownRoots(join(dataDir, 'ca')).includes(rootDigest)) return;
     throw new MeshError('CONFLICT', 'this data directory belongs to one mesh, the token to another', {
       hint: 'name another directory with --data, or leave --join out',
     });

@@ -19,7 +19,10 @@ export interface ControlPlaneOptions {
   signer: Signer;
   /** Who has the mesh's key for secrets; nobody is given any when absent. */
   keyHolder?: KeyHolder;
-  rootDigest: string;
+  /** The step of a rotation of the root that this coordinator has taken. Default: none. */
+  trustGeneration?: () => number;
+  /** For the holder of which certificates a renewal is asked for; see `Rotation.wants`. Default: for nobody. */
+  renewalWanted?: (serial: string) => number;
   /** This coordinator in the leader's lease: the same after a restart on the same data directory. */
   holder: string;
   /** For people; the holder when absent. */
@@ -55,6 +58,7 @@ export interface StandingParts {
   logs: LogStore;
   secrets: Secrets;
   freeBytes: ControlPlaneOptions['freeBytes'];
+  renewalWanted: (serial: string) => number;
   /** Whether no other coordinator can lead now; see `Leadership.holds`. */
   holdsLead: () => boolean;
   /** Every live coordinator, as `host:port`, the leader's addresses first. */

@@ -15,6 +15,7 @@ import type { NamespaceStore } from './ports/namespaces.js';
 import type { NodeStore } from './ports/nodes.js';
 import type { SecretStore } from './ports/secrets.js';
 import type { TaskStore } from './ports/tasks.js';
+import type { TrustStore } from './ports/trust.js';
 
 export * from './ports/audit.js';
 export * from './ports/blobs.js';
@@ -26,6 +27,7 @@ export * from './ports/namespaces.js';
 export * from './ports/nodes.js';
 export * from './ports/secrets.js';
 export * from './ports/tasks.js';
+export * from './ports/trust.js';
 
 export interface SettingStore {
   get(key: string): Promise<string | undefined>;
@@ -50,6 +52,7 @@ export interface Store {
   readonly secrets: SecretStore;
   readonly audit: AuditStore;
   readonly settings: SettingStore;
+  readonly trust: TrustStore;
   /** Answers `select 1`; throws MeshError DATABASE_DOWN. */
   ping(): Promise<void>;
   close(): Promise<void>;

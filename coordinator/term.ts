@@ -123,9 +123,12 @@ export class Term implements Service {
         accepts: () => retention.hasRoom(),
       }),
     );
-    const { coordinators, holdsLead } = parts;
+    const { coordinators, holdsLead, renewalWanted } = parts;
     this.vitals = services.add(
-      new Vitals({ ...shared, nodes: store.nodes, results: this.results, heartbeatMs, coordinators, holdsLead }),
+      new Vitals({
+        ...{ ...shared, nodes: store.nodes, results: this.results, heartbeatMs, coordinators, holdsLead },
+        renewalWanted,
+      }),
     );
     this.logIntake = services.add(new LogIntake({ ...shared, logs, jobBytesMax: config.maxJobLogBytes }));
     this.uploads = new Uploads(config, () => retention.hasRoom());

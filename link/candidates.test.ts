@@ -45,7 +45,7 @@ test('a claim becomes its addresses, the sender first', async (t) => {
 });
 
 test('malformed claims and other meshes are dropped', async (t) => {
-  const candidates = new Candidates(`${ID}ffff`);
+  const candidates = new Candidates([`${ID}ffff`]);
   for (const port of [0, 65536, 1.5, '7443', undefined]) t.same(candidates.observe(claim({ port })), []);
   t.same(candidates.observe(claim({ txt: { v: 'x', id: ID } })), []);
   t.equal(candidates.dropped, 6);

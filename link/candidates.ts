@@ -27,13 +27,13 @@ const ADDRESSES_MAX = 4;
 
 export class Candidates {
   readonly #held = new Map<string, { candidate: Candidate; sender: string }>();
-  readonly #rootDigest: string | undefined;
+  readonly #rootDigests: readonly string[] | undefined;
   #dropped = 0;
   #foreign = 0;
 
-  /** @param rootDigest SHA-256 of the root certificate, hex; claims of other meshes are skipped. */
-  constructor(rootDigest: string | undefined) {
-    this.#rootDigest = rootDigest;
+  /** @param rootDigests SHA-256 of the root certificates, hex; claims of other meshes are skipped. */
+  constructor(rootDigests: readonly string[] | undefined) {
+    this.#rootDigests = rootDigests;
   }
 
   get list(): Candidate[] {
@@ -58,7 +58,7 @@ export class Candidates {
       this.#dropped++;
       return [];
     }
-    if (this.#rootDigest !== undefined && !this.#rootDigest.startsWith(advertisement.id)) {
+    if (this.#rootDigests && !this.#rootDigests.some((digest) => digest.startsWith(advertisement.id))) {
       this.#foreign++;
       return [];
     }

@@ -8,6 +8,9 @@
  *   old crt, old key | + next pair        → old pair serves
  *   old crt, new key | next crt is left   → new key and next crt serve, and the rename is finished
  *
+ * When the root of the mesh is replaced by another one, `ca.former` remembers the digests of those that were trusted: a
+ * token that was spent long ago pins one of them, and is no token of another mesh.
+ *
  * The key that a join is about to certify waits as `.key.next` from before the token is spent: when the answer is lost
  * in a crash, joining again with the same token and key brings the same certificate.
  */
@@ -17,13 +20,17 @@ import { join } from 'node:path';
 import { MeshError, systemCode } from '../common/errors.js';
 import { makePrivateDir, readIfExists, writeFileAtomic } from '../common/files.js';
 import { makeKeyPair } from '../common/identity/keys.js';
+import { readRoots } from '../common/identity/roots.js';
 import type { Credential } from './credentials.js';
+
+const FORMER_MAX = 16;
 
 export class CredentialStore {
   readonly #folder: string;
   readonly #certificate: string;
   readonly #key: string;
   readonly #root: string;
+  readonly #former: string;
 
   /** @param stem the files' name: `agent` or `client` */
   constructor(folder: string, stem: 'agent' | 'client') {
@@ -31,6 +38,7 @@ export class CredentialStore {
     this.#certificate = join(folder, `${stem}.crt`);
     this.#key = join(folder, `${stem}.key`);
     this.#root = join(folder, 'ca.crt');
+    this.#former = join(folder, 'ca.former');
   }
 
   /**
@@ -58,11 +66,30 @@ export class CredentialStore {
       throw new MeshError('BAD_CERTIFICATE', 'the key is not the key of the certificate');
     makePrivateDir(this.#folder);
     this.#finishEarlier();
-    if (readIfExists(this.#root) !== credential.root) writeFileAtomic(this.#root, credential.root);
+    this.#saveRoots(credential.root);
     this.#write(`${this.#key}.next`, credential.privateKey, 0o600);
     this.#write(`${this.#certificate}.next`, credential.certificateChain, 0o644);
     this.#rename(this.#key);
     this.#rename(this.#certificate);
+  }
+
+  /** Whether the root with this digest is trusted, or was once. */
+  knowsRoot(digest: string): boolean {
+    const roots = readIfExists(this.#root);
+    return [...digestsIn(roots), ...this.#formerRoots()].includes(digest);
+  }
+
+  #formerRoots(): string[] {
+    return readIfExists(this.#former)?.split('\n').filter(Boolean) ?? [];
+  }
+
+  #saveRoots(roots: string): void {
+    const before = readIfExists(this.#root);
+    if (before === roots) return;
+    const gone = digestsIn(before).filter((digest) => !digestsIn(roots).includes(digest));
+    const former = [...new Set([...this.#formerRoots(), ...gone])].slice(-FORMER_MAX);
+    if (gone.length > 0) writeFileAtomic(this.#former, `${former.join('\n')}\n`);
+    writeFileAtomic(this.#root, roots);
   }
 
   /** The key to join with, PEM; the same one after a crash, until a certificate for it is saved. */
@@ -121,6 +148,15 @@ function isPrivateKey(pem: string): boolean {
     return true;
   } catch {
     return false;
+  }
+}
+
+/** None, where there are no roots that can be read. */
+function digestsIn(roots: string | undefined): readonly string[] {
+  try {
+    return roots === undefined ? [] : readRoots(roots).digests;
+  } catch {
+    return [];
   }
 }
 

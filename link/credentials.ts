@@ -3,7 +3,7 @@
  * mesh's own root, and the leaf by our profile check: an identity of this mesh, role coordinator, usable as a server.
  * Host names and common names are never read, so a coordinator may be reached under any address.
  */
-import { createHash, X509Certificate } from 'node:crypto';
+import type { X509Certificate } from 'node:crypto';
 import { createSecureContext, type DetailedPeerCertificate, type PeerCertificate, type SecureContext } from 'node:tls';
 import { type ChannelCredentials, type ChannelOptions, credentials } from '@grpc/grpc-js';
 import { chainFromPem, checkPresented, presentedBy } from '../common/identity/chain.js';
@@ -15,6 +15,7 @@ export interface Credential {
   /** Leaf first, then the intermediate. */
   certificateChain: string;
   privateKey: string;
+  /** Every root that is trusted: several while the mesh replaces its root by another. */
   root: string;
 }
 
@@ -80,7 +81,3 @@ export const channelOptions: ChannelOptions = {
   'grpc.enable_retries': 0,
   'grpc.service_config_disable_resolution': 1,
 };
-
-/** SHA-256 of the root's DER, lower-case hex: what a token pins and what mDNS shows the beginning of. */
-export const rootDigestOf = (rootPem: string): string =>
-  createHash('sha256').update(new X509Certificate(rootPem).raw).digest('hex');

@@ -14,8 +14,8 @@ import { type MulticastInterface, multicastInterfaces, openMulticast, PerInterfa
 export interface DiscoveryOptions {
   clock: Clock;
   log: Logger;
-  /** SHA-256 of the mesh's root certificate, hex. Without it coordinators of every mesh are candidates. */
-  rootDigest?: string | undefined;
+  /** SHA-256 of the mesh's root certificates, hex. Without them coordinators of every mesh are candidates. */
+  rootDigests?: readonly string[] | undefined;
   interfaces?: () => MulticastInterface[];
   /** How often the interfaces are looked at. */
   scanMs?: number;
@@ -44,7 +44,7 @@ export class Discovery implements Service {
 
   constructor(options: DiscoveryOptions) {
     this.#options = options;
-    this.#candidates = new Candidates(options.rootDigest);
+    this.#candidates = new Candidates(options.rootDigests);
     this.#interfaces = new PerInterface({
       name: 'discovery interfaces',
       clock: options.clock,

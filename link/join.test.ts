@@ -28,6 +28,7 @@ const enter = (addresses: Endpoint[], more: Partial<JoinOptions> = {}) =>
 function enrolling(refuse?: () => MeshError) {
   const asked: JoinRequest[] = [];
   const service: EnrollServiceServer = {
+    recover: (_, answer) => answer(toStatus(new MeshError('DENIED', 'nobody recovers here')) as ServiceError),
     join: ({ request }, answer) => {
       asked.push(request);
       if (refuse) return answer(toStatus(refuse()) as ServiceError);
@@ -142,7 +143,14 @@ test('an answer that does not fit is refused', async (t) => {
     [makeTestMesh('test-mesh').credential('agent', 'box').certificateChain, /does not lead to the root/],
     ['', /0 certificates/],
   ] as const) {
-    const answer = { certificateChain, root: '', name: 'box', role: 'agent', meshId: 'test-mesh', coordinators: [] };
+    const answer = {
+      certificateChain,
+      root: mesh.authority.rootPem,
+      name: 'box',
+      role: 'agent',
+      meshId: 'test-mesh',
+      coordinators: [],
+    };
     const endpoint = await openTestDoor(t, mesh, (server) =>
       server.addService(EnrollServiceService, {
         join: (_call: unknown, done: (error: null, value: typeof answer) => void) => done(null, answer),

@@ -10,6 +10,7 @@ import { MeshError } from '../common/errors.js';
 import { fromServiceError } from '../common/grpc-errors.js';
 import { chainFromPem, checkPresented } from '../common/identity/chain.js';
 import { fingerprintOf, readMeshId } from '../common/identity/check.js';
+import { readRoots } from '../common/identity/roots.js';
 import { makeCsr } from '../common/identity/csr.js';
 import type { Role } from '../common/identity/identity.js';
 import { makeKeyPair } from '../common/identity/keys.js';
@@ -39,6 +40,8 @@ export interface JoinOptions {
   privateKey?: string;
   /** Of a coordinator: the key it will issue with. */
   issuerKey?: KeyObject;
+  /** When this machine belongs to a mesh already: the only one it joins, whatever the token says. */
+  meshId?: string | undefined;
 }
 
 export interface Joined {
@@ -74,7 +77,14 @@ export async function join(options: JoinOptions): Promise<Joined> {
   const { issuerKey } = options;
   const issuerCsr = issuerKey === undefined ? Buffer.alloc(0) : makeCsr(issuerKey, options.name);
   const request: JoinRequest = { token: options.token.trim(), csr, name: options.name, issuerCsr };
-  return withDiscovery(options.discover, rootDigest, clock, log, (discovery) =>
+  let foreign: MeshError | undefined;
+  const probe = async (endpoint: Endpoint, signal: AbortSignal): Promise<Proven> => {
+    const proven = await prove(endpoint, rootDigest, clock.wallMs(), signal);
+    if (options.meshId === undefined || options.meshId === proven.meshId) return proven;
+    foreign = otherMesh(options.meshId, proven.meshId);
+    throw foreign;
+  };
+  return withDiscovery(options.discover, [rootDigest], clock, log, (discovery) =>
     race({
       what: 'the mesh this token is for',
       addresses: options.addresses,
@@ -83,15 +93,22 @@ export async function join(options: JoinOptions): Promise<Joined> {
       log,
       signal: options.signal,
       timeoutMs: options.timeoutMs ?? JOIN_MS_MAX,
-      probe: (endpoint, signal) => prove(endpoint, rootDigest, clock.wallMs(), signal),
+      probe,
       commit: async (endpoint, proven, signal) => {
         log.info({ event: 'join.asking', coordinator: formatEndpoint(endpoint), mesh: proven.meshId });
         const response = await callJoin(endpoint, proven, request, clock, signal);
         return accept(response, proven, privateKeyPem, endpoint, clock.wallMs());
       },
     }),
-  );
+  ).catch((error: unknown) => {
+    throw foreign ?? error;
+  });
 }
+
+const otherMesh = (ours: string, theirs: string): MeshError =>
+  new MeshError('CONFLICT', `this directory belongs to the mesh ${ours}, the token to ${theirs}`, {
+    hint: 'name another directory, or remove this one',
+  });
 
 /** @throws Impostor when the endpoint is not of the token's mesh, MeshError BAD_CERTIFICATE when it does not fit otherwise */
 async function prove(endpoint: Endpoint, rootDigest: string, nowMs: number, signal: AbortSignal): Promise<Proven> {
@@ -123,13 +140,22 @@ function callJoin(
   }).finally(() => client.close());
 }
 
-/** What came back is held against the key, the root and the profile, like everything else from outside. */
+/**
+ * What came back is held against the key, the roots and the profile, like everything else from outside. Which roots there
+ * are is said by a coordinator that the pinned one vouches for: while it is being replaced there are two.
+ */
 function accept(response: JoinResponse, proven: Proven, privateKey: string, endpoint: Endpoint, nowMs: number): Joined {
   const chain = chainFromPem(response.certificateChain);
-  const { role, name } = checkPresented(chain, [proven.root], { meshId: proven.meshId, purpose: 'client', nowMs });
+  const roots = readRoots(response.root);
+  if (roots.meshId !== proven.meshId)
+    throw new MeshError(
+      'BAD_CERTIFICATE',
+      `the coordinator of ${proven.meshId} answered with roots of ${roots.meshId}`,
+    );
+  const { role, name } = checkPresented(chain, roots.certificates, { ...roots, purpose: 'client', nowMs });
   if (!chain[0]?.checkPrivateKey(createPrivateKey(privateKey)))
     throw new MeshError('BAD_CERTIFICATE', 'the coordinator answered with a certificate for another key');
-  const credential = { certificateChain: response.certificateChain, privateKey, root: proven.root.toString() };
+  const credential = { certificateChain: response.certificateChain, privateKey, root: response.root };
   return {
     ...{ credential, meshId: proven.meshId, role, name, endpoint },
     ...{ coordinators: response.coordinators, issuer: response.issuer },

@@ -150,6 +150,14 @@ export class PerInterface<T> implements Service {
     this.#loop.wake();
   }
 
+  /** Closes everything, and opens it again with the next look. */
+  async reopen(): Promise<void> {
+    const values = this.values;
+    this.#opened.clear();
+    await Promise.all(values.map((value) => this.#options.close(value)));
+    this.rescan();
+  }
+
   async stop(): Promise<void> {
     await this.#loop.stop();
     const values = this.values;

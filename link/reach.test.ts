@@ -218,11 +218,11 @@ test('found over mDNS among other meshes and claims that are false', async (t) =
     [wrong.port, other.rootDigest],
     [right.port, own.rootDigest],
   ] as const) {
-    const advertiser = new Advertiser({ ...quiet, name: 'one', port, rootDigest });
+    const advertiser = new Advertiser({ ...quiet, name: 'one', port, rootDigest: () => rootDigest });
     await advertiser.start();
     t.teardown(() => advertiser.stop());
   }
-  const discovery = new Discovery({ ...quiet, rootDigest: own.rootDigest });
+  const discovery = new Discovery({ ...quiet, rootDigests: [own.rootDigest] });
   await discovery.start();
   t.teardown(() => discovery.stop());
   const found = await find([], { credential: own.credential('agent', 'box'), discover: discovery });
@@ -231,7 +231,7 @@ test('found over mDNS among other meshes and claims that are false', async (t) =
 
 test('nothing found over mDNS: where it looked is said', async (t) => {
   const clock = new ManualClock();
-  const discovery = new Discovery({ ...quiet, rootDigest: 'c'.repeat(64) });
+  const discovery = new Discovery({ ...quiet, rootDigests: ['c'.repeat(64)] });
   await discovery.start();
   t.teardown(() => discovery.stop());
   const outcome = failure(find([], { discover: discovery, clock, timeoutMs: 5000 }));

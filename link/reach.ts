@@ -1,7 +1,7 @@
 import type { Clock } from '../common/clock.js';
-import { chainFromPem } from '../common/identity/chain.js';
 import { type Logger, silentLogger } from '../common/log.js';
-import { rootDigestOf, type Trust } from './credentials.js';
+import { readRoots } from '../common/identity/roots.js';
+import type { Trust } from './credentials.js';
 import { Discovery } from './discovery.js';
 import type { Endpoint } from './endpoints.js';
 import { probeCoordinator } from './probe.js';
@@ -9,8 +9,6 @@ import { race } from './race.js';
 
 export interface ReachOptions<T> {
   meshId: string;
-  /** SHA-256 of the root certificate; worked out from the credential when absent. */
-  rootDigest?: string;
   credential: Trust;
   /** Given by flag or remembered from last time. */
   addresses: readonly Endpoint[];
@@ -32,9 +30,8 @@ export interface ReachOptions<T> {
  */
 export async function reach<T>(options: ReachOptions<T>): Promise<T> {
   const { meshId, credential, clock } = options;
-  const roots = chainFromPem(credential.root);
-  const rootDigest = options.rootDigest ?? rootDigestOf(credential.root);
-  return withDiscovery(options.discover, rootDigest, clock, options.log, (discovery) =>
+  const { certificates: roots, digests } = readRoots(credential.root);
+  return withDiscovery(options.discover, digests, clock, options.log, (discovery) =>
     race({
       what: `mesh ${meshId}`,
       addresses: options.addresses,
@@ -52,14 +49,14 @@ export async function reach<T>(options: ReachOptions<T>): Promise<T> {
 /** Runs `act` with mDNS browsing, if wanted: the given one, or one of its own for just as long as it takes. */
 export async function withDiscovery<T>(
   wanted: boolean | Discovery,
-  rootDigest: string,
+  rootDigests: readonly string[],
   clock: Clock,
   log: Logger | undefined,
   act: (discovery: Discovery | undefined) => Promise<T>,
 ): Promise<T> {
   if (!wanted) return act(undefined);
   if (wanted instanceof Discovery) return act(wanted);
-  const discovery = new Discovery({ clock, log: log ?? silentLogger, rootDigest });
+  const discovery = new Discovery({ clock, log: log ?? silentLogger, rootDigests });
   await discovery.start();
   try {
     return await act(discovery);

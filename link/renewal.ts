@@ -15,7 +15,7 @@ import { fromServiceError } from '../common/grpc-errors.js';
 import { fieldsOf, fingerprintOf } from '../common/identity/check.js';
 import { makeCsr } from '../common/identity/csr.js';
 import { makeKeyPair } from '../common/identity/keys.js';
-import { renewalAtMs } from '../common/identity/profile.js';
+import { BACKDATE_MS, renewalAtMs } from '../common/identity/profile.js';
 import type { Service } from '../common/lifecycle.js';
 import type { Logger } from '../common/log.js';
 import { type Backoff, backoffMs } from '../common/retry.js';
@@ -54,6 +54,11 @@ export class Renewal implements Service {
   #failures = 0;
   /** Monotonic; no renewal is tried before. */
   #restUntilMs = Number.NEGATIVE_INFINITY;
+  /** Monotonic; after a failure not even one that is asked for. */
+  #retryAtMs = Number.NEGATIVE_INFINITY;
+  /** The step of a rotation that the present certificate is known to satisfy, and the one that was asked for. */
+  #generation = 0;
+  #asked = 0;
 
   constructor(options: RenewalOptions) {
     this.#options = options;
@@ -71,11 +76,27 @@ export class Renewal implements Service {
     await this.#running;
   }
 
-  /** Renews now, whatever the dates say: after a change of the authority, say. */
+  /** Renews now, whatever the dates say. */
   renewNow(): void {
     if (this.#stopped.signal.aborted || this.#running) return;
     this.#timer?.cancel();
     this.#running = this.#renew();
+  }
+
+  /**
+   * The mesh asks for a renewal: its root is being replaced, and `generation` counts the steps of that. Once for each
+   * step is enough, however often it is asked for.
+   */
+  wanted(generation: number): void {
+    if (generation <= this.#generation || this.#running) return;
+    if (this.#options.clock.monotonicMs() < this.#retryAtMs) return;
+    this.#asked = generation;
+    this.renewNow();
+  }
+
+  /** The certificate came from somewhere else: what is due follows its dates. */
+  adopt(credential: Credential): void {
+    this.#dates = datesOf(credential);
   }
 
   #schedule(delayMs: number): void {
@@ -95,14 +116,17 @@ export class Renewal implements Service {
     const { log } = this.#options;
     // Also after a success: by a clock that runs ahead the new certificate may be due at once.
     let delayMs = Math.min(CHECK_MS_MAX, this.#lifeMs() / 10);
+    const asked = this.#asked;
     try {
       const renewed = await this.#issue();
       await this.#options.onRenewed(renewed);
       this.#dates = datesOf(renewed);
       this.#failures = 0;
+      this.#generation = asked;
       log.info({ event: 'certificate.renewed', notAfter: new Date(this.#dates.notAfterMs).toISOString() });
     } catch (error) {
       delayMs = this.#backoffMs(++this.#failures);
+      this.#retryAtMs = this.#options.clock.monotonicMs() + delayMs;
       if (!this.#stopped.signal.aborted)
         log.warn(
           { event: 'certificate.renewal_failed', err: error, retryInMs: delayMs },
@@ -122,8 +146,9 @@ export class Renewal implements Service {
     return { certificateChain, privateKey: privateKeyPem, root };
   }
 
+  /** From when it was made: that it is valid since before is for clocks that differ. */
   #lifeMs(): number {
-    return this.#dates.notAfterMs - this.#dates.notBeforeMs;
+    return this.#dates.notAfterMs - this.#dates.notBeforeMs - BACKDATE_MS;
   }
 
   #backoffMs(failures: number): number {

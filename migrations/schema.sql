@@ -52,6 +52,10 @@ create table certificate (
   token_id text,
   pem text not null,
   created_at timestamp with time zone not null default now(),
+  lifetime_ms bigint,
+  root text,
+  trusts text[],
+  constraint certificate_lifetime CHECK (lifetime_ms > 0),
   constraint certificate_pkey PRIMARY KEY (serial),
   constraint certificate_role CHECK (role = ANY (ARRAY['agent'::text, 'coordinator'::text, 'operator'::text, 'submitter'::text, 'viewer'::text, 'metrics'::text])),
   constraint certificate_validity CHECK (not_after > not_before)
@@ -67,6 +71,7 @@ create table coordinator (
   addresses text[] not null,
   version text not null,
   seen_at timestamp with time zone not null default now(),
+  trust_generation bigint not null default 0,
   constraint coordinator_id CHECK (id <> ''::text),
   constraint coordinator_pkey PRIMARY KEY (id)
 ) with (fillfactor=50);
@@ -315,6 +320,20 @@ create table task_original (
   constraint task_original_ranges CHECK (index >= 0 AND generation >= 1 AND copy_generation > generation AND attempt >= 1)
 );
 
+create table trust (
+  id smallint not null default 1,
+  generation bigint not null default 1,
+  phase text not null default 'steady'::text,
+  root text not null,
+  next_root text,
+  started_at timestamp with time zone,
+  constraint trust_generation CHECK (generation >= 1),
+  constraint trust_next CHECK ((phase = 'steady'::text) = (next_root IS NULL) AND (next_root IS NULL) = (started_at IS NULL)),
+  constraint trust_phase CHECK (phase = ANY (ARRAY['steady'::text, 'spreading'::text, 'moving'::text])),
+  constraint trust_pkey PRIMARY KEY (id),
+  constraint trust_single CHECK (id = 1)
+) with (fillfactor=50);
+
 CREATE OR REPLACE FUNCTION append_audit(entries jsonb, again boolean)
  RETURNS TABLE(head_seq bigint, head_hash bytea)
  LANGUAGE plpgsql
@@ -399,10 +418,11 @@ begin
     return false;
   end if;
   insert into certificate
-    (serial, role, name, fingerprint, public_key_digest, not_before, not_after, revoked_at, token_id, pem)
+    (serial, role, name, fingerprint, public_key_digest, not_before, not_after, revoked_at, token_id, pem, lifetime_ms,
+     root, trusts)
   values
     (given.serial, given.role, given.name, given.fingerprint, given.public_key_digest, given.not_before,
-     given.not_after, given.revoked_at, given.token_id, given.pem)
+     given.not_after, given.revoked_at, given.token_id, given.pem, given.lifetime_ms, given.root, given.trusts)
   on conflict (serial) do nothing;
   return true;
 end

@@ -5,7 +5,7 @@
  */
 import { Client, type ClientReadableStream, Metadata, type ServiceError } from '@grpc/grpc-js';
 import { systemClock } from '../common/clock.js';
-import { fromServiceError, namedCoordinators } from '../common/grpc-errors.js';
+import { fromServiceError, isAskedToRenew, namedCoordinators } from '../common/grpc-errors.js';
 
 export interface CallOptions {
   /** Ends the call; it then fails with INTERRUPTED. */
@@ -43,17 +43,24 @@ type Call<M> = M extends {
       : Unary<Request, Response>
   : never;
 
+export interface News {
+  /** Where else the mesh may be reached. */
+  coordinators: string[];
+  /** Whoever calls is asked to renew its certificate now: the mesh replaces its root. */
+  renew: boolean;
+}
+
 /** The callable face of a generated service definition such as `MeshServiceService`. */
 export type Api<Service> = { readonly [Name in keyof Service]: Call<Service[Name]> };
 
 /**
  * Every method of `service`, called over `client`'s channel. Failures are MeshErrors.
- * @param onCoordinators hears where else the mesh may be reached, as answers say it
+ * @param onNews hears what answers say besides
  */
 export function makeApi<Service extends object>(
   client: Client,
   service: Service,
-  onCoordinators: (addresses: string[]) => void = () => undefined,
+  onNews: (news: News) => void = () => undefined,
 ): Api<Service> {
   const calls: Record<string, unknown> = {};
   for (const [name, method] of Object.entries(service) as [string, Method<unknown, unknown>][]) {
@@ -61,7 +68,7 @@ export function makeApi<Service extends object>(
       ? clientStream(client, method)
       : method.responseStream
         ? serverStream(client, method)
-        : unary(client, method, onCoordinators);
+        : unary(client, method, onNews);
   }
   return calls as Api<Service>;
 }
@@ -78,7 +85,7 @@ function whenAborted(signal: AbortSignal | undefined, call: { cancel(): void }):
 function unary<Request, Response>(
   client: Client,
   method: Method<Request, Response>,
-  onCoordinators: (addresses: string[]) => void,
+  onNews: (news: News) => void,
 ): Unary<Request, Response> {
   return (request, options = {}) =>
     new Promise((resolve, reject) => {
@@ -97,8 +104,7 @@ function unary<Request, Response>(
       );
       const release = whenAborted(options.signal, call);
       call.on('metadata', (metadata: Metadata) => {
-        const addresses = namedCoordinators(metadata);
-        if (addresses.length > 0) onCoordinators(addresses);
+        onNews({ coordinators: namedCoordinators(metadata), renew: isAskedToRenew(metadata) });
       });
     });
 }

@@ -17,6 +17,7 @@ import { MeshServiceService } from '../proto/gen/mesh/v1/mesh.js';
 import { NamespaceServiceService } from '../proto/gen/mesh/v1/namespace.js';
 import { NodeServiceService } from '../proto/gen/mesh/v1/node.js';
 import { SecretServiceService } from '../proto/gen/mesh/v1/secret.js';
+import { RotationServiceService } from '../proto/gen/mesh/v1/rotation.js';
 import type { Api } from './api.js';
 import { readyClient } from './channel.js';
 import { Lead, makeFollowingApi } from './follow.js';
@@ -35,6 +36,7 @@ export interface MeshConnection {
   readonly mesh: Api<typeof MeshServiceService>;
   readonly nodes: Api<typeof NodeServiceService>;
   readonly ca: Api<typeof CaServiceService>;
+  readonly rotation: Api<typeof RotationServiceService>;
   readonly namespaces: Api<typeof NamespaceServiceService>;
   readonly audit: Api<typeof AuditServiceService>;
   readonly doctor: Api<typeof DoctorServiceService>;
@@ -74,10 +76,12 @@ export async function connect(options: ConnectOptions = {}): Promise<MeshConnect
 export function makeConnection(lead: Lead, profile: Profile, address: string): MeshConnection {
   const ca = makeFollowingApi(lead, CaServiceService);
   const renewal = keepRenewed(profile.directory, async (csr) => ca.renew({ csr: Buffer.from(csr) }));
+  lead.onRenewalWanted = () => renewal.now();
   return {
     mesh: makeFollowingApi(lead, MeshServiceService),
     nodes: makeFollowingApi(lead, NodeServiceService),
     ca,
+    rotation: makeFollowingApi(lead, RotationServiceService),
     namespaces: makeFollowingApi(lead, NamespaceServiceService),
     audit: makeFollowingApi(lead, AuditServiceService),
     doctor: makeFollowingApi(lead, DoctorServiceService),
@@ -99,7 +103,7 @@ function readCredential(profile: Profile): Credential {
     });
   const until = new X509Certificate(credential.certificateChain).validTo;
   if (Date.parse(until) < systemClock.wallMs())
-    throw new MeshError('BAD_CERTIFICATE', `your certificate in ${profile.directory} expired on ${until}`, {
+    throw new MeshError('EXPIRED', `your certificate in ${profile.directory} expired on ${until}`, {
       hint: 'log in again with a token that names you: mesh login TOKEN',
     });
   return credential;

@@ -12,7 +12,7 @@ import { pause, systemClock } from '../common/clock.js';
 import { MeshError, toMeshError } from '../common/errors.js';
 import { type Endpoint, formatEndpoint, parseEndpoint } from '../link/endpoints.js';
 import { MeshServiceService } from '../proto/gen/mesh/v1/mesh.js';
-import { type Api, type CallOptions, makeApi } from './api.js';
+import { type Api, type CallOptions, makeApi, type News } from './api.js';
 import { readyClient } from './channel.js';
 
 export interface LeadOptions {
@@ -52,6 +52,8 @@ const REPEATABLE: ReadonlySet<string> = new Set([
   'listSecrets',
   'listAudit',
   'examine',
+  'startRotation',
+  'getRotation',
 ]);
 
 type Answer = 'leads' | 'gone' | readonly string[];
@@ -64,6 +66,8 @@ export class Lead {
   #sure = false;
   #moving: Promise<boolean> | undefined;
   #closed = false;
+  /** The mesh asks for a renewal of the certificate. */
+  onRenewalWanted: () => void = () => undefined;
 
   constructor(options: LeadOptions) {
     this.#options = options;
@@ -108,11 +112,12 @@ export class Lead {
     if (this.#addresses.size < ADDRESSES_MAX) this.#addresses.add(address);
   }
 
-  /** An answer named coordinators. */
-  heard(addresses: string[]): void {
-    const fresh = addresses.filter((address) => !this.#addresses.has(address));
+  /** What an answer said besides. */
+  heard({ coordinators, renew }: News): void {
+    const fresh = coordinators.filter((address) => !this.#addresses.has(address));
     for (const address of fresh) this.#learn(address);
     if (fresh.length > 0) this.#options.onLearned(fresh);
+    if (renew) this.onRenewalWanted();
   }
 
   async #find(failed: Client): Promise<boolean> {
@@ -180,7 +185,7 @@ export function makeFollowingApi<Service extends object>(lead: Lead, service: Se
     if (!api)
       apis.set(
         client,
-        (api = makeApi(client, service, (addresses) => lead.heard(addresses)) as unknown as Record<string, AnyCall>),
+        (api = makeApi(client, service, (news) => lead.heard(news)) as unknown as Record<string, AnyCall>),
       );
     return api;
   };

@@ -64,6 +64,15 @@ export function readProfile(directory: string): Profile {
   return { directory, meshId, coordinators: knownEndpoints(coordinators).map(formatEndpoint) };
 }
 
+/** The mesh that the profile in a folder belongs to; undefined when there is none that can be read. */
+export function meshIdIn(directory: string): string | undefined {
+  try {
+    return readProfile(directory).meshId;
+  } catch {
+    return undefined;
+  }
+}
+
 export function writeProfile(directory: string, content: ProfileFile): void {
   makePrivateDir(directory);
   const { meshId, coordinators } = content;

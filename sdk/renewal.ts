@@ -1,5 +1,6 @@
 /**
- * Keeps a person's certificate alive from whatever command runs when its time has come (50 to 80 % of its life). Best
+ * Keeps a person's certificate alive from whatever command runs when its time has come (50 to 80 % of its life), or when
+ * the mesh asks for it because it replaces its root. Best
  * effort: a profile that cannot be written, or a coordinator that is away, costs nothing but another try next time. One
  * command renews at a time; two writing at once could leave a key beside the certificate of another.
  */
@@ -17,6 +18,8 @@ const LOCK_MS_MAX = 60_000;
 const STOP_MS_MAX = 3000;
 
 export interface KeptRenewed {
+  /** Renews now, whatever the dates say; once. */
+  now(): void;
   stop(): Promise<void>;
 }
 
@@ -26,11 +29,15 @@ export function keepRenewed(
   clock: Clock = systemClock,
 ): KeptRenewed {
   let running: Promise<void> | undefined;
-  const begin = () => {
-    running = renew(directory, issue, clock).catch(() => undefined);
+  const begin = (isDue: () => boolean) => {
+    running ??= renew(directory, issue, isDue, clock).catch(() => undefined);
   };
-  const timer = clock.after(dueInMs(directory, clock), begin, { background: true });
+  const timer = clock.after(dueInMs(directory, clock), () => begin(() => dueInMs(directory, clock) <= 0), {
+    background: true,
+  });
+  const before = certificateIn(directory);
   return {
+    now: () => begin(() => certificateIn(directory) === before),
     stop: async () => {
       timer.cancel();
       if (!running) return;
@@ -60,12 +67,25 @@ function dueInMs(directory: string, clock: Clock): number {
   }
 }
 
-async function renew(directory: string, issue: (csr: Uint8Array) => Promise<Issued>, clock: Clock): Promise<void> {
+function certificateIn(directory: string): string | undefined {
+  try {
+    return new CredentialStore(directory, 'client').load()?.certificateChain;
+  } catch {
+    return undefined;
+  }
+}
+
+async function renew(
+  directory: string,
+  issue: (csr: Uint8Array) => Promise<Issued>,
+  isDue: () => boolean,
+  clock: Clock,
+): Promise<void> {
   const lock = join(directory, 'renewal.lock');
   if (!takeLock(lock, clock)) return;
   try {
     // Another command may have renewed since we looked.
-    if (dueInMs(directory, clock) > 0) return;
+    if (!isDue()) return;
     const [{ makeCsr }, { makeKeyPair }] = await Promise.all([
       import('../common/identity/csr.js'),
       import('../common/identity/keys.js'),

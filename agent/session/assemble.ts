@@ -51,6 +51,8 @@ export interface AgentSetup {
   remembered: readonly string[];
   remember: (addresses: string[]) => void;
   onRegistered: (welcome: Welcome, endpoint: Endpoint) => void;
+  /** The coordinator asks for a renewal of the certificate; see `Renewal.wanted`. */
+  onRenewalWanted?: (generation: number) => void;
   onFatal: (error: MeshError) => void;
 }
 

@@ -95,7 +95,7 @@ test('the given address is dialled first, then what was learned, the newest firs
   const { dialled, stream, clock, remembered } = await setup(t);
   t.strictSame(dialled, [['given.lan:9', 'old.lan:5']]);
   t.strictSame(remembered.at(-1), ['one.lan:1', 'two.lan:2', 'old.lan:5']);
-  const reply = { sequence: 1, pingUs: 1, epoch: 1, draining: false };
+  const reply = { sequence: 1, pingUs: 1, epoch: 1, draining: false, renew: 0 };
   stream().say({ $case: 'heartbeatReply', value: { ...reply, coordinators: ['one.lan:1', 'three.lan:3'] } });
   t.strictSame(remembered.at(-1), ['one.lan:1', 'three.lan:3', 'two.lan:2', 'old.lan:5']);
   stream().say({ $case: 'goodbye', value: { reason: 'stepping down', permanent: false, coordinators: ['two.lan:2'] } });

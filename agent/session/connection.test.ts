@@ -114,6 +114,7 @@ async function start(
     dialer: new NetworkDialer({
       ...{ meshId: mesh.meshId, discover: false, clock: systemClock, log: silentLogger },
       credential: over.credential ?? (() => credential),
+      recover: async () => undefined,
     }),
     ...{ lease: parts.lease, time: parts.time, fence: parts.fence },
     coordinator: over.remembered ? undefined : (over.coordinator ?? endpoint),
@@ -164,7 +165,7 @@ test('a session that ends is opened again; what runs and what is not acknowledge
   sessions.say({ $case: 'finishedAck', value: refsOf([7, 0, 1]) });
   sessions.say({
     $case: 'heartbeatReply',
-    value: { sequence: 1, pingUs: 1, epoch: 3, draining: false, coordinators: [] },
+    value: { sequence: 1, pingUs: 1, epoch: 3, draining: false, coordinators: [], renew: 0 },
   });
   sessions.hangUp();
   await sessions.until(() => sessions.hellos.length === 3);

@@ -1,7 +1,10 @@
 /**
  * Keeps a session: dials a coordinator, opens a session, serves it to its end, and starts over with backoff, never later
- * than a third of the lease. A renewed certificate replaces the session by a new one; attempts are reconciled by the
- * hello and nothing re-runs.
+ * than a third of the lease.
+ *
+ * A renewed certificate replaces the session by a new one without a gap: the coordinator is dialled while the old session
+ * still serves, and that one is left in the moment in which the new one says hello; attempts are reconciled by the hello
+ * and nothing re-runs. What is under way on the old bulk connection comes to its end there.
  *
  * A coordinator that stands by says who leads, one that stops says where to go; both are remembered, before everything
  * that was known. One that dismisses the agent for good (a person must act) is left alone for a minute or two, unless
@@ -56,6 +59,7 @@ export interface ConnectionOptions {
   log: Logger;
   random: () => number;
   onRegistered: (welcome: Welcome, endpoint: Endpoint) => void;
+  onRenewalWanted?: ((generation: number) => void) | undefined;
   onFatal: (error: MeshError) => void;
 }
 
@@ -73,6 +77,8 @@ export class Connection implements Service {
   #logs: LogStreamer | undefined;
   #session: Session | undefined;
   #line: Line | undefined;
+  /** The session that replaces the present one; rejects when nobody could be dialled. */
+  #successor: Promise<Opened> | undefined;
   #running: Promise<void> | undefined;
   #epoch = 0;
   #heartbeatMs = 2000;
@@ -97,6 +103,10 @@ export class Connection implements Service {
     this.#stopping.abort();
     await this.#session?.close();
     await this.#running;
+    await this.#successor?.then(
+      ({ session }) => session.close(),
+      () => undefined,
+    );
   }
 
   /** For bulk bytes; undefined while there is no session. */
@@ -112,7 +122,32 @@ export class Connection implements Service {
 
   /** Uses the present credential from now on. */
   renewed(): void {
-    this.#session?.abandon('the certificate was renewed');
+    if (this.#session && this.#line) void this.#replace(this.#session, this.#line.endpoint);
+  }
+
+  /** Until it is done, or the old session is over anyway. */
+  async #replace(old: Session, endpoint: Endpoint): Promise<void> {
+    const { clock, log, random } = this.#options;
+    for (let failures = 1; this.#session === old && !this.#stopping.signal.aborted; failures++) {
+      const successor = this.#dialAny([endpoint]);
+      this.#successor = successor;
+      const failure = await successor.then(
+        () => undefined,
+        (error: unknown) => toMeshError(error),
+      );
+      // Whoever waits for it hears what came of it; nobody does while the old session lives.
+      if (!failure || this.#session !== old) return;
+      this.#successor = undefined;
+      log.warn({ event: 'session.not-replaced', code: failure.code, reason: failure.message });
+      const waitMs = backoffMs({ baseMs: BACKOFF_BASE_MS, capMs: this.#leaseMs / 3 }, failures, random());
+      await pause(clock, waitMs, this.#stopping.signal);
+    }
+  }
+
+  #next(): Promise<Opened> {
+    const successor = this.#successor;
+    this.#successor = undefined;
+    return successor ?? this.#dial();
   }
 
   beatNow(): void {
@@ -124,12 +159,13 @@ export class Connection implements Service {
     for (let failures = 0; !this.#stopping.signal.aborted; ) {
       let dismissed = false;
       try {
-        const opened = await this.#dial();
+        const opened = await this.#next();
         const openedMs = clock.monotonicMs();
         const reason = await this.#serve(opened);
         dismissed = opened.session.dismissed;
         // One that ends as soon as it has begun is no better than none.
         if (clock.monotonicMs() - openedMs > this.#heartbeatMs) failures = 0;
+        if (this.#successor) continue;
         if (!this.#stopping.signal.aborted)
           log.warn({ event: 'session.ended', reason: reason.message }, 'the session ended; reconnecting');
       } catch (error) {
@@ -145,16 +181,21 @@ export class Connection implements Service {
   }
 
   #dial(): Promise<Opened> {
-    const { coordinator, dialer } = this.#options;
+    const { coordinator } = this.#options;
     const known = coordinator ? [coordinator, ...this.#addresses.endpoints] : this.#addresses.endpoints;
     const unique = new Map(known.map((endpoint) => [formatEndpoint(endpoint), endpoint]));
-    return dialer.dial([...unique.values()], (line) => this.#open(line), this.#stopping.signal);
+    return this.#dialAny([...unique.values()]);
+  }
+
+  #dialAny(endpoints: readonly Endpoint[]): Promise<Opened> {
+    return this.#options.dialer.dial(endpoints, (line) => this.#open(line), this.#stopping.signal);
   }
 
   async #open(line: Line): Promise<Opened> {
     const { work, bootId, capabilities, lease, time, fence, load, clock, log } = this.#options;
     // What this machine may not run any more dies before anybody is told what it runs.
     fence.check();
+    this.#session?.abandon('a session with the renewed certificate replaces it');
     const session = new Session({
       ...{ client: line.agents, work, lease, time, fence, load, clock, log },
       hello: {
@@ -167,6 +208,7 @@ export class Connection implements Service {
       },
       onCoordinators: (addresses, source) =>
         this.#addresses.prefer(source === 'goodbye' ? addresses : [formatEndpoint(line.endpoint), ...addresses]),
+      onRenewalWanted: this.#options.onRenewalWanted,
     });
     void session.ended.then(() => line.close());
     try {

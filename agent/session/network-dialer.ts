@@ -1,9 +1,14 @@
-/** Coordinators over mutual TLS, at known addresses and wherever mDNS finds them. */
+/**
+ * Coordinators over mutual TLS, at known addresses and wherever mDNS finds them. With a certificate that has expired, by
+ * this clock or by the coordinator's, a new one is bought first.
+ */
 import type { Clock } from '../../common/clock.js';
+import { toMeshError } from '../../common/errors.js';
 import type { Logger } from '../../common/log.js';
 import { type Credential, channelCredentials, channelOptions } from '../../link/credentials.js';
 import { type Endpoint, grpcTarget } from '../../link/endpoints.js';
 import { reach } from '../../link/reach.js';
+import { expiredAtMs } from '../../link/recover.js';
 import { AgentServiceClient } from '../../proto/gen/mesh/v1/agent.js';
 import { CaServiceClient } from '../../proto/gen/mesh/v1/ca.js';
 import type { Dialer, Line } from './dialer.js';
@@ -14,6 +19,8 @@ export interface NetworkDialerOptions {
   meshId: string;
   /** The one to prove who we are with, at every dial. */
   credential: () => Credential;
+  /** Replaces a credential whose certificate has expired. @throws MeshError when the mesh does not allow it */
+  recover: (known: readonly Endpoint[], signal: AbortSignal) => Promise<void>;
   /** Whether to look on the network too. */
   discover: boolean;
   clock: Clock;
@@ -27,7 +34,19 @@ export class NetworkDialer implements Dialer {
     this.#options = options;
   }
 
-  dial<T>(known: readonly Endpoint[], open: (line: Line) => Promise<T>, signal: AbortSignal): Promise<T> {
+  async dial<T>(known: readonly Endpoint[], open: (line: Line) => Promise<T>, signal: AbortSignal): Promise<T> {
+    const { credential, recover, clock } = this.#options;
+    if (expiredAtMs(credential()) <= clock.wallMs()) await recover(known, signal);
+    try {
+      return await this.#reach(known, open, signal);
+    } catch (error) {
+      if (toMeshError(error).code !== 'EXPIRED') throw error;
+      await recover(known, signal);
+      return this.#reach(known, open, signal);
+    }
+  }
+
+  #reach<T>(known: readonly Endpoint[], open: (line: Line) => Promise<T>, signal: AbortSignal): Promise<T> {
     const { meshId, credential, discover, clock, log } = this.#options;
     return reach({
       ...{ meshId, credential: credential(), addresses: known, discover, clock, log, signal, timeoutMs: REACH_MS },

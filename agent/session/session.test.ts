@@ -71,7 +71,7 @@ const welcome = (epoch = 1): Answer => ({
 
 const replyTo = (sequence: number, epoch = 1): Answer => ({
   $case: 'heartbeatReply',
-  value: { sequence, pingUs: 5, epoch, draining: false, coordinators: [] },
+  value: { sequence, pingUs: 5, epoch, draining: false, coordinators: [], renew: 0 },
 });
 
 async function setup(t: Parameters<typeof makeWork>[0]) {

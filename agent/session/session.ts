@@ -53,6 +53,7 @@ export interface SessionOptions {
   onEpoch: (epoch: number) => void;
   /** Where the coordinators of the mesh are, whenever the coordinator says so; the leader first in a goodbye. */
   onCoordinators: (addresses: readonly string[], source: 'list' | 'goodbye') => void;
+  onRenewalWanted?: ((generation: number) => void) | undefined;
 }
 
 export class Session implements Upstream {
@@ -232,14 +233,15 @@ export class Session implements Upstream {
     return false;
   }
 
-  #reply({ sequence, pingUs, epoch, coordinators }: HeartbeatReply): void {
-    const { clock, lease, time, fence, onCoordinators } = this.#options;
+  #reply({ sequence, pingUs, epoch, coordinators, renew }: HeartbeatReply): void {
+    const { clock, lease, time, fence, onCoordinators, onRenewalWanted } = this.#options;
     if (this.#isFormer(epoch)) return;
     this.#ping = { us: pingUs, atMs: clock.monotonicMs() };
     this.#answered = Math.max(this.#answered, sequence);
     lease.answered(sequence, time.now());
     fence.check();
     if (coordinators.length > 0) onCoordinators(coordinators, 'list');
+    if (renew > 0) onRenewalWanted?.(renew);
   }
 
   #goodbye({ reason, permanent, coordinators }: Goodbye): void {

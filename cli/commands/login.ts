@@ -1,18 +1,14 @@
-import { existsSync } from 'node:fs';
 import { userInfo } from 'node:os';
-import { join as joinPath, resolve } from 'node:path';
+import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import { systemClock } from '../../common/clock.js';
 import { MeshError } from '../../common/errors.js';
-import { readIfExists } from '../../common/files.js';
 import { isName, nameFrom } from '../../common/ids.js';
-import { decodeToken } from '../../common/identity/token.js';
 import { silentLogger } from '../../common/log.js';
 import { CredentialStore } from '../../link/credential-store.js';
-import { rootDigestOf } from '../../link/credentials.js';
 import { formatEndpoint, parseEndpoint } from '../../link/endpoints.js';
 import { join, type Joined } from '../../link/join.js';
-import { userProfileDir, writeProfile } from '../../sdk/profile.js';
+import { meshIdIn, userProfileDir, writeProfile } from '../../sdk/profile.js';
 import { exitOnInterrupt, makeCommand, optionsOf, parsedOption, print } from '../context.js';
 import { safe } from '../render/terminal.js';
 
@@ -48,8 +44,7 @@ export function build(): Command {
       const options = optionsOf<Options>(command);
       exitOnInterrupt(options.json === true, 'nothing was written; the token may be spent');
       const directory = resolve(options.profile ?? (process.env.MESH_PROFILE || userProfileDir(process.env)));
-      refuseOtherMesh(directory, token);
-      const joined = await enrol(token, options);
+      const joined = await enrol(token, options, directory);
       if (joined.role === 'agent')
         throw new MeshError('DENIED', 'the token was for an agent, and people are no agents', {
           hint: 'ask for one made with: mesh token create --role operator (or submitter, viewer)',
@@ -65,18 +60,9 @@ export function build(): Command {
 }
 
 /** Logging in again is fine; replacing the way into another mesh by accident is not. */
-function refuseOtherMesh(directory: string, token: string): void {
-  const { rootDigest } = decodeToken(token);
-  const root = readIfExists(joinPath(directory, 'ca.crt'));
-  if (!existsSync(joinPath(directory, 'profile.json')) || root === undefined || rootDigestOf(root) === rootDigest)
-    return;
-  throw new MeshError('CONFLICT', `${directory} holds a profile of another mesh`, {
-    hint: 'name another folder with --profile, or remove that one',
-  });
-}
-
-const enrol = (token: string, options: Options): Promise<Joined> =>
+const enrol = (token: string, options: Options, directory: string): Promise<Joined> =>
   join({
+    meshId: meshIdIn(directory),
     token,
     name: options.name ?? nameFrom(userInfo().username, 'user'),
     addresses: options.coordinator === undefined ? [] : [parseEndpoint(options.coordinator)],

@@ -2,8 +2,9 @@ import { request } from 'node:https';
 import { MeshError, toMeshError } from '../../common/errors.js';
 import { finding } from '../../common/finding.js';
 import { BACKDATE_MS } from '../../common/identity/profile.js';
+import { readRoots } from '../../common/identity/roots.js';
 import { formatDuration } from '../../common/units.js';
-import { type Credential, rootDigestOf } from '../../link/credentials.js';
+import type { Credential } from '../../link/credentials.js';
 import { CredentialStore } from '../../link/credential-store.js';
 import { formatEndpoint, parseEndpoint } from '../../link/endpoints.js';
 import { withDiscovery } from '../../link/reach.js';
@@ -36,7 +37,7 @@ export const discovery: Check = async (bench) => {
   const { clock } = bench;
   const place = await withDiscovery(
     true,
-    rootDigestOf(credential.root),
+    readRoots(credential.root).digests,
     clock,
     undefined,
     (found) =>

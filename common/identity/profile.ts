@@ -121,3 +121,20 @@ export function renewalAtMs(certificate: { notBeforeMs: number; notAfterMs: numb
   const madeMs = Math.min(certificate.notBeforeMs + BACKDATE_MS, certificate.notAfterMs);
   return Math.floor(madeMs + (certificate.notAfterMs - madeMs) * share);
 }
+
+/**
+ * For how long somebody asked a certificate to live; undefined where nobody did, and the policy of the day decided. Of one
+ * that was recorded before that was noted (it has no root) it follows from its dates.
+ */
+export function askedLifetimeMs(certificate: {
+  role: Role;
+  notBeforeMs: number;
+  notAfterMs: number;
+  lifetimeMs?: number | undefined;
+  root?: string | undefined;
+}): number | undefined {
+  const { role, notBeforeMs, notAfterMs, lifetimeMs, root } = certificate;
+  if (lifetimeMs !== undefined || root !== undefined) return lifetimeMs;
+  const livesMs = notAfterMs - notBeforeMs - BACKDATE_MS;
+  return Math.abs(livesMs - PROFILES[role].lifetimeMs) < 2000 ? undefined : livesMs;
+}

@@ -32,7 +32,7 @@ import type { Credential } from '../../link/credentials.js';
 import { Census, type Kind } from './census.js';
 import { listenError } from './listen.js';
 import { type DoorLimits, NOBODY_MESSAGE_BYTES_MAX, NOBODY_SESSION_MEMORY_MB, NOBODY_STREAMS_MAX } from './limits.js';
-import { identify, NOBODY, type Peer, plainAddress } from './peer.js';
+import { chainOf, identify, leadsTo, NOBODY, type Peer, plainAddress } from './peer.js';
 import { RefusalLog } from './refusal-log.js';
 
 export interface DoorOptions {
@@ -69,6 +69,8 @@ interface Connection {
   address: string;
   kind: Kind;
   peer: Peer;
+  /** What the peer presented, leaf first. */
+  chain: readonly X509Certificate[];
   timer: Timer;
 }
 
@@ -79,7 +81,6 @@ export class Door implements Service {
   readonly #census: Census;
   readonly #refusals: RefusalLog;
   readonly #listener: NetServer;
-  #roots: readonly X509Certificate[];
   readonly #tls: TlsServer;
   readonly #grpc: Record<'identity' | 'nobody', { server: Server; injector: ConnectionInjector }>;
   readonly #connections = new Map<string, Connection>();
@@ -87,6 +88,7 @@ export class Door implements Service {
   readonly #peerOfCertificate = new WeakMap<object, Peer>();
   /** Refused peers by what `getPeer` prints, to tell them why. It grants nothing. */
   readonly #refusedPeers = new Map<string, Peer>();
+  #roots: readonly X509Certificate[];
   #stopping: Promise<void> | undefined;
   #emptied: (() => void) | undefined;
 
@@ -166,10 +168,18 @@ export class Door implements Service {
     }
   }
 
-  /** New connections are shown this certificate; those that are open stay. */
+  /**
+   * New connections are shown this certificate, and held against its roots. Those that are open stay, unless they were
+   * let in by a root that is trusted no more.
+   */
   swapCertificate(credential: Credential): void {
+    const before = this.#roots;
     this.#tls.setSecureContext(contextOf(credential));
     this.#roots = chainFromPem(credential.root);
+    if (before.every((root) => this.#roots.some((kept) => kept.raw.equals(root.raw)))) return;
+    const nowMs = this.#options.clock.wallMs();
+    for (const { peer, tls, chain } of this.#connections.values())
+      if (peer.kind === 'identity' && !leadsTo(chain, this.#roots, nowMs)) tls?.destroy();
   }
 
   /** Cuts every connection whose identity the predicate names; returns how many. */
@@ -207,7 +217,7 @@ export class Door implements Service {
       return;
     }
     const timer = this.#options.clock.after(this.#limits.handshakeMs, () => raw.destroy(), { background: true });
-    this.#connections.set(key, { raw, tls: undefined, address, kind: 'handshake', peer: NOBODY, timer });
+    this.#connections.set(key, { raw, tls: undefined, address, kind: 'handshake', peer: NOBODY, chain: [], timer });
     raw.once('close', () => this.#forget(key));
     this.#tls.emit('connection', raw);
   }
@@ -232,9 +242,11 @@ export class Door implements Service {
       return;
     }
     const { meshId, clock, refuse } = this.#options;
-    const peer = identify(socket, { meshId, roots: this.#roots, nowMs: () => clock.wallMs(), refuse });
+    const chain = chainOf(socket);
+    const peer = identify(socket, chain, { meshId, roots: this.#roots, nowMs: () => clock.wallMs(), refuse });
     const kind = peer.kind === 'identity' ? 'identity' : 'nobody';
-    if (peer.kind === 'refused') this.#refusals.refused('door.refused', connection.address, peer.reason);
+    if (peer.kind === 'refused' || peer.kind === 'expired')
+      this.#refusals.refused('door.refused', connection.address, peer.reason);
     const problem = this.#census.become(connection.address, kind, nameOf(peer));
     if (problem !== undefined) {
       this.#refusals.refused('door.crowded', connection.address, problem);
@@ -244,7 +256,7 @@ export class Door implements Service {
     connection.timer.cancel();
     if (kind === 'nobody')
       connection.timer = clock.after(this.#limits.nobodyLifeMs, () => socket.destroy(), { background: true });
-    Object.assign(connection, { tls: socket, kind, peer });
+    Object.assign(connection, { tls: socket, kind, peer, chain });
     this.#remember(socket, key, peer);
     if (socket.alpnProtocol === 'h2') this.#grpc[kind].injector.injectConnection(socket);
     else this.#options.http.emit('connection', socket);
@@ -253,7 +265,9 @@ export class Door implements Service {
   #remember(socket: TLSSocket, key: string, peer: Peer): void {
     this.#peerOfSocket.set(socket, peer);
     if (peer.kind === 'refused') this.#refusedPeers.set(peerNameOf(key), peer);
-    if (peer.kind !== 'identity') return;
+    if (peer.kind !== 'identity' && peer.kind !== 'expired') return;
+    // grpc-js names the certificate of a socket that is authorized, and of no other. What this peer may do, its kind says.
+    socket.authorized = true;
     const certificate = socket.getPeerCertificate();
     this.#peerOfCertificate.set(certificate, peer);
     socket.getPeerCertificate = (() => certificate) as TLSSocket['getPeerCertificate'];
@@ -284,12 +298,12 @@ export class Door implements Service {
 const shutDown = (server: Server): Promise<void> => new Promise((resolve) => server.tryShutdown(() => resolve()));
 
 /**
- * The chain goes out with the root at its end, so that a machine which knows nothing but the root's digest can find it.
+ * The chain goes out with its root at its end, so that a machine which knows nothing but the root's digest can find it.
  * No tickets: with none and without a session store no TLS 1.3 session can be resumed.
  */
 function contextOf({ certificateChain, privateKey, root }: Credential) {
   return {
-    cert: `${certificateChain.trimEnd()}\n${root}`,
+    cert: `${certificateChain.trimEnd()}\n${chainFromPem(root)[0]?.toString() ?? ''}`,
     key: privateKey,
     ca: root,
     minVersion: 'TLSv1.3',

@@ -101,7 +101,7 @@ function refusalOf(
   allowed: readonly Caller[],
   path: string,
 ): { status: 401 | 403; title: string; detail: string } | undefined {
-  if (peer.kind === 'refused') return { status: 401, title: 'refused', detail: peer.reason };
+  if (peer.kind === 'refused' || peer.kind === 'expired') return { status: 401, title: peer.kind, detail: peer.reason };
   const role: Caller = peer.kind === 'identity' ? peer.identity.role : 'nobody';
   try {
     if (peer.kind === 'identity') denylist.check(peer.identity);

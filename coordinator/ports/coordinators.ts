@@ -23,6 +23,8 @@ export interface CoordinatorRow {
   /** As `host:port`. */
   addresses: string[];
   version: string;
+  /** The step of a rotation of the root that it has taken; see `TrustStore`. */
+  trustGeneration: number;
 }
 
 export interface CoordinatorStore {

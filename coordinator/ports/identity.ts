@@ -12,14 +12,27 @@ export interface CertificateRow {
   revokedAtMs: number | undefined;
   tokenId: string | undefined;
   pem: string;
+  /** How long it was asked to live for; absent when nobody asked, and the policy of the day decided. */
+  lifetimeMs?: number | undefined;
+  /** SHA-256 of the root its chain leads to, hex; unknown of old ones. */
+  root?: string | undefined;
+  /** Those of the roots that were handed out with it. */
+  trusts?: readonly string[] | undefined;
 }
 
 export type RevokedCertificate = Pick<CertificateRow, 'serial' | 'role' | 'name' | 'notAfterMs'>;
+/** The latest certificate of an identity, when it is neither revoked nor expired. */
+export type CurrentCertificate = Pick<CertificateRow, 'serial' | 'role' | 'name' | 'notAfterMs' | 'root' | 'trusts'>;
 
 export interface CertificateStore {
   /** @throws MeshError CONFLICT when an unrevoked, unexpired certificate of this role and name belongs to another key and `sameHolder` is false */
   record(row: CertificateRow, options: { sameHolder: boolean }): Promise<void>;
   list(): Promise<CertificateRow[]>;
+  get(serial: string): Promise<CertificateRow | undefined>;
+  /** The one of this role and name that was recorded last, whatever has become of it. */
+  latest(role: Role, name: string): Promise<CertificateRow | undefined>;
+  /** One for each identity that has one. */
+  current(): Promise<CurrentCertificate[]>;
   /** Unrevoked and unexpired ones of this role and name. */
   holders(role: Role, name: string): Promise<CertificateRow[]>;
   /** By name or serial; returns what was revoked now. */

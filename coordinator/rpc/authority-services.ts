@@ -22,12 +22,15 @@ import {
   EnrollServiceService as Enroll,
   type JoinRequest,
   type JoinResponse,
+  type RecoverRequest,
+  type RecoverResponse,
 } from '../../proto/gen/mesh/v1/enroll.js';
 import type { CertificateRow } from '../ports.js';
 import { actorOf } from '../services/audit.js';
 import type { Enrollment } from '../services/enrollment.js';
 import type { Issuance } from '../services/issuance.js';
 import type { RevocationList } from '../services/revocation-list.js';
+import type { Recovery } from '../services/recovery.js';
 import type { Roster } from '../services/roster.js';
 import type { CallContext, Gate } from './authorize.js';
 
@@ -54,11 +57,11 @@ export interface AuthorityPlane {
   readonly issuance: Issuance;
   readonly enrollment: Enrollment;
   readonly revocationList: RevocationList;
+  readonly recovery: Recovery;
   readonly roster: Roster;
 }
 
 export function makeCaService(gate: Gate, plane: AuthorityPlane): CaServiceServer {
-  const root = plane.issuance.rootPem;
   const issuance = () => {
     plane.lead();
     return plane.issuance;
@@ -66,16 +69,18 @@ export function makeCaService(gate: Gate, plane: AuthorityPlane): CaServiceServe
   return {
     issue: gate.unary<IssueRequest, IssueResponse>(Ca.issue.path, async (request, context) => ({
       certificateChain: (await issuance().issue(actorOf(context), request)).pem,
-      root,
+      root: plane.issuance.rootPem,
     })),
     renew: gate.unary<RenewRequest, RenewResponse>(Ca.renew.path, async ({ csr }, context) => ({
       certificateChain: (await issuance().renew(callerOf(context), csr, context.address)).pem,
-      root,
+      root: plane.issuance.rootPem,
     })),
-    renewIssuer: gate.unary<RenewIssuerRequest, RenewIssuerResponse>(Ca.renewIssuer.path, async ({ csr }, context) => ({
-      issuer: await plane.issuance.signIssuer(actorOf(context), callerOf(context).name, csr),
-      root,
-    })),
+    renewIssuer: gate.unary<RenewIssuerRequest, RenewIssuerResponse>(Ca.renewIssuer.path, async (request, context) => {
+      const { name } = callerOf(context);
+      const root = request.root === '' ? undefined : request.root;
+      const issuer = await plane.issuance.signIssuer(actorOf(context), name, request.csr, root);
+      return { issuer, root: plane.issuance.rootPem };
+    }),
     revoke: gate.unary<RevokeRequest, RevokeResponse>(Ca.revoke.path, async ({ nameOrSerial }, context) => ({
       revoked: (await plane.issuance.revoke(actorOf(context), nameOrSerial)).map(toCertificate),
     })),
@@ -106,6 +111,11 @@ export function makeEnrollService(gate: Gate, plane: AuthorityPlane, meshId: str
             ? await plane.issuance.signIssuer(actorOf(context), row.name, request.issuerCsr)
             : '',
       };
+    }),
+    recover: gate.unary<RecoverRequest, RecoverResponse>(Enroll.recover.path, async ({ csr }, context) => {
+      plane.lead();
+      const row = await plane.recovery.recover(callerOf(context), csr, context.address);
+      return { certificateChain: row.pem, root: plane.issuance.rootPem };
     }),
   };
 }

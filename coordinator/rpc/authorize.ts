@@ -16,7 +16,7 @@ import type {
   UntypedServiceImplementation,
 } from '@grpc/grpc-js';
 import { MeshError, toMeshError } from '../../common/errors.js';
-import { nameCoordinators, toStatus } from '../../common/grpc-errors.js';
+import { askForRenewal, nameCoordinators, toStatus } from '../../common/grpc-errors.js';
 import type { Identity } from '../../common/identity/identity.js';
 import type { Logger } from '../../common/log.js';
 import type { CallLike } from '../door/door.js';
@@ -28,7 +28,7 @@ import { type Caller, METHOD_ROLES } from './roles.js';
 
 /** What a handler knows of its caller. */
 export interface CallContext {
-  /** Never nobody, except for methods that admit nobody. */
+  /** Never absent, except for methods that admit nobody; of role `expired`, who the peer was. */
   readonly identity: Identity | undefined;
   readonly role: Caller;
   readonly address: string;
@@ -43,22 +43,26 @@ export interface GateOptions {
   log: Logger;
   /** Where the mesh may be reached, for people who would otherwise know one coordinator of several; empty for one. */
   coordinators?: () => readonly string[];
+  /** For which step of a rotation the holder of a certificate is to renew it; 0 for none. */
+  renewalWanted?: (serial: string) => number;
 }
 
 export class Gate {
   constructor(private readonly options: GateOptions) {}
 
-  /** Counts as one request. @throws MeshError OVERLOADED, UNAUTHENTICATED, REVOKED, BAD_CERTIFICATE or DENIED */
+  /** Counts as one request. @throws MeshError OVERLOADED, UNAUTHENTICATED, EXPIRED, REVOKED or DENIED */
   admit(path: string, call: CallLike): CallContext {
     const address = plainAddress(call.getPeer().replace(/:\d+$/, ''));
     const peer = this.options.peerOf(call);
-    const identity = peer.kind === 'identity' ? peer.identity : undefined;
+    const identity = peer.kind === 'identity' || peer.kind === 'expired' ? peer.identity : undefined;
     // First, and not logged one by one: whoever is refused below is refused no faster than others are served.
-    this.options.throttle.request(identity, address);
-    const context: CallContext = { identity, role: identity?.role ?? 'nobody', address };
+    this.options.throttle.request(peer.kind === 'identity' ? identity : undefined, address);
+    const role = peer.kind === 'expired' ? peer.kind : (identity?.role ?? 'nobody');
+    const context: CallContext = { identity, role, address };
     try {
       if (peer.kind === 'refused') throw new MeshError('UNAUTHENTICATED', peer.reason);
-      if (identity) this.options.denylist.check(identity);
+      if (peer.kind === 'expired' && !mayCall(path, role)) throw new MeshError('EXPIRED', peer.reason);
+      if (peer.kind === 'identity') this.options.denylist.check(peer.identity);
       requireRole(path, context);
     } catch (error) {
       const { code, message: why } = toMeshError(error);
@@ -82,7 +86,7 @@ export class Gate {
   ): handleUnaryCall<Request, Response> {
     return (call: ServerUnaryCall<Request, Response>, callback) => {
       this.#run(path, call, async (context) => {
-        this.#tellWhere(call, context);
+        this.#tellNews(call, context);
         return handle(call.request, context);
       }).then(
         (response) => callback(null, response),
@@ -136,10 +140,12 @@ export class Gate {
   }
 
   /** With the headers, which are sent anyway. */
-  #tellWhere(call: ServerUnaryCall<unknown, unknown>, { role }: CallContext): void {
+  #tellNews(call: ServerUnaryCall<unknown, unknown>, { identity, role }: CallContext): void {
+    if (!identity || ['expired', 'agent'].includes(role)) return;
     const coordinators = this.options.coordinators?.() ?? [];
-    if (coordinators.length > 0 && role !== 'nobody' && role !== 'agent')
-      call.sendMetadata(nameCoordinators(new Metadata(), coordinators));
+    const renewal = this.options.renewalWanted?.(identity.serial) ?? 0;
+    if (coordinators.length === 0 && renewal === 0) return;
+    call.sendMetadata(askForRenewal(nameCoordinators(new Metadata(), coordinators), renewal));
   }
 
   /** The call, from its admission to its end. */
@@ -154,9 +160,12 @@ export class Gate {
   }
 }
 
+const mayCall = (path: string, role: Caller): boolean =>
+  Object.hasOwn(METHOD_ROLES, path) && METHOD_ROLES[path]?.includes(role) === true;
+
 /** @throws MeshError DENIED, or UNAUTHENTICATED for who has no identity */
 function requireRole(path: string, { identity, role }: CallContext): void {
-  if (Object.hasOwn(METHOD_ROLES, path) && METHOD_ROLES[path]?.includes(role)) return;
+  if (mayCall(path, role)) return;
   const who = identity ? `${role}/${identity.name}` : 'a peer without a certificate';
   throw new MeshError(identity ? 'DENIED' : 'UNAUTHENTICATED', `${who} may not call ${path}`);
 }

@@ -8,6 +8,7 @@ import { MeshServiceService } from '../../proto/gen/mesh/v1/mesh.js';
 import { NamespaceServiceService } from '../../proto/gen/mesh/v1/namespace.js';
 import { NodeServiceService } from '../../proto/gen/mesh/v1/node.js';
 import { SecretServiceService } from '../../proto/gen/mesh/v1/secret.js';
+import { RotationServiceService } from '../../proto/gen/mesh/v1/rotation.js';
 import type { Logger } from '../../common/log.js';
 import type { AuditReader } from '../services/audit-reader.js';
 import { type AgentPlane, makeAgentService } from './agent-service.js';
@@ -21,6 +22,7 @@ import { makeMeshService, type MeshPlane } from './mesh-service.js';
 import { makeNamespaceService, type NamespacePlane } from './namespace-service.js';
 import { makeNodeService, type NodePlane } from './node-service.js';
 import { makeSecretService, type SecretPlane } from './secret-service.js';
+import { makeRotationService, type Rotating } from './rotation-service.js';
 
 type Plane = AgentPlane &
   MeshPlane &
@@ -35,6 +37,7 @@ export function registerServices(
   plane: Plane,
   options: {
     meshId: string;
+    rotation: Rotating;
     peerOf: GateOptions['peerOf'];
     throttle: GateOptions['throttle'];
     limits: Limits;
@@ -42,10 +45,11 @@ export function registerServices(
     log: Logger;
   },
 ): void {
-  const { meshId, peerOf, throttle, limits, clock, log } = options;
-  const { roster } = plane;
+  const { meshId, peerOf, throttle, limits, clock, log, rotation } = options;
+  const { roster, denylist, audit } = plane;
   const coordinators = () => (roster.alone ? [] : roster.addresses());
-  const gate = new Gate({ peerOf, denylist: plane.denylist, audit: plane.audit, throttle, log, coordinators });
+  const renewalWanted = (serial: string) => rotation.wants(serial);
+  const gate = new Gate({ peerOf, denylist, audit, throttle, log, coordinators, renewalWanted });
   const services = [
     [AgentServiceService, makeAgentService({ plane, gate, throttle, limits, clock, log })],
     [MeshServiceService, makeMeshService({ plane, gate })],
@@ -56,6 +60,7 @@ export function registerServices(
     [DoctorServiceService, makeDoctorService(gate, plane)],
     [SecretServiceService, makeSecretService(gate, plane)],
     [EnrollServiceService, makeEnrollService(gate, plane, meshId)],
+    [RotationServiceService, makeRotationService(gate, plane, rotation)],
   ] as const;
   for (const [definition, implementation] of services) {
     assertCovered(definition, implementation);

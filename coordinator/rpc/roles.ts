@@ -1,10 +1,11 @@
 import type { Role } from '../../common/identity/identity.js';
 
 /**
- * Who may call what: the one table that gRPC and HTTP enforce. `nobody` is a peer without a certificate. A method that
- * is not listed is refused, and a test fails when a service has one. docs/roles.md is made from it.
+ * Who may call what: the one table that gRPC and HTTP enforce. `nobody` is a peer without a certificate, `expired` one
+ * whose certificate was good until it ended. A method that is not listed is refused, and a test fails when a service has
+ * one. docs/roles.md is made from it.
  */
-export type Caller = Role | 'nobody';
+export type Caller = Role | 'nobody' | 'expired';
 
 const PEOPLE: readonly Caller[] = ['operator', 'submitter'];
 const READERS: readonly Caller[] = ['operator', 'submitter', 'viewer'];
@@ -13,6 +14,7 @@ const EVERY_ROLE: readonly Caller[] = ['agent', 'coordinator', 'operator', 'subm
 
 export const METHOD_ROLES: Readonly<Record<string, readonly Caller[]>> = {
   '/mesh.v1.EnrollService/Join': ['nobody'],
+  '/mesh.v1.EnrollService/Recover': ['expired'],
 
   '/mesh.v1.AgentService/Session': ['agent'],
   '/mesh.v1.AgentService/StreamLogs': ['agent'],
@@ -36,6 +38,10 @@ export const METHOD_ROLES: Readonly<Record<string, readonly Caller[]>> = {
   '/mesh.v1.NodeService/RefuseNode': OPERATOR,
   '/mesh.v1.NodeService/RevokeNode': OPERATOR,
   '/mesh.v1.NodeService/RemoveNode': OPERATOR,
+  '/mesh.v1.RotationService/StartRotation': OPERATOR,
+  '/mesh.v1.RotationService/GetRotation': OPERATOR,
+  '/mesh.v1.RotationService/FinishRotation': OPERATOR,
+
   '/mesh.v1.SecretService/SetSecret': PEOPLE,
   '/mesh.v1.SecretService/ListSecrets': PEOPLE,
   '/mesh.v1.SecretService/RemoveSecret': PEOPLE,

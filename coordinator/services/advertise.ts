@@ -31,8 +31,8 @@ export interface AdvertiserOptions {
   /** The coordinator's, shown to people who browse; a random part is added. */
   name: string;
   port: number;
-  /** SHA-256 of the mesh's root certificate, hex. */
-  rootDigest: string;
+  /** SHA-256 of the root whose chain the coordinator presents, hex. */
+  rootDigest: () => string;
   /** When the door listens on one address only: nothing else is announced. */
   host?: string | undefined;
   interfaces?: () => MulticastInterface[];
@@ -102,6 +102,11 @@ export class Advertiser implements Service {
     this.#interfaces.rescan();
   }
 
+  /** The root is another one: what was announced is taken back and said anew, everywhere. */
+  announceAnew(): void {
+    void this.#interfaces.reopen().catch((error: unknown) => this.#problem('all', error));
+  }
+
   /** What of an interface leads to the door. */
   #reachable(entry: MulticastInterface): MulticastInterface[] {
     const { host } = this.#options;
@@ -140,7 +145,7 @@ export class Advertiser implements Service {
   #records(addresses: string[]): DnsRecord[] {
     const { port, rootDigest } = this.#options;
     const host = `${this.instance}.local`;
-    const txt = formatTxt({ protocol: PROTOCOL, id: rootDigest.slice(0, ID_LENGTH) });
+    const txt = formatTxt({ protocol: PROTOCOL, id: rootDigest().slice(0, ID_LENGTH) });
     const none = () => undefined;
     const service = new Records({ name: this.instance, type: SERVICE_TYPE, port, host, txt }, none, none);
     const own = (service.records() as DnsRecord[]).filter(({ type }) => type !== 'A' && type !== 'AAAA');

@@ -24,7 +24,7 @@ export interface ApprovalsOptions {
   clock: Clock;
   log: Logger;
   /** SHA-256 of the root certificate's DER, lower-case hex. */
-  rootDigest: string;
+  rootDigest: () => string;
 }
 
 export type NewRequest = Pick<JoinRequestRow, 'publicKeyDigest' | 'tokenId' | 'name' | 'csr' | 'address'>;
@@ -119,6 +119,6 @@ export class Approvals {
   }
 
   #phraseOf(csr: Uint8Array): string {
-    return approvalPhrase(this.#options.rootDigest, readCsr(csr).publicKeyDer);
+    return approvalPhrase(this.#options.rootDigest(), readCsr(csr).publicKeyDer);
   }
 }

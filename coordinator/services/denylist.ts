@@ -77,14 +77,14 @@ export class Denylist implements Service {
     }
   }
 
-  /** Identity is fixed per connection; whether it still holds is asked on every call. @throws MeshError REVOKED */
+  /** Identity is fixed per connection; whether it still holds is asked on every call. @throws MeshError REVOKED, EXPIRED */
   check(identity: Identity): void {
     if (this.#revoked.has(identity.serial))
       throw new MeshError('REVOKED', `the certificate ${identity.serial} of ${identity.name} is revoked`);
     const nowMs = this.#options.clock.wallMs();
     if (nowMs > identity.notAfterMs) {
       const [ended, now] = [new Date(identity.notAfterMs).toISOString(), new Date(nowMs).toISOString()];
-      throw new MeshError('BAD_CERTIFICATE', `the certificate expired at ${ended}; here it is ${now}`);
+      throw new MeshError('EXPIRED', `the certificate expired at ${ended}; here it is ${now}`);
     }
   }
 

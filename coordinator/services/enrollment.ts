@@ -28,8 +28,6 @@ export interface EnrollmentOptions {
   audit: Audit;
   clock: Clock;
   log: Logger;
-  /** SHA-256 of the root certificate's DER, lower-case hex. */
-  rootDigest: string;
   /** Whether the database is one that other machines can reach: not the embedded one. */
   sharedDatabase: boolean;
   approvals: Approvals;
@@ -75,7 +73,7 @@ export class Enrollment {
     actor: Actor,
     request: { role: string; name: string; ttlMs: number; uses: number; replace: boolean },
   ): Promise<{ row: TokenRow; token: string }> {
-    const { tokens, audit, clock, rootDigest } = this.#options;
+    const { tokens, audit, clock, issuance } = this.#options;
     const role = request.role === '' ? 'agent' : request.role;
     if (!isRole(role)) throw new MeshError('USAGE', `a token cannot be made for the role "${role}"`);
     if (role === 'coordinator') this.#requireSharedDatabase();
@@ -103,7 +101,7 @@ export class Enrollment {
     const { name, uses, replace } = request;
     const expiresAt = new Date(row.expiresAtMs).toISOString();
     await audit.record(actor, 'token.created', id, { role, name: name || undefined, uses, replace, expiresAt });
-    return { row, token: encodeToken({ id, secret, rootDigest }) };
+    return { row, token: encodeToken({ id, secret, rootDigest: issuance.rootDigest }) };
   }
 
   #requireSharedDatabase(): void {
@@ -145,9 +143,10 @@ export class Enrollment {
   }
 
   async #join(request: Joining): Promise<CertificateRow> {
-    const { tokens, issuance, approvals, clock, onOutcome, rootDigest } = this.#options;
+    const { tokens, issuance, approvals, clock, onOutcome } = this.#options;
     const presented = decodeToken(request.token);
-    if (presented.rootDigest !== rootDigest) throw new MeshError('TOKEN_REFUSED', 'the token belongs to another mesh');
+    if (!issuance.rootDigests.includes(presented.rootDigest))
+      throw new MeshError('TOKEN_REFUSED', 'the token belongs to another mesh');
     const token = await tokens.get(presented.id);
     if (!token || !sameText(token.secretDigest, secretDigest(presented.secret)))
       throw new MeshError('TOKEN_REFUSED', 'the token is not known here');

@@ -2,16 +2,21 @@ import type { Identity, Role } from '../../common/identity/identity.js';
 import { isRole } from '../../common/identity/identity.js';
 import type { Clock } from '../../common/clock.js';
 import { MeshError, toMeshError } from '../../common/errors.js';
-import { BACKDATE_MS } from '../../common/identity/profile.js';
+import { askedLifetimeMs } from '../../common/identity/profile.js';
 import { isName } from '../../common/ids.js';
 import type { Logger } from '../../common/log.js';
 import type { CertificateRow, CertificateStore } from '../ports.js';
-import { type Actor, actorOf, type Audit } from './audit.js';
+import { type Actor, actorOf, type Audit, type AuditAction } from './audit.js';
 import type { Denylist } from './denylist.js';
 
 /** What the embedded CA does for the coordinator; implemented over `ca/` in the composition root. */
 export interface Signer {
+  /** Every root to trust, PEM: what is handed out with each certificate. */
   readonly rootPem: string;
+  /** SHA-256 of the root whose chain coordinators present, hex: what new tokens pin. */
+  readonly rootDigest: string;
+  /** Of every root to trust. */
+  readonly rootDigests: readonly string[];
   /** Signs the public key of a CSR after its signature proved possession. @throws MeshError BAD_CERTIFICATE */
   sign(request: { csr: Uint8Array; role: Role; name: string; lifetimeMs: number | undefined; nowMs: number }): Issued;
   /** SHA-256 of the CSR's public key, lower-case hex; proves possession too. */
@@ -20,9 +25,10 @@ export interface Signer {
   readonly hasRootKey: boolean;
   /**
    * An intermediate for another coordinator's issuing key, PEM; of the CSR only the key is taken.
-   * @throws MeshError BAD_CERTIFICATE when possession is not proven
+   * @param rootDigest of the root that is to sign it; the one that coordinators present when absent
+   * @throws MeshError BAD_CERTIFICATE when possession is not proven, CONFLICT when that root is not here
    */
-  signIssuer(csr: Uint8Array, nowMs: number): string;
+  signIssuer(csr: Uint8Array, nowMs: number, rootDigest?: string): string;
   /** How long a revocation list is good for. */
   readonly crlLifetimeMs: number;
   /** A revocation list of this issuer. Of the rows those count that it has signed. */
@@ -42,6 +48,8 @@ export interface Issued {
   publicKeyDigest: string;
   notBeforeMs: number;
   notAfterMs: number;
+  /** SHA-256 of the root it leads to, hex. */
+  root: string;
 }
 
 export interface IssuanceOptions {
@@ -51,6 +59,8 @@ export interface IssuanceOptions {
   denylist: Denylist;
   clock: Clock;
   log: Logger;
+  /** Of a certificate for which nobody asked for another. */
+  lifetimeOf: (role: Role) => number;
 }
 
 const DAY_MS = 86_400_000;
@@ -65,6 +75,14 @@ export class Issuance {
 
   get rootPem(): string {
     return this.#options.signer.rootPem;
+  }
+
+  get rootDigest(): string {
+    return this.#options.signer.rootDigest;
+  }
+
+  get rootDigests(): readonly string[] {
+    return this.#options.signer.rootDigests;
   }
 
   publicKeyDigest(csr: Uint8Array): string {
@@ -87,13 +105,14 @@ export class Issuance {
   }
 
   /**
-   * The caller's own identity with a new key, for as long as the old one was given. A revocation that raced it covers
-   * the new certificate too. @throws MeshError REVOKED
+   * The caller's own identity with a new key, for as long as was asked for when it was issued, or as is usual today. A
+   * revocation that raced it covers the new certificate too. @throws MeshError REVOKED
    */
   async renew(caller: Identity, csr: Uint8Array, address: string): Promise<CertificateRow> {
     const { role, name } = caller;
     const actor = actorOf({ identity: caller, address });
-    const lifetimeMs = caller.notAfterMs - caller.notBeforeMs - BACKDATE_MS;
+    const before = await this.#options.certificates.get(caller.serial);
+    const lifetimeMs = askedLifetimeMs(before ?? caller);
     const row = await this.sign({ csr, role, name, lifetimeMs, actor, tokenId: undefined, sameHolder: true });
     const revoked = await this.#options.certificates.revoked();
     if (!revoked.some(({ serial }) => serial === caller.serial)) return row;
@@ -112,9 +131,11 @@ export class Issuance {
     actor: Actor;
     tokenId: string | undefined;
     sameHolder?: boolean;
+    action?: AuditAction;
   }): Promise<CertificateRow> {
     const { signer, certificates, audit, clock, log } = this.#options;
-    const issued = signer.sign({ ...request, nowMs: clock.wallMs() });
+    const { lifetimeMs = this.#options.lifetimeOf(request.role) } = request;
+    const issued = signer.sign({ ...request, lifetimeMs, nowMs: clock.wallMs() });
     const row: CertificateRow = {
       serial: issued.serial,
       role: request.role,
@@ -126,9 +147,10 @@ export class Issuance {
       revokedAtMs: undefined,
       tokenId: request.tokenId,
       pem: issued.chainPem,
+      ...{ lifetimeMs: request.lifetimeMs, root: issued.root, trusts: signer.rootDigests },
     };
     await certificates.record(row, { sameHolder: request.sameHolder ?? false });
-    const action = request.sameHolder ? 'certificate.renewed' : 'certificate.issued';
+    const action = request.action ?? (request.sameHolder ? 'certificate.renewed' : 'certificate.issued');
     const notAfter = new Date(row.notAfterMs).toISOString();
     await audit.record(request.actor, action, `${row.role}/${row.name}`, { serial: row.serial, notAfter });
     log.info({ event: 'certificate.issued', role: row.role, name: row.name, serial: row.serial });
@@ -154,10 +176,10 @@ export class Issuance {
   }
 
   /** An intermediate for the coordinator `name`, PEM. @throws MeshError CONFLICT when the root's key is elsewhere */
-  async signIssuer(actor: Actor, name: string, csr: Uint8Array): Promise<string> {
+  async signIssuer(actor: Actor, name: string, csr: Uint8Array, rootDigest?: string): Promise<string> {
     const { signer, audit, clock, log } = this.#options;
     this.checkIssuer(csr);
-    const pem = signer.signIssuer(csr, clock.wallMs());
+    const pem = signer.signIssuer(csr, clock.wallMs(), rootDigest);
     const detail = { publicKeyDigest: signer.publicKeyDigest(csr) };
     await audit.record(actor, 'issuer.signed', `coordinator/${name}`, detail);
     log.info({ event: 'issuer.signed', name });

@@ -11,7 +11,7 @@ function member(store: CoordinatorStore, id: string, addresses: string[], leads:
   const counted: CoordinatorStore = { ...store, list: (ms) => store.list(ms).finally(() => turns++) };
   const clock = new ManualClock();
   const roster = new Roster({
-    ...{ store: counted, id, name: id, leads, clock, log: silentLogger },
+    ...{ store: counted, id, name: id, leads, clock, log: silentLogger, trustGeneration: () => 1 },
     addresses: () => addresses,
   });
   const turn = async () => {
@@ -54,7 +54,7 @@ test('of many coordinators with many addresses each is named within the bound', 
   const { coordinators } = await withStore(t);
   for (let i = 0; i < 5; i++)
     await coordinators.announce({
-      ...{ id: `c${i}`, name: `c${i}`, version: '1' },
+      ...{ id: `c${i}`, name: `c${i}`, version: '1', trustGeneration: 1 },
       addresses: Array.from({ length: 16 }, (_, n) => `10.0.${i}.${n}:7443`),
     });
   const here = member(coordinators, 'here', ['10.9.0.1:7443']);

@@ -24,6 +24,8 @@ export interface RosterOptions {
   /** Where it may be reached, as `host:port`. */
   addresses: () => string[];
   leads: () => boolean;
+  /** The step of a rotation of the root that this coordinator has taken. */
+  trustGeneration: () => number;
   clock: Clock;
   log: Logger;
 }
@@ -33,6 +35,7 @@ export interface LiveCoordinator {
   addresses: string[];
   leader: boolean;
   version: string;
+  trustGeneration: number;
   lastSeenAtMs: number;
 }
 
@@ -80,13 +83,14 @@ export class Roster implements Service {
 
   /** All live ones, the leader first, then this one. */
   list(): LiveCoordinator[] {
-    const { name, leads, clock } = this.#options;
+    const { name, leads, trustGeneration, clock } = this.#options;
     const leader = leads();
     const own = {
       name,
       addresses: this.#own,
       leader,
       version: packageVersion,
+      trustGeneration: trustGeneration(),
       lastSeenAtMs: Math.round(clock.wallMs()),
     };
     // Until the next look the others may still be said to lead.
@@ -109,14 +113,20 @@ export class Roster implements Service {
   }
 
   async #turn(): Promise<void> {
-    const { store, id, name, addresses, clock } = this.#options;
+    const { store, id, name, addresses, trustGeneration, clock } = this.#options;
     this.#own = addresses();
-    await store.announce({ id, name, addresses: this.#own, version: packageVersion });
+    await store.announce({
+      id,
+      name,
+      addresses: this.#own,
+      version: packageVersion,
+      trustGeneration: trustGeneration(),
+    });
     const rows = await store.list(UNSEEN_MS_MAX);
     this.#others = rows
       .filter((row) => row.id !== id)
-      .map(({ name, addresses, leader, version, ageMs }) => ({
-        ...{ name, addresses, leader, version },
+      .map(({ name, addresses, leader, version, trustGeneration, ageMs }) => ({
+        ...{ name, addresses, leader, version, trustGeneration },
         lastSeenAtMs: Math.round(clock.wallMs() - ageMs),
       }));
   }

@@ -1,8 +1,10 @@
 import { formatEndpoint, parseEndpoint } from '../../link/endpoints.js';
 import { asFlag, asInteger, asNumber, asText, setting } from '../../common/settings.js';
 import { MeshError } from '../../common/errors.js';
+import { PROFILES } from '../../common/identity/profile.js';
 import { COEFFICIENTS_DEFAULT } from '../core/scheduler/rank.js';
 import { SPECULATION_DEFAULTS } from '../core/speculation.js';
+import { asLifetime, asRecoveryTime } from './lifetimes.js';
 import { parseDuration, parseSize } from '../../common/units.js';
 import { limitSettings } from './limits.js';
 
@@ -123,6 +125,30 @@ export const coordinatorSettings = {
     describe: 'how long a silent leader keeps the lead',
     parse: parseDuration,
     fallback: 6000,
+  }),
+  agentCertificateLife: setting({
+    flag: '--agent-certificate-life <duration>',
+    describe: 'how long certificates of agents live; they renew themselves after 50 to 80 % of it',
+    parse: asLifetime('agent'),
+    fallback: PROFILES.agent.lifetimeMs,
+  }),
+  coordinatorCertificateLife: setting({
+    flag: '--coordinator-certificate-life <duration>',
+    describe: "how long coordinators' own certificates live; they renew themselves",
+    parse: asLifetime('coordinator'),
+    fallback: PROFILES.coordinator.lifetimeMs,
+  }),
+  userCertificateLife: setting({
+    flag: '--user-certificate-life <duration>',
+    describe: 'how long certificates of operators, submitters and viewers live; commands renew them',
+    parse: asLifetime('operator'),
+    fallback: PROFILES.operator.lifetimeMs,
+  }),
+  recoverWithin: setting({
+    flag: '--recover-within <duration>',
+    describe: 'how long after the end of its certificate an agent that was off may come back by itself; 0: never',
+    parse: asRecoveryTime,
+    fallback: 30 * 86_400_000,
   }),
   strategy: setting<'score' | 'round-robin' | 'random'>({
     flag: '--strategy <name>',

@@ -24,6 +24,8 @@ export interface VitalsOptions {
   holdsLead: () => boolean;
   /** Every live coordinator, as `host:port`, the leader's addresses first. */
   coordinators: () => string[];
+  /** The step of a rotation for which the holder of a certificate is asked to renew it; 0 for none. */
+  renewalWanted: (serial: string) => number;
   onCapacity: () => void;
 }
 
@@ -86,6 +88,7 @@ export class Vitals implements Service {
     return {
       ...{ sequence: beat.sequence, pingUs: nowUs, epoch: epoch(), draining: node.row.draining },
       coordinators: node.session?.news(this.#options.coordinators()) ?? [],
+      renew: this.#options.renewalWanted(node.row.certificateSerial),
     };
   }
 

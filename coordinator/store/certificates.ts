@@ -16,6 +16,13 @@ export const toCertificateRow = (row: Selectable<CertificateTable>): Certificate
   revokedAtMs: row.revoked_at ?? undefined,
   tokenId: row.token_id ?? undefined,
   pem: row.pem,
+  ...(row.lifetime_ms === null ? {} : { lifetimeMs: row.lifetime_ms }),
+  ...chainOf(row),
+});
+
+const chainOf = ({ root, trusts }: Pick<Selectable<CertificateTable>, 'root' | 'trusts'>) => ({
+  ...(root === null ? {} : { root }),
+  ...(trusts === null ? {} : { trusts }),
 });
 
 /** Validity is compared with the coordinator's wall clock, which also stamped it. */
@@ -32,6 +39,9 @@ export const certificateStore = (database: Database, clock: Clock): CertificateS
       revoked_at: row.revokedAtMs === undefined ? null : new Date(row.revokedAtMs).toISOString(),
       token_id: row.tokenId ?? null,
       pem: row.pem,
+      lifetime_ms: row.lifetimeMs ?? null,
+      root: row.root ?? null,
+      trusts: row.trusts ?? null,
     };
     const { rows } = await database.run((db) =>
       sql<{ recorded: boolean }>`
@@ -50,6 +60,45 @@ export const certificateStore = (database: Database, clock: Clock): CertificateS
       db.selectFrom('certificate').selectAll().orderBy('not_before').orderBy('serial').execute(),
     );
     return rows.map(toCertificateRow);
+  },
+  get: async (serial) => {
+    const row = await database.run((db) =>
+      db.selectFrom('certificate').selectAll().where('serial', '=', serial).executeTakeFirst(),
+    );
+    return row && toCertificateRow(row);
+  },
+  latest: async (role, name) => {
+    const row = await database.run((db) =>
+      db
+        .selectFrom('certificate')
+        .selectAll()
+        .where('role', '=', role)
+        .where('name', '=', name)
+        .orderBy('created_at', 'desc')
+        .orderBy('not_before', 'desc')
+        .limit(1)
+        .executeTakeFirst(),
+    );
+    return row && toCertificateRow(row);
+  },
+  current: async () => {
+    const rows = await database.run((db) =>
+      db
+        .selectFrom('certificate')
+        .distinctOn(['role', 'name'])
+        .select(['serial', 'role', 'name', 'not_after', 'root', 'trusts'])
+        .where('revoked_at', 'is', null)
+        .where('not_after', '>', clock.wallMs())
+        .orderBy('role')
+        .orderBy('name')
+        .orderBy('created_at', 'desc')
+        .orderBy('not_before', 'desc')
+        .execute(),
+    );
+    return rows.map(({ serial, role, name, not_after: notAfterMs, ...chain }) => ({
+      ...{ serial, role, name, notAfterMs },
+      ...chainOf(chain),
+    }));
   },
   holders: async (role, name) => {
     const rows = await database.run((db) =>

@@ -23,6 +23,7 @@ import { settingStore } from './settings.js';
 import { taskStore } from './tasks.js';
 import { copyStore } from './tasks-speculate.js';
 import { tokenStore } from './tokens.js';
+import { trustStore } from './trust.js';
 import { Turns } from './turns.js';
 
 export type { Connection } from './connection.js';
@@ -101,6 +102,7 @@ export async function openStore(options: StoreOptions): Promise<PostgresStore> {
     secrets: secretStore(database),
     audit: auditStore(database),
     settings,
+    trust: trustStore(database),
     ping,
     owner: async () => {
       const { rows } = await reserved.run((db) =>

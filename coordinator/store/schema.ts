@@ -2,6 +2,7 @@ import type { ColumnType, Generated } from 'kysely';
 import type { Role } from '../../common/identity/identity.js';
 import type { JobStatus } from '../core/job.js';
 import type { AttemptOutcome, TaskStatus } from '../core/task.js';
+import type { TrustPhase } from '../ports.js';
 
 /**
  * The tables as migrations/ makes them, for Kysely. Times are milliseconds since 1970 on this side and `timestamptz` on
@@ -148,6 +149,9 @@ export interface CertificateTable {
   revoked_at: Time | null;
   token_id: string | null;
   pem: string;
+  lifetime_ms: number | null;
+  root: string | null;
+  trusts: string[] | null;
   created_at: DefaultTime;
 }
 
@@ -228,6 +232,16 @@ export interface CoordinatorTable {
   addresses: string[];
   version: string;
   seen_at: DefaultTime;
+  trust_generation: Generated<number>;
+}
+
+export interface TrustTable {
+  id: Generated<number>;
+  generation: Generated<number>;
+  phase: Generated<TrustPhase>;
+  root: string;
+  next_root: string | null;
+  started_at: Time | null;
 }
 
 export interface SettingTable {
@@ -254,4 +268,5 @@ export interface Schema {
   task: TaskTable;
   task_attempt: TaskAttemptTable;
   task_original: TaskOriginalTable;
+  trust: TrustTable;
 }

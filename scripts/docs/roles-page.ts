@@ -3,7 +3,7 @@ import { groupBy } from '../../common/group-by.js';
 import { ROLES } from '../../common/identity/identity.js';
 import { type Caller, METHOD_ROLES, PATH_ROLES, RESTRICTIONS } from '../../coordinator/rpc/roles.js';
 
-const CALLERS: readonly Caller[] = [...ROLES, 'nobody'];
+const CALLERS: readonly Caller[] = [...ROLES, 'nobody', 'expired'];
 
 const INTRODUCTION = `# Roles
 

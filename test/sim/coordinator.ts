@@ -85,9 +85,9 @@ export class SimCoordinator {
     };
     const plane = new ControlPlane({
       config: { ...DEFAULTS, dataDir: sharedDirectory(), minFreeBytes: 0, ...config },
-      ...{ store: database.storeFor(process), clock, log, coordinators, holder: this.name, rootDigest: '' },
+      ...{ store: database.storeFor(process), clock, log, coordinators, holder: this.name },
       signer: {
-        rootPem: '',
+        ...{ rootPem: '', rootDigest: '', rootDigests: [] },
         publicKeyDigest: () => '',
         hasRootKey: false,
         signIssuer: () => '',

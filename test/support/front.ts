@@ -15,6 +15,7 @@ import { testDoorLimits, testLimits, testThrottle } from './limits.js';
 import { startPlane, type TestPlane } from './plane.js';
 import { Door } from '../../coordinator/door/door.js';
 import { makeHttp } from '../../coordinator/http/server.js';
+import type { CoordinatorConfig } from '../../coordinator/coordinator.js';
 import type { Store } from '../../coordinator/ports.js';
 import { registerServices } from '../../coordinator/rpc/register.js';
 
@@ -25,9 +26,21 @@ export interface Front extends TestPlane {
   api(role: 'operator' | 'submitter' | 'viewer', name?: string): Api<typeof MeshServiceService>;
 }
 
+/** The CA of a test mesh is not the coordinator's. */
+const noRotation = { status: refuseRotation, begin: refuseRotation, finish: refuseRotation, wants: () => 0 };
+
+function refuseRotation(): never {
+  throw new MeshError('CONFLICT', 'the root of a test mesh stays');
+}
+
 /** The whole surface of a coordinator: its control plane behind a real door. */
-export async function openFront(t: Test, store?: Store, notReady?: () => string | undefined): Promise<Front> {
-  const parts = await startPlane(t, store ? { store } : {});
+export async function openFront(
+  t: Test,
+  store?: Store,
+  notReady?: () => string | undefined,
+  config: Partial<CoordinatorConfig> = {},
+): Promise<Front> {
+  const parts = await startPlane(t, { ...(store ? { store } : {}), config });
   const { plane, mesh } = parts;
   const limits = testLimits();
   const throttle = testThrottle();
@@ -44,6 +57,7 @@ export async function openFront(t: Test, store?: Store, notReady?: () => string 
       registerServices(server, plane, {
         ...{ meshId: mesh.meshId, throttle, limits, clock: systemClock, log: silentLogger },
         peerOf: (call) => door.peerOf(call),
+        rotation: noRotation,
       }),
   });
   await door.start();

@@ -23,7 +23,7 @@ const [mode, ...args] = process.argv.slice(2) as [string, ...string[]];
 const common = { clock: systemClock, log: silentLogger, scanMs: 200 };
 
 async function advertise(name: string, port: string, rootDigest: string) {
-  const advertiser = new Advertiser({ ...common, name, port: Number(port), rootDigest });
+  const advertiser = new Advertiser({ ...common, name, port: Number(port), rootDigest: () => rootDigest });
   await advertiser.start();
   say({ instance: advertiser.instance, interfaces: advertiser.interfaceNames });
   process.once('SIGTERM', () => {
@@ -33,7 +33,7 @@ async function advertise(name: string, port: string, rootDigest: string) {
 }
 
 async function browse(digest: string) {
-  const discovery = new Discovery({ ...common, ...(digest === '-' ? {} : { rootDigest: digest }) });
+  const discovery = new Discovery({ ...common, ...(digest === '-' ? {} : { rootDigests: [digest] }) });
   discovery.onCandidate((candidate) => say({ candidate }));
   listenForGoodbyes();
   await discovery.start();
@@ -145,7 +145,7 @@ async function rogue(digest: string) {
   server.on('tlsClientError', () => undefined);
   server.listen(0, '0.0.0.0', () => {
     const { port } = server.address() as AddressInfo;
-    const advertiser = new Advertiser({ ...common, name: 'one', port, rootDigest: digest });
+    const advertiser = new Advertiser({ ...common, name: 'one', port, rootDigest: () => digest });
     void advertiser.start().then(() => say({ port }));
   });
   createInterface(process.stdin).on('line', () => report({ heard, visited }));

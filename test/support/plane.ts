@@ -48,7 +48,7 @@ export function temporaryDirectory(t: Test): string {
 
 /** The CA of a test mesh as the services see it. */
 export const signerOf = (mesh: TestMesh): Signer => ({
-  rootPem: mesh.authority.rootPem,
+  ...{ rootPem: mesh.authority.rootPem, rootDigest: mesh.rootDigest, rootDigests: [mesh.rootDigest] },
   hasRootKey: false,
   signIssuer: () => {
     throw new Error('the root key of a test mesh is thrown away');
@@ -88,7 +88,7 @@ export async function startPlane(
   const plane = new ControlPlane({
     // The store answers in real time: while a test lets hours pass in a moment, no renewal of the lease could be in time.
     config: testConfig({ dataDir: directory, minFreeBytes: 0, leaderLease: 86_400_000, ...options.config }),
-    ...{ store, clock, signer: signerOf(mesh), rootDigest: mesh.rootDigest },
+    ...{ store, clock, signer: signerOf(mesh) },
     holder: options.holder ?? 'one',
     coordinators: () => ['127.0.0.1:7443'],
     auditHeadFile: join(directory, 'audit.head'),

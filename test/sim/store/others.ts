@@ -132,6 +132,20 @@ export function otherStores(tables: Tables, read: RunStatement, write: RunStatem
       from: () => read('audit.from', () => []),
       find: () => read('audit.find', () => []),
     },
+    trust: {
+      read: () => read('trust.read', () => tables.trust && { ...tables.trust }),
+      claim: (root) =>
+        write('trust.claim', () => {
+          const steady = { generation: 1, phase: 'steady', nextRoot: undefined, startedAtMs: undefined } as const;
+          return { ...(tables.trust ??= { ...steady, root }) };
+        }),
+      change: (seen, next) =>
+        write('trust.change', () => {
+          if (tables.trust?.generation !== seen) return false;
+          tables.trust = { ...next, generation: seen + 1 };
+          return true;
+        }),
+    },
     settings: {
       release: (key) => write('settings.release', () => void tables.settings.delete(key)),
       get: (key) => read('settings.get', () => tables.settings.get(key)),
@@ -228,6 +242,14 @@ function certificateStore(tables: Tables, read: RunStatement, write: RunStatemen
         tables.certificates.set(row.serial, { ...row });
       }),
     list: () => read('certificates.list', all),
+    get: (serial) => read('certificates.get', () => tables.certificates.get(serial)),
+    latest: (role, name) =>
+      read('certificates.latest', () => all().findLast((row) => row.role === role && row.name === name)),
+    current: () =>
+      read('certificates.current', () => {
+        const latest = new Map(all().map((row) => [`${row.role}/${row.name}`, row]));
+        return [...latest.values()].filter((row) => row.revokedAtMs === undefined && row.notAfterMs > tables.now());
+      }),
     holders: (role, name) => read('certificates.holders', () => holders(role, name)),
     revoke: (nameOrSerial) =>
       write('certificates.revoke', () => {

@@ -20,6 +20,7 @@ import {
   type NodeRow,
   type SealedSecret,
   type TokenRow,
+  type TrustRow,
 } from '../../../coordinator/ports.js';
 import { OnFailure } from '../../../proto/gen/mesh/v1/mesh.js';
 import type { HistoryEvent } from '../../history/events.js';
@@ -114,6 +115,7 @@ export class Tables {
   readonly blobs = new Map<string, { sizeBytes: number; usedAtMs: number }>();
   readonly coordinators = new Map<string, CoordinatorRow & { seenAtMs: number }>();
   leader: LeaderRow | undefined;
+  trust: TrustRow | undefined;
   readonly guards: { generation: boolean; epoch: boolean };
   readonly #options: TablesOptions;
 

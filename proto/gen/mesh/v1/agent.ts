@@ -158,6 +158,11 @@ export interface HeartbeatReply {
   draining: boolean;
   /** Every coordinator of the mesh, as host:port, when the list has changed since it was last told. */
   coordinators: string[];
+  /**
+   * Renew the certificate now, unless that was done for this number already: the mesh replaces its root. Zero asks for
+   * nothing.
+   */
+  renew: number;
 }
 
 /** Everything the tasks of a job share. Sent once per session and job, then referred to by the job's number. */
@@ -1360,7 +1365,7 @@ export const Heartbeat: MessageFns<Heartbeat> = {
 };
 
 function createBaseHeartbeatReply(): HeartbeatReply {
-  return { sequence: 0, pingUs: 0, epoch: 0, draining: false, coordinators: [] };
+  return { sequence: 0, pingUs: 0, epoch: 0, draining: false, coordinators: [], renew: 0 };
 }
 
 export const HeartbeatReply: MessageFns<HeartbeatReply> = {
@@ -1379,6 +1384,9 @@ export const HeartbeatReply: MessageFns<HeartbeatReply> = {
     }
     for (const v of message.coordinators) {
       writer.uint32(42).string(v!);
+    }
+    if (message.renew !== 0) {
+      writer.uint32(48).uint64(message.renew);
     }
     return writer;
   },
@@ -1436,6 +1444,14 @@ export const HeartbeatReply: MessageFns<HeartbeatReply> = {
             message.coordinators.push(reader.string());
             continue;
           }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.renew = longToNumber(reader.uint64());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1458,6 +1474,7 @@ export const HeartbeatReply: MessageFns<HeartbeatReply> = {
     message.epoch = object.epoch ?? 0;
     message.draining = object.draining ?? false;
     message.coordinators = object.coordinators?.map((e) => e) || [];
+    message.renew = object.renew ?? 0;
     return message;
   },
 };

@@ -42,6 +42,7 @@ export interface RenewRequest {
 
 export interface RenewResponse {
   certificateChain: string;
+  /** Every root to trust, one after the other; PEM. */
   root: string;
 }
 
@@ -82,6 +83,8 @@ export interface Certificate {
 
 export interface RenewIssuerRequest {
   csr: Buffer;
+  /** SHA-256 of the root that is to sign it, lower-case hex; the one that coordinators present when empty. */
+  root: string;
 }
 
 export interface RenewIssuerResponse {
@@ -804,13 +807,16 @@ export const Certificate: MessageFns<Certificate> = {
 };
 
 function createBaseRenewIssuerRequest(): RenewIssuerRequest {
-  return { csr: Buffer.alloc(0) };
+  return { csr: Buffer.alloc(0), root: "" };
 }
 
 export const RenewIssuerRequest: MessageFns<RenewIssuerRequest> = {
   encode(message: RenewIssuerRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.csr.length !== 0) {
       writer.uint32(10).bytes(message.csr);
+    }
+    if (message.root !== "") {
+      writer.uint32(18).string(message.root);
     }
     return writer;
   },
@@ -836,6 +842,14 @@ export const RenewIssuerRequest: MessageFns<RenewIssuerRequest> = {
             message.csr = Buffer.from(reader.bytes());
             continue;
           }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.root = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -854,6 +868,7 @@ export const RenewIssuerRequest: MessageFns<RenewIssuerRequest> = {
   fromPartial<I extends Exact<DeepPartial<RenewIssuerRequest>, I>>(object: I): RenewIssuerRequest {
     const message = createBaseRenewIssuerRequest();
     message.csr = object.csr ?? Buffer.alloc(0);
+    message.root = object.root ?? "";
     return message;
   },
 };

@@ -36,6 +36,7 @@ export interface JoinRequest {
 export interface JoinResponse {
   /** Leaf first, then the intermediate; PEM. */
   certificateChain: string;
+  /** Every root to trust, one after the other; PEM. */
   root: string;
   name: string;
   role: string;
@@ -43,6 +44,17 @@ export interface JoinResponse {
   coordinators: string[];
   /** For the role coordinator: the intermediate for its issuing key; PEM. */
   issuer: string;
+}
+
+export interface RecoverRequest {
+  /** PKCS#10, DER. Only its public key is taken; its signature proves possession. */
+  csr: Buffer;
+}
+
+export interface RecoverResponse {
+  certificateChain: string;
+  /** Every root to trust, one after the other; PEM. */
+  root: string;
 }
 
 function createBaseJoinRequest(): JoinRequest {
@@ -263,7 +275,129 @@ export const JoinResponse: MessageFns<JoinResponse> = {
   },
 };
 
-/** The one service a peer without a certificate may call. */
+function createBaseRecoverRequest(): RecoverRequest {
+  return { csr: Buffer.alloc(0) };
+}
+
+export const RecoverRequest: MessageFns<RecoverRequest> = {
+  encode(message: RecoverRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.csr.length !== 0) {
+      writer.uint32(10).bytes(message.csr);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RecoverRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRecoverRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.csr = Buffer.from(reader.bytes());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<RecoverRequest>, I>>(base?: I): RecoverRequest {
+    return RecoverRequest.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<RecoverRequest>, I>>(object: I): RecoverRequest {
+    const message = createBaseRecoverRequest();
+    message.csr = object.csr ?? Buffer.alloc(0);
+    return message;
+  },
+};
+
+function createBaseRecoverResponse(): RecoverResponse {
+  return { certificateChain: "", root: "" };
+}
+
+export const RecoverResponse: MessageFns<RecoverResponse> = {
+  encode(message: RecoverResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.certificateChain !== "") {
+      writer.uint32(10).string(message.certificateChain);
+    }
+    if (message.root !== "") {
+      writer.uint32(18).string(message.root);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RecoverResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRecoverResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.certificateChain = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.root = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<RecoverResponse>, I>>(base?: I): RecoverResponse {
+    return RecoverResponse.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<RecoverResponse>, I>>(object: I): RecoverResponse {
+    const message = createBaseRecoverResponse();
+    message.certificateChain = object.certificateChain ?? "";
+    message.root = object.root ?? "";
+    return message;
+  },
+};
+
+/** For peers without an identity: those that have no certificate yet, and agents whose certificate has expired. */
 export type EnrollServiceService = typeof EnrollServiceService;
 export const EnrollServiceService = {
   /** Spends a join token on a certificate. Repeating it with the same token and public key returns the same certificate. */
@@ -276,11 +410,29 @@ export const EnrollServiceService = {
     responseSerialize: (value: JoinResponse): Buffer => Buffer.from(JoinResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): JoinResponse => JoinResponse.decode(value),
   },
+  /**
+   * A new certificate for an agent that was off past the end of its last one, which it presents on this connection. The
+   * only call that such a peer may make. Repeating it with the same public key returns the same certificate.
+   */
+  recover: {
+    path: "/mesh.v1.EnrollService/Recover" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: RecoverRequest): Buffer => Buffer.from(RecoverRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): RecoverRequest => RecoverRequest.decode(value),
+    responseSerialize: (value: RecoverResponse): Buffer => Buffer.from(RecoverResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): RecoverResponse => RecoverResponse.decode(value),
+  },
 } as const;
 
 export interface EnrollServiceServer extends UntypedServiceImplementation {
   /** Spends a join token on a certificate. Repeating it with the same token and public key returns the same certificate. */
   join: handleUnaryCall<JoinRequest, JoinResponse>;
+  /**
+   * A new certificate for an agent that was off past the end of its last one, which it presents on this connection. The
+   * only call that such a peer may make. Repeating it with the same public key returns the same certificate.
+   */
+  recover: handleUnaryCall<RecoverRequest, RecoverResponse>;
 }
 
 export interface EnrollServiceClient extends Client {
@@ -296,6 +448,25 @@ export interface EnrollServiceClient extends Client {
     metadata: Metadata,
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: JoinResponse) => void,
+  ): ClientUnaryCall;
+  /**
+   * A new certificate for an agent that was off past the end of its last one, which it presents on this connection. The
+   * only call that such a peer may make. Repeating it with the same public key returns the same certificate.
+   */
+  recover(
+    request: RecoverRequest,
+    callback: (error: ServiceError | null, response: RecoverResponse) => void,
+  ): ClientUnaryCall;
+  recover(
+    request: RecoverRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: RecoverResponse) => void,
+  ): ClientUnaryCall;
+  recover(
+    request: RecoverRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: RecoverResponse) => void,
   ): ClientUnaryCall;
 }
 

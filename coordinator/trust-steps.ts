@@ -1,0 +1,53 @@
+/** How the CA directory of a coordinator follows the row that says which roots hold (services/trust.ts). */
+import { X509Certificate } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import type { CaDirectory } from '../ca/directory.js';
+import { filesOf } from '../ca/layout.js';
+import { learnNextRoot, makeNextIssuer, makeNextRoot, takeNextRoot } from '../ca/next-root.js';
+import { MeshError } from '../common/errors.js';
+import { readRoots } from '../common/identity/roots.js';
+import { type IssuerRenewalOptions, obtainNextIssuer } from './issuer-renewal.js';
+import type { TrustRow } from './ports.js';
+
+const digestOf = (pem: string): string => readRoots(pem).digests[0] as string;
+
+const nextDigestOf = (directory: CaDirectory): string | undefined =>
+  directory.nextRoot && digestOf(directory.nextRoot.certificate.toString());
+
+/**
+ * That this coordinator has not missed a whole rotation.
+ * @throws MeshError CONFLICT when the mesh stands on a root that is not known here
+ */
+export function checkRoots(directory: CaDirectory, { root }: TrustRow): void {
+  const known = [directory.authority.rootFingerprint, nextDigestOf(directory)];
+  if (known.includes(digestOf(root))) return;
+  throw new MeshError('CONFLICT', 'the root of this mesh was replaced while this coordinator was off', {
+    hint: `move ${directory.directory} away and join again: mesh token create --role coordinator, then --join TOKEN`,
+  });
+}
+
+/** Makes the other root where the key of the present one is; the same one again when it is there already. PEM. */
+export async function prepareNextRoot(directory: CaDirectory, nowMs: number): Promise<string> {
+  await directory.takeStep((folder, passphrase) => makeNextRoot(folder, directory.authority.meshId, nowMs, passphrase));
+  const made = directory.nextRoot?.certificate;
+  if (!made) throw new MeshError('INTERNAL', 'the root that was made is not there');
+  return made.toString();
+}
+
+/** Whether the key of the root that takes over is here. */
+const makesNext = (directory: CaDirectory): boolean => existsSync(filesOf(filesOf(directory.directory).next).rootKey);
+
+/** @throws MeshError while a step cannot be taken */
+export async function followTrust(options: IssuerRenewalOptions, state: TrustRow): Promise<void> {
+  const { directory, clock } = options;
+  checkRoots(directory, state);
+  if (digestOf(state.root) === nextDigestOf(directory)) await directory.takeStep(takeNextRoot);
+  const { nextRoot } = state;
+  if (nextRoot === undefined) return;
+  if (digestOf(nextRoot) !== nextDigestOf(directory))
+    await directory.takeStep((folder) => learnNextRoot(folder, new X509Certificate(nextRoot)));
+  if (state.phase !== 'moving' || directory.nextRoot?.authority) return;
+  if (makesNext(directory))
+    await directory.takeStep((folder, passphrase) => makeNextIssuer(folder, clock.wallMs(), passphrase));
+  else await obtainNextIssuer(options, digestOf(nextRoot));
+}
