@@ -130,16 +130,6 @@ function suite(tier: TierName): void {
     );
   });
 
-  test(`${tier}: an agent with a strict umask is no obstacle`, async (t) => {
-    const before = process.umask(0o077);
-    t.teardown(() => process.umask(before));
-    const { executor } = await setup(t);
-    const run = observe(executor, [
-      makeAttempt(functionBody('export default (value) => value'), 0, { input: value(1) }),
-    ]);
-    t.equal((await run.end()).resultJson, '1');
-  });
-
   test(`${tier}: every way a function can fail is the failure of its own attempt`, async (t) => {
     const { executor } = await setup(t);
     const body = functionBody(`
@@ -296,6 +286,8 @@ function suite(tier: TierName): void {
   });
 
   test(`${tier}: a function sees a clean environment, another user, and its files`, async (t) => {
+    const umask = process.umask(0o077);
+    t.teardown(() => process.umask(umask));
     const { executor, user, workRoot, janitor } = await setup(t);
     process.env.AGENT_CANARY = 'canary';
     t.teardown(() => delete process.env.AGENT_CANARY);
