@@ -11,6 +11,7 @@ import { buildProgram as buildMesh } from '../cli/program.js';
 import { readIfExists } from '../common/files.js';
 import { packageRoot } from '../common/package.js';
 import { buildProgram as buildCoordinator } from '../coordinator/program.js';
+import { attacksPage } from './docs/attacks-page.js';
 import { auditPage } from './docs/audit-page.js';
 import { limitsPage } from './docs/limits-page.js';
 import { rolesPage } from './docs/roles-page.js';
@@ -63,6 +64,7 @@ const PAGES: Readonly<Record<string, string>> = {
   'cli.md': await cliPage(),
   'roles.md': rolesPage(),
   'audit.md': auditPage(),
+  'attacks.md': attacksPage(),
   'limits.md': limitsPage(),
 };
 

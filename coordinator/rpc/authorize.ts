@@ -175,9 +175,16 @@ function requireRole(path: string, { identity, role }: CallContext): void {
  * does, and says so a moment later: half a submission must not pass for a whole one.
  */
 async function* toTheEnd<Request>(call: ServerReadableStream<Request, unknown>): AsyncGenerator<Request> {
-  yield* call as AsyncIterable<Request>;
+  const broken = (cause?: unknown) =>
+    new MeshError('INTERRUPTED', 'the client broke off before it was done', { cause });
+  try {
+    yield* call as AsyncIterable<Request>;
+  } catch (error) {
+    // A message that does not decode closes the stream; what it held is none of our errors.
+    throw broken(error);
+  }
   await new Promise((resolve) => setImmediate(resolve));
-  if (call.cancelled) throw new MeshError('INTERRUPTED', 'the client broke off before it was done');
+  if (call.cancelled) throw broken();
 }
 
 function drained(call: ServerWritableStream<unknown, unknown>, gone: AbortSignal): Promise<void> {
