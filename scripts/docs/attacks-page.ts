@@ -49,7 +49,10 @@ const ATTACKS: readonly Attack[] = [
     answer: 'only its key is taken; possession is proven',
   },
   { attack: 'a certificate that is revoked while a stream is open', answer: 'closed within 2 s, its leases fenced' },
-  { attack: 'TLS session resumption after a revocation', answer: 'no resumption; the identity is checked at every call' },
+  {
+    attack: 'TLS session resumption after a revocation',
+    answer: 'no resumption; the identity is checked at every call',
+  },
   { attack: 'TLS 1.2 or older', answer: 'refused' },
   {
     attack: 'one join token used fifty times at once, guessed, or expired',
