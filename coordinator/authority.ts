@@ -13,7 +13,9 @@ import type { Clock } from '../common/clock.js';
 import { toMeshError } from '../common/errors.js';
 import { writeFileAtomic } from '../common/files.js';
 import { nameFrom } from '../common/ids.js';
+import { fieldsOf, fingerprintOf } from '../common/identity/check.js';
 import { makeCsr, readCsr } from '../common/identity/csr.js';
+import { readRoots } from '../common/identity/roots.js';
 import { makeKeyPair, publicKeyDigest } from '../common/identity/keys.js';
 import { lanAddresses } from '../common/interfaces.js';
 import type { Service } from '../common/lifecycle.js';
@@ -97,6 +99,15 @@ export class EmbeddedAuthority implements Signer {
 
   get rootDigest(): string {
     return this.directory.authority.rootFingerprint;
+  }
+
+  /** When they end. */
+  get authorities(): { role: 'issuer' | 'root'; name: string; notAfterMs: number }[] {
+    const roots = readRoots(this.rootPem).certificates.map((root) => ({
+      ...{ role: 'root' as const, name: fingerprintOf(root).slice(0, 16), notAfterMs: fieldsOf(root).notAfterMs },
+    }));
+    const { notAfterMs } = fieldsOf(this.directory.issuing.issuer);
+    return [{ role: 'issuer', name: this.name, notAfterMs }, ...roots];
   }
 
   get rootDigests(): readonly string[] {

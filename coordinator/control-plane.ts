@@ -132,7 +132,9 @@ export class ControlPlane implements Service {
         onLost: () => this.#end(),
       }),
     );
-    metrics.observe({ store, nodes: () => this.#term?.fleet.all() ?? [], epoch: () => this.#leadership.epoch });
+    const { authorities } = options;
+    const epoch = () => this.#leadership.epoch;
+    metrics.observe({ store, nodes: () => this.#term?.fleet.all() ?? [], epoch, authorities });
   }
 
   /** The present term; undefined while another coordinator leads. */

@@ -164,6 +164,7 @@ async function serve(
     // An embedded database is on the same disk as the files and serves nobody else.
     blobContent: config.databaseUrl === undefined ? undefined : store.blobContent,
     signer: authority,
+    authorities: () => authority.authorities,
     trustGeneration: () => roots.trust.generation,
     renewalWanted: (serial) => roots.rotation.wants(serial),
     holder: coordinatorId(config.dataDir),

@@ -19,6 +19,8 @@ export interface ControlPlaneOptions {
   signer: Signer;
   /** Who has the mesh's key for secrets; nobody is given any when absent. */
   keyHolder?: KeyHolder;
+  /** This coordinator's issuer and the roots it trusts, for the metrics. */
+  authorities?: () => { role: 'issuer' | 'root'; name: string; notAfterMs: number }[];
   /** The step of a rotation of the root that this coordinator has taken. Default: none. */
   trustGeneration?: () => number;
   /** For the holder of which certificates a renewal is asked for; see `Rotation.wants`. Default: for nobody. */

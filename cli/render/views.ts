@@ -1,4 +1,5 @@
 /** Jobs, tasks and nodes as people read them. */
+import { systemClock } from '../../common/clock.js';
 import { formatDuration, formatSize } from '../../common/units.js';
 import type { CoordinatorShape, JobShape, NodeShape, TaskShape, WaitingShape } from '../../sdk/shapes.js';
 import { type Column, renderFields, renderTable } from './table.js';
@@ -115,6 +116,13 @@ function sandboxLine({ sandbox, sandboxes }: NodeShape['capabilities']): string 
   return others.length > 0 ? `${sandbox}; ${others.join(', ')} for jobs that ask for it` : sandbox;
 }
 
+/** How long it is good for still, as people count. */
+function endsIn(expiresAt: string | null): string {
+  if (expiresAt === null) return '';
+  const leftMs = Date.parse(expiresAt) - systemClock.wallMs();
+  return leftMs > 0 ? `${formatDuration(leftMs)} left` : 'expired';
+}
+
 export function nodeView(node: NodeShape): string {
   const { capabilities } = node;
   const labels = Object.entries(capabilities.labels).map(([key, value]) => (value === '' ? key : `${key}=${value}`));
@@ -137,7 +145,7 @@ export function nodeView(node: NodeShape): string {
     ['round trip', milliseconds(node.rttMs)],
     ['reliability', percent(node.reliability)],
     ['last heartbeat', node.lastHeartbeatAt ?? '-'],
-    ['certificate', `${safe(node.certFingerprint)}, until ${node.certExpiresAt ?? '-'}`],
+    ['certificate', `${safe(node.certFingerprint)}, until ${node.certExpiresAt ?? '-'}, ${endsIn(node.certExpiresAt)}`],
     ['version', safe(node.version)],
   ]);
 }

@@ -1,6 +1,6 @@
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
 import { packageVersion } from '../../common/package.js';
-import type { CertificateRow, Store } from '../ports.js';
+import type { Store } from '../ports.js';
 import type { LiveNode } from './fleet.js';
 import type { AttemptOutcome } from '../core/task.js';
 import type { CopyOutcome } from './copies.js';
@@ -8,6 +8,9 @@ import type { CopyOutcome } from './copies.js';
 const SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200];
 const STORE_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5];
 const ROWS = [1, 3, 10, 30, 100, 300, 1000, 3000, 10_000];
+
+/** Series of certificates at most: those that end first. */
+const CERTIFICATES_MAX = 2000;
 
 /** Every metric. Counters move as things happen; gauges are read when Prometheus asks. */
 export class Metrics {
@@ -40,7 +43,13 @@ export class Metrics {
   }
 
   /** What is read at scrape time. */
-  observe(source: { store: Store; nodes: () => Iterable<LiveNode>; epoch: () => number }): void {
+  observe(source: {
+    store: Store;
+    nodes: () => Iterable<LiveNode>;
+    epoch: () => number;
+    /** This coordinator's issuer and the roots it trusts. */
+    authorities?: (() => { role: 'issuer' | 'root'; name: string; notAfterMs: number }[]) | undefined;
+  }): void {
     this.#gauge('mesh_nodes', 'Nodes by state', ['state'], async (gauge) => {
       for (const state of ['HEALTHY', 'SUSPECT', 'OFFLINE']) gauge.set({ state }, 0);
       for (const node of source.nodes()) gauge.inc({ state: node.liveness.state });
@@ -65,8 +74,11 @@ export class Metrics {
       'When a certificate ends, Unix time',
       ['role', 'name'],
       async (gauge) => {
-        for (const [, row] of newest(await source.store.certificates.list()))
-          gauge.set({ role: row.role, name: row.name }, row.notAfterMs / 1000);
+        const soonest = (await source.store.certificates.current()).sort((a, b) => a.notAfterMs - b.notAfterMs);
+        for (const { role, name, notAfterMs } of soonest.slice(0, CERTIFICATES_MAX))
+          gauge.set({ role, name }, notAfterMs / 1000);
+        for (const { role, name, notAfterMs } of source.authorities?.() ?? [])
+          gauge.set({ role, name }, notAfterMs / 1000);
       },
     );
     this.#gauge('mesh_leader', '1 on the coordinator that leads', [], async (gauge) => {
@@ -112,14 +124,4 @@ export class Metrics {
       },
     });
   }
-}
-
-/** Unrevoked, the latest of each identity. */
-function newest(rows: readonly CertificateRow[]): Map<string, CertificateRow> {
-  const latest = new Map<string, CertificateRow>();
-  for (const row of rows) {
-    const key = `${row.role}/${row.name}`;
-    if (row.revokedAtMs === undefined && row.notAfterMs > (latest.get(key)?.notAfterMs ?? 0)) latest.set(key, row);
-  }
-  return latest;
 }
