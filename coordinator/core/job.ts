@@ -1,3 +1,4 @@
+import type { Role } from '../../common/identity/identity.js';
 import type { OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
 
 /**
@@ -14,6 +15,13 @@ export const JOB_STATUSES = ['QUEUED', 'RUNNING', 'COMPLETED', 'FAILED', 'PARTIA
 export type JobStatus = (typeof JOB_STATUSES)[number];
 
 export const isTerminal = (status: JobStatus): boolean => status !== 'QUEUED' && status !== 'RUNNING';
+
+/**
+ * Whose a job is: a submitter's name, and for other roles the role with it, because names are unique per role only. A
+ * submitter who happens to be called like an operator sees nothing of the operator's.
+ */
+export const submitterOf = ({ role, name }: { role: Role; name: string }): string =>
+  role === 'submitter' ? name : `${role}/${name}`;
 
 /** Columns of the job row, moved in the same statement as the tasks they count. */
 export interface JobCounts {

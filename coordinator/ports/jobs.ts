@@ -9,6 +9,7 @@ export interface JobRow {
   type: 'process' | 'function';
   status: JobStatus;
   priority: number;
+  /** See `submitterOf`. */
   submitter: string;
   /** The group of submitters that it counts for, as it was when the job was submitted. */
   namespace: string;

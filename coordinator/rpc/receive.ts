@@ -1,4 +1,5 @@
 import { MeshError } from '../../common/errors.js';
+import { submitterOf } from '../core/job.js';
 import type { TaskInput } from '../../proto/gen/mesh/v1/common.js';
 import type { PutBlobRequest, SubmitJobRequest } from '../../proto/gen/mesh/v1/mesh.js';
 import type { JobRow } from '../ports.js';
@@ -28,7 +29,7 @@ export async function receiveJob(
   const second = await messages.next();
   return intake.submit({
     actor: actorOf(context),
-    submitter: callerOf(context).name,
+    submitter: submitterOf(callerOf(context)),
     idempotencyKey,
     spec,
     hasItems: !second.done,

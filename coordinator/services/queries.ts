@@ -2,7 +2,7 @@
 import { type Clock, pause } from '../../common/clock.js';
 import { MeshError } from '../../common/errors.js';
 import type { Identity } from '../../common/identity/identity.js';
-import { isTerminal, JOB_STATUSES, type JobStatus } from '../core/job.js';
+import { isTerminal, JOB_STATUSES, type JobStatus, submitterOf } from '../core/job.js';
 import { TASK_STATUSES, type TaskStatus } from '../core/task.js';
 import type { JobRow, Store, TaskRow } from '../ports.js';
 import type { Changes } from './changes.js';
@@ -29,7 +29,7 @@ export class Queries {
   /** @throws MeshError NOT_FOUND, also for a job of somebody else, so that ids tell nothing */
   async job(id: string, caller: Identity): Promise<JobRow> {
     const row = this.jobs.byId(id)?.row ?? (await this.store.jobs.get(id));
-    if (!row || (caller.role === 'submitter' && row.submitter !== caller.name))
+    if (!row || (caller.role === 'submitter' && row.submitter !== submitterOf(caller)))
       throw new MeshError('NOT_FOUND', `there is no job "${id.slice(0, 80)}"`, { hint: 'see: mesh jobs' });
     return row;
   }
@@ -42,7 +42,7 @@ export class Queries {
     const rows = await this.store.jobs.list({
       limit: limit + 1,
       ...(query.status ? { status: asStatus<JobStatus>(query.status, JOB_STATUSES) } : {}),
-      ...(caller.role === 'submitter' ? { submitter: caller.name } : {}),
+      ...(caller.role === 'submitter' ? { submitter: submitterOf(caller) } : {}),
       ...(query.cursor ? { before: asCursor(query.cursor) } : {}),
     });
     return { rows: rows.slice(0, limit), next: rows.length > limit ? String(rows[limit - 1]?.seq) : '' };

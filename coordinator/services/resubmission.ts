@@ -1,7 +1,7 @@
 import { MeshError } from '../../common/errors.js';
 import type { Identity } from '../../common/identity/identity.js';
 import { TaskInput } from '../../proto/gen/mesh/v1/common.js';
-import { isTerminal } from '../core/job.js';
+import { isTerminal, submitterOf } from '../core/job.js';
 import type { JobRow, Store } from '../ports.js';
 import { actorOf } from './audit.js';
 import type { Intake } from './intake.js';
@@ -33,7 +33,7 @@ export class Resubmission {
     for (let round = 1; ; round++) {
       const retry = await this.intake.submit({
         actor: actorOf({ identity: caller, address }),
-        submitter: caller.name,
+        submitter: submitterOf(caller),
         idempotencyKey: round === 1 ? `retry-${job.id}-${open}` : `retry-${job.id}-${open}-${round}`,
         spec: whole ? job.spec : { ...rest, array: undefined, taskCount: open },
         hasItems: !whole,

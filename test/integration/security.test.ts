@@ -108,6 +108,17 @@ test('viewers see states, not output; submitters see what is theirs; operators s
   t.match((await as(mesh.profile, 'logs', job.id)).stdout, /private/);
 });
 
+test('a submitter who is called like an operator is somebody else', async (t) => {
+  const namesake = await login('submitter', 'admin');
+  const theirs = (await as(mesh.profile, 'submit', '--wait', ...shell('echo private'))).json<JobShape>();
+  t.equal(theirs.submitter, 'operator/admin');
+  for (const command of ['job', 'logs', 'results', 'cancel', 'retry'])
+    t.equal((await as(namesake, command, theirs.id)).code, 5, command);
+  t.strictSame((await as(namesake, 'jobs')).json<Page<JobShape>>().items, []);
+  const own = (await as(namesake, 'submit', '--wait', ...shell('true'))).json<JobShape>();
+  t.equal(own.submitter, 'admin');
+});
+
 test('over HTTPS: health is open, metrics are for who has the role', async (t) => {
   const { address } = mesh.coordinator.ready;
   const [metrics, agent] = await Promise.all([issue('metrics', 'prometheus'), issue('agent', 'curious')]);
@@ -259,6 +270,6 @@ test('two meshes on one network: an agent joins the one its token is of', async 
   await agents[1].program.stop();
   const refused = await two.run('agent', mixed);
   t.equal(refused.code, 1);
-  t.match(refused.stderr, /another mesh/);
+  t.match(refused.stderr, /belongs to the mesh mesh-[a-z0-9]+, the token to mesh-/);
   t.ok(existsSync(join(agents[1].dataDir, 'agent.crt')), 'what it had is still there');
 });
