@@ -37,7 +37,7 @@ const asAbsolutePath = (text: string): string => {
 
 /** What no task of this node may exceed, whatever its job asks for; zero means no bound. */
 const bound = (flag: string, describe: string, parse: (text: string) => number, fallback = 0) =>
-  setting({ flag, describe, parse, fallback });
+  setting({ flag, describe, parse: (text) => (text.trim() === '0' ? 0 : parse(text)), fallback });
 
 const text = (flag: string, describe: string) =>
   setting<string | undefined>({ flag, describe, parse: asText, fallback: undefined });

@@ -2,7 +2,6 @@ import { existsSync, readFileSync } from 'node:fs';
 import { type Command, Option } from 'commander';
 import { parse as parseToml } from 'smol-toml';
 import { MeshError, systemCode } from './errors.js';
-import { parseDuration } from './units.js';
 
 /**
  * One setting, wherever it is written: a flag, `MESH_<NAME>` in the environment, or a key of the TOML file. The first of
@@ -137,9 +136,9 @@ function readConfigFile(path: string | undefined, table: SettingTable): Record<s
   return found;
 }
 
-/** A default as one would write it. */
+/** A default as one would write it: a duration, which its flag says it is, has a unit. */
 const written = (entry: Setting<unknown> | undefined, value: unknown): unknown =>
-  entry?.parse === parseDuration && typeof value === 'number' ? `${value}ms` : value;
+  entry?.flag.endsWith(' <duration>') && typeof value === 'number' ? `${value}ms` : value;
 
 /** The text of `--print-config`: TOML that gives the same result, with each source as a comment. */
 export function printConfig<S extends SettingTable>(table: S, resolved: Resolved<S>): string {

@@ -55,12 +55,14 @@ alter table audit
 
 -- Appends entries, a JSON array, at the end of the chain and returns the new head. In PL/pgSQL because the end must be
 -- read after the lock was waited for: each statement of a volatile function takes a fresh snapshot.
--- With `again`, the answer to an earlier call was lost: what it wrote is not written a second time.
+-- With `again`, the answer to an earlier call was lost: what it wrote is not written a second time. Entries of this call
+-- do not count: several of one moment may be alike.
 create function append_audit(entries jsonb, again boolean) returns table (head_seq bigint, head_hash bytea)
 language plpgsql volatile as $$
 declare
   entry record;
   previous_hash bytea;
+  known_seq bigint;
 begin
   perform pg_advisory_xact_lock(hashtextextended('audit', 0));
   select seq, hash into head_seq, head_hash from audit order by seq desc limit 1;
@@ -68,6 +70,7 @@ begin
     head_seq := 0;
     head_hash := decode(repeat('00', 32), 'hex');
   end if;
+  known_seq := head_seq;
   for entry in
     select timestamptz 'epoch' + e.at_us * interval '1 microsecond' as at,
       e.actor, e.address, e.certificate, e.action, e.target, e.detail
@@ -79,7 +82,7 @@ begin
       select from audit a
       where a.at = entry.at and a.actor = entry.actor and a.address = entry.address
         and a.certificate = entry.certificate and a.action = entry.action and a.target = entry.target
-        and a.detail = entry.detail
+        and a.detail = entry.detail and a.seq <= known_seq
     );
     previous_hash := head_hash;
     head_seq := head_seq + 1;

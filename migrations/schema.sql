@@ -341,6 +341,7 @@ AS $function$
 declare
   entry record;
   previous_hash bytea;
+  known_seq bigint;
 begin
   perform pg_advisory_xact_lock(hashtextextended('audit', 0));
   select seq, hash into head_seq, head_hash from audit order by seq desc limit 1;
@@ -348,6 +349,7 @@ begin
     head_seq := 0;
     head_hash := decode(repeat('00', 32), 'hex');
   end if;
+  known_seq := head_seq;
   for entry in
     select timestamptz 'epoch' + e.at_us * interval '1 microsecond' as at,
       e.actor, e.address, e.certificate, e.action, e.target, e.detail
@@ -359,7 +361,7 @@ begin
       select from audit a
       where a.at = entry.at and a.actor = entry.actor and a.address = entry.address
         and a.certificate = entry.certificate and a.action = entry.action and a.target = entry.target
-        and a.detail = entry.detail
+        and a.detail = entry.detail and a.seq <= known_seq
     );
     previous_hash := head_hash;
     head_seq := head_seq + 1;

@@ -13,6 +13,7 @@ import { MeshServiceService } from '../../proto/gen/mesh/v1/mesh.js';
 import { NamespaceServiceService } from '../../proto/gen/mesh/v1/namespace.js';
 import { NodeServiceService } from '../../proto/gen/mesh/v1/node.js';
 import { testThrottle } from '../../test/support/limits.js';
+import { RotationServiceService } from '../../proto/gen/mesh/v1/rotation.js';
 import { SecretServiceService } from '../../proto/gen/mesh/v1/secret.js';
 import { identityOf } from '../../test/support/plane.js';
 import type { CallLike } from '../door/door.js';
@@ -20,7 +21,7 @@ import type { Peer } from '../door/peer.js';
 import type { Actor } from '../services/audit.js';
 import type { Denylist } from '../services/denylist.js';
 import { assertCovered, Gate } from './authorize.js';
-import { METHOD_ROLES } from './roles.js';
+import { type Caller, METHOD_ROLES } from './roles.js';
 
 const DEFINITIONS = [
   AgentServiceService,
@@ -31,13 +32,16 @@ const DEFINITIONS = [
   NamespaceServiceService,
   NodeServiceService,
   AuditServiceService,
+  RotationServiceService,
   SecretServiceService,
 ];
 const ALL_METHODS = DEFINITIONS.flatMap((definition) => Object.values(definition).map(({ path }) => path));
 
 /** Who may call what, as the design says it; the code's own table is what is tested. */
-const ALLOWED: Record<string, readonly (Role | 'nobody')[]> = {
+const ALLOWED: Record<string, readonly Caller[]> = {
   'EnrollService/Join': ['nobody'],
+  // Nothing else is open to who comes with an expired certificate.
+  'EnrollService/Recover': ['expired'],
   'AgentService/Session': ['agent'],
   'AgentService/StreamLogs': ['agent'],
   'AgentService/FetchBlob': ['agent'],
@@ -64,6 +68,10 @@ const ALLOWED: Record<string, readonly (Role | 'nobody')[]> = {
     ['operator', 'submitter'],
   ),
   'SecretService/ShareKey': ['coordinator'],
+  ...each(
+    ['StartRotation', 'GetRotation', 'FinishRotation'].map((method) => `RotationService/${method}`),
+    ['operator'],
+  ),
   ...each(['AuditService/ListAudit', 'AuditService/ReadAudit', 'DoctorService/Examine'], ['operator']),
 };
 

@@ -1,6 +1,6 @@
+import { createHash } from 'node:crypto';
 import { test } from 'tap';
 import type { TaskInput } from '../../proto/gen/mesh/v1/common.js';
-import { digestOf } from '../../test/support/store-fixtures.js';
 import { jobUntil, PlayedAgent, startPlane, submission, submit, type TestPlane } from '../../test/support/plane.js';
 import type { NamespaceChange } from './namespaces.js';
 
@@ -66,14 +66,18 @@ test('many submissions at a time do not pass one quota together', async (t) => {
 
 test('each different file counts once, for as long as its job is kept', async (t) => {
   const parts = await startPlane(t);
-  const { plane, store } = parts;
+  const { plane } = parts;
   await namespacesOf(parts).set(change('default', {}, { bytes: 1000 }), someone);
-  const digests = ['a', 'b'].map(digestOf);
-  await store.blobs.record(digests.map((digest) => ({ digest, sizeBytes: 400 })));
-  t.ok(await plane.blobs.missing(digests), 'the table knows them');
+  const contents = ['a', 'b'].map((letter) => Buffer.from(letter.repeat(400)));
+  const digests = contents.map((data) => createHash('sha256').update(data).digest('hex'));
+  const upload = plane.blobs.upload();
+  for (const [at, data] of contents.entries()) {
+    await upload.begin(digests[at] as string);
+    await upload.append(data);
+  }
+  await upload.finish();
   const file = (digest: string) => ({ path: 'f', digest, sizeBytes: 400, executable: false });
   const item = (digest: string): TaskInput => ({ value: '', files: [file(digest)] });
-  plane.blobs.missing = async () => [];
   const given = (...of: string[]) => plane.intake.submit(submission(of.length, {}, [of.map(item)]));
   const [a, b] = digests as [string, string];
   await given(a, a, a);
