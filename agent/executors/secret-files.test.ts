@@ -61,6 +61,21 @@ test('what a killed agent left in memory goes when it starts again, and leads no
   t.equal(readFileSync(join(outside, 'kept'), 'utf8'), 'x');
 });
 
+test('a task that spoils its files neither keeps its attempt from ending nor leaves anything', async (t) => {
+  const { home, files, ...bench } = await setup(t);
+  const executor = new ProcessExecutor({
+    ...{ ...bench, tiers: await tiersOf('process', bench), secretFiles: files },
+    files: { withFile: () => Promise.reject(new NodeFault('no files here')) },
+    ...{ clock: systemClock, log: silentLogger, nodeName: () => 'node-1' },
+  });
+  const script = 'rm -f "$KEY_FILE"; mkdir "$KEY_FILE"; : > "$KEY_FILE/more"; chmod 0 "$MESH_SECRETS"';
+  const body = makeBody({ $case: 'process', value: { argv: ['sh', '-c', script], environment: {} } });
+  const run = observe(executor, [makeAttempt(body)], { secrets });
+  t.match(await run.end(), { outcome: 'succeeded' });
+  await bench.janitor.idle();
+  t.same(readdirSync(home), [], 'nothing is left');
+});
+
 test('only a memory file system will do', async (t) => {
   const { marker, user, janitor, dataDir, home } = await setup(t);
   t.equal(await SecretFiles.prepare(marker, user, janitor, [undefined, dataDir, '/nowhere']), undefined);

@@ -6,7 +6,7 @@
  * What the system swaps out may reach a disk: that is for encrypted swap to prevent.
  */
 import { randomBytes } from 'node:crypto';
-import { chownSync, mkdirSync, rmSync, statfsSync, writeFileSync } from 'node:fs';
+import { chownSync, mkdirSync, rmSync, statfsSync, unlinkSync, writeFileSync } from 'node:fs';
 import { chmod, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { systemCode } from '../../common/errors.js';
@@ -77,8 +77,7 @@ export class SecretFiles {
       throw new NodeFault(`the files of secrets could not be kept in memory: ${systemCode(error) ?? String(error)}`);
     }
     const remove = () => {
-      // At once; what a task put beside them is the janitor's.
-      for (const name of files.keys()) rmSync(join(directory, name), { force: true });
+      for (const name of files.keys()) removeNow(join(directory, name));
       this.#janitor.remove(directory);
     };
     return { directory, remove };
@@ -87,6 +86,15 @@ export class SecretFiles {
   async close(): Promise<void> {
     await emptyFolder(this.#path, this.#user).catch(() => undefined);
     await rm(this.#path, { recursive: true, force: true }).catch(() => undefined);
+  }
+}
+
+/** What a task put in its place, or beside it, is the janitor's. */
+function removeNow(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch {
+    // A folder of that name, or its directory was closed to us: the directory was the task's own.
   }
 }
 
