@@ -239,6 +239,11 @@ export class Ledger {
     return this.heldByJob(job) + (this.#jobs.get(job)?.condemned ?? 0);
   }
 
+  /** The jobs that take up anything; some have ended, and their attempts are being killed. */
+  occupants(): IterableIterator<Pick<JobAccount, 'job' | 'kind'>> {
+    return this.#jobs.values();
+  }
+
   /** How the node stands. `taskMsOf` gives a job's learned task time. The free room is live: copy it to keep it. */
   room(seq: number, taskMsOf: (job: number) => number | undefined = () => undefined): NodeRoom {
     return nodeRoom(this.#nodes.get(seq), taskMsOf);

@@ -28,14 +28,14 @@ export interface LiveJob {
 
 /** Infrastructure may take a task away this often before the task is failed (invariant I4). */
 const LOSSES_MAX = 20;
-const ENDED_KINDS_MAX = 1000;
+const ENDED_MAX = 1000;
 const BACKOFF_CAP_MS = 10 * 60_000;
 
 export class Jobs {
   readonly #live = new Map<number, LiveJob>();
   readonly #byId = new Map<string, LiveJob>();
-  /** What kind of work jobs were that ended lately, for `mesh why`. */
-  readonly #endedKinds = new Map<number, Kind>();
+  /** Of jobs that ended lately: what kind of work they were, for `mesh why`, and whose quotas their last attempts count for. */
+  readonly #ended = new Map<number, { kind: Kind; namespace: string }>();
 
   constructor(
     private readonly kinds: KindRegistry,
@@ -57,7 +57,12 @@ export class Jobs {
 
   /** Also of a job that ended lately. */
   kindOf(seq: number): Kind | undefined {
-    return this.#live.get(seq)?.kind ?? this.#endedKinds.get(seq);
+    return this.#live.get(seq)?.kind ?? this.#ended.get(seq)?.kind;
+  }
+
+  /** Also of a job that ended lately. */
+  namespaceOf(seq: number): string | undefined {
+    return this.#live.get(seq)?.row.namespace ?? this.#ended.get(seq)?.namespace;
   }
 
   byId(id: string): LiveJob | undefined {
@@ -126,9 +131,8 @@ export class Jobs {
     this.#live.delete(live.row.seq);
     this.#byId.delete(live.row.id);
     this.kinds.release(live.kind);
-    this.#endedKinds.set(live.row.seq, live.kind);
-    if (this.#endedKinds.size > ENDED_KINDS_MAX)
-      this.#endedKinds.delete(this.#endedKinds.keys().next().value as number);
+    this.#ended.set(live.row.seq, { kind: live.kind, namespace: live.row.namespace });
+    if (this.#ended.size > ENDED_MAX) this.#ended.delete(this.#ended.keys().next().value as number);
   }
 }
 

@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import { test } from 'tap';
+import { Outcome } from '../../proto/gen/mesh/v1/agent.js';
 import type { TaskInput } from '../../proto/gen/mesh/v1/common.js';
 import { jobUntil, PlayedAgent, startPlane, submission, submit, type TestPlane } from '../../test/support/plane.js';
 import type { NamespaceChange } from './namespaces.js';
@@ -109,6 +110,25 @@ test('running tasks stay within the quota, and why says so', async (t) => {
   await namespaces.set(change('lab', {}, { running: null }), someone);
   t.equal((await agent.assignedAll(3)).length, 3, 'without the quota the rest follows at once');
   await jobUntil(parts, job.id, ({ counts }) => counts.assigned === 6);
+});
+
+test('what still runs of a cancelled job counts until its agent has killed it', async (t) => {
+  const parts = await startPlane(t);
+  const { plane } = parts;
+  await namespacesOf(parts).set(change('default', {}, { running: 3 }), someone);
+  const agent = new PlayedAgent(plane, 'big', 16);
+  await agent.connect();
+  const { id, seq } = await submit(plane, 3);
+  const running = await agent.assignedAll(3);
+  const row = await parts.store.jobs.get(id);
+  if (row) await plane.cancellation.cancel(row, undefined);
+  await jobUntil(parts, id, ({ status }) => status === 'CANCELLED');
+  t.equal(plane.ledger.occupiedByJob(seq), 3);
+  t.match((await namespacesOf(parts).list())[0]?.usage, { running: 3, cpuMillis: 3000 }, 'it is no live job any more');
+  const next = await submit(plane, 3);
+  await agent.finish(running.slice(0, 1), { outcome: Outcome.CANCELLED });
+  t.equal((await agent.assignedAll(1)).length, 1);
+  t.equal(plane.ledger.occupiedByJob(next.seq), 1, 'one is dead, so one is given');
 });
 
 test('CPUs: tasks that ask for more than the quota never get in, the others share it', async (t) => {

@@ -204,17 +204,18 @@ export class Namespaces implements Service {
     }, 0);
   }
 
-  /** What all namespaces have assigned. */
+  /** What all namespaces have assigned. What is being killed of a job that was cancelled counts until it is dead. */
   #running(): Map<string, { running: number; cpuMillis: number }> {
     const { jobs, ledger } = this.#options;
     const used = new Map<string, { running: number; cpuMillis: number }>();
-    for (const { row, kind } of jobs.all()) {
-      const running = ledger.occupiedByJob(row.seq);
-      if (running === 0) continue;
-      const sum = used.get(row.namespace) ?? { ...NOTHING };
+    for (const { job, kind } of ledger.occupants()) {
+      const namespace = jobs.namespaceOf(job);
+      if (namespace === undefined) continue;
+      const running = ledger.occupiedByJob(job);
+      const sum = used.get(namespace) ?? { ...NOTHING };
       sum.running += running;
       sum.cpuMillis += running * costOf(kind.resources).cpuMillis;
-      used.set(row.namespace, sum);
+      used.set(namespace, sum);
     }
     return used;
   }
