@@ -6,6 +6,7 @@ import { createLogger } from '../common/log.js';
 import { makeProgram, reportError } from '../common/program.js';
 import { addSettings, printConfig, resolveSettings } from '../common/settings.js';
 import { untilSignal } from '../common/signals.js';
+import { renounceInheritance } from './inheritance.js';
 import { agentSettings } from './settings.js';
 
 /** `mesh-agent`: runs tasks of the mesh on this machine, in the foreground, until SIGTERM. */
@@ -32,6 +33,7 @@ async function run(program: Command): Promise<void> {
   }
   const config = { ...resolved.values, dataDir: resolved.values.data ?? defaultDataDir('agent', process.env) };
   const log = createLogger({ component: 'agent', level: config.logLevel });
+  renounceInheritance(log);
   const signal = untilSignal();
   const stopping = new AbortController();
   void signal.promise.then(() => stopping.abort());

@@ -3,7 +3,8 @@
  * about as much as starting one more small process, so it is left out where nothing is to be set.
  *
  * Its own complaint, that the command cannot be executed, goes to the descriptor that is the task's standard error from
- * then on. It begins with a token that no task can know, so it is told from anything a task prints.
+ * then on. It begins with a token, so it is told from anything a task prints by chance. One that looks for the token (in a
+ * namespace it is on the command line of the first process) can pass its own end off as one that never began, and no more.
  */
 import { randomBytes } from 'node:crypto';
 import { type Bounds, limitScript } from './bounds.js';
