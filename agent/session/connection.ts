@@ -8,7 +8,8 @@
  *
  * A coordinator that stands by says who leads, one that stops says where to go; both are remembered, before everything
  * that was known. One that dismisses the agent for good (a person must act) is left alone for a minute or two, unless
- * what it refuses the next hello with can be mended by nobody but a person here: then the agent ends.
+ * what it refuses the next hello with can be mended by nobody but a person here: then the agent ends. One whose
+ * certificate has expired and buys no other waits in the same way, because the mesh may be set to take it back.
  */
 import { type Clock, pause } from '../../common/clock.js';
 import { MeshError, toMeshError } from '../../common/errors.js';
@@ -172,7 +173,8 @@ export class Connection implements Service {
         const failure = toMeshError(error);
         if (this.#stopping.signal.aborted) return;
         if (FATAL.has(failure.code)) return onFatal(failure);
-        log.warn({ event: 'session.failed', code: failure.code, reason: failure.message });
+        dismissed = failure.code === 'EXPIRED';
+        log.warn({ event: 'session.failed', code: failure.code, reason: failure.message, hint: failure.hint });
       }
       failures++;
       const waitMs = backoffMs({ baseMs: BACKOFF_BASE_MS, capMs: this.#leaseMs / 3 }, failures, random());
