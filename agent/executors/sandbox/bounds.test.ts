@@ -39,8 +39,8 @@ for (const tier of ['process', 'bubblewrap'] as const) {
     const executor = new ProcessExecutor({
       ...{ ...bench, tiers, files, clock: systemClock, log: silentLogger, nodeName: () => 'node-1' },
     });
-    return (argv: string[], more: Partial<JobBody>) =>
-      observe(executor, [makeAttempt(makeBody({ $case: 'process', value: { argv, environment: {} } }, more))]);
+    return (argv: string[], more: Partial<JobBody>, environment: Record<string, string> = {}) =>
+      observe(executor, [makeAttempt(makeBody({ $case: 'process', value: { argv, environment } }, more))]);
   };
   const shell = (script: string) => ['sh', '-c', script];
 
@@ -82,6 +82,19 @@ for (const tier of ['process', 'bubblewrap'] as const) {
     const files = start(shell('ulimit -n; ulimit -c'), { limits: asks({ openFiles: 33 }) });
     t.equal((await files.end()).outcome, 'succeeded');
     t.equal(files.text(0), '33\n0\n');
+  });
+
+  test(`${tier}: what a job has loaded into its programs is not loaded into what limits them`, async (t) => {
+    const start = await setup(t);
+    const odd = { LD_BIND_NOW: '$(x)"', PS4: '$(id)' };
+    const limits = asks({ openFiles: 33 });
+    const given = start(shell('ulimit -n; env | grep -E "^(LD_|PS4|MESH_ASIDE)" | sort'), { limits }, odd);
+    t.equal((await given.end()).outcome, 'succeeded');
+    t.equal(given.text(0), '33\nLD_BIND_NOW=$(x)"\nPS4=$(id)\n', 'the command has what the job gave it');
+    // The loader says which programs it begins: one with a library of the job's in it could leave the limits out.
+    const loaded = start(['true'], { limits }, { LD_DEBUG: 'files' });
+    t.equal((await loaded.end()).outcome, 'succeeded');
+    t.same(loaded.text(0).match(/(?<=initialize program: )\S+/g), ['true']);
   });
 
   test(`${tier}: what cannot be executed is named the same with limits`, async (t) => {

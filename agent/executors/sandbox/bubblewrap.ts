@@ -20,7 +20,7 @@ import { MeshError } from '../../../common/errors.js';
 import { NodeFault } from '../../core/types.js';
 import { COOKIE_VARIABLE, TASK_PATH } from '../environment.js';
 import { readProcess, sendSignal } from '../process-table.js';
-import { Complaint, launcherArguments, makeToken } from './launcher.js';
+import { Complaint, launch, makeToken } from './launcher.js';
 import { type Command, type Contained, type Exit, standardStreams, type Tier } from './tier.js';
 import { signalOfCode } from './signals.js';
 
@@ -137,15 +137,15 @@ class Namespace implements Contained {
 
   constructor(options: BubblewrapOptions, command: Command) {
     this.#clock = options.clock;
-    const { argv, environment, user, cookie, linked } = command;
+    const { user, cookie, linked } = command;
     const status = linked === true ? 4 : 3;
     const token = makeToken();
     this.complaint = new Complaint([token, 'bwrap: ']);
     const descriptors = { status, variables: status + 1 };
     const args = bubblewrapArguments(options, command, descriptors);
     const closing = Object.values(descriptors);
-    const launcher = launcherArguments(argv, command.bounds, token, { inNamespace: true, closing });
-    this.child = spawn(options.program, [...args, '--', ...launcher], {
+    const { argv, environment } = launch(command, token, { inNamespace: true, closing });
+    this.child = spawn(options.program, [...args, '--', ...argv], {
       cwd: '/',
       env: { PATH: TASK_PATH, [COOKIE_VARIABLE]: cookie },
       stdio: standardStreams((linked === true ? 1 : 0) + closing.length),

@@ -16,18 +16,44 @@ const CANNOT_EXECUTE = 126;
 export const makeToken = (): string => `mesh-${randomBytes(9).toString('hex')}`;
 
 /**
+ * Variables with which a program is made another one before its first line runs (a library of the job's that is loaded
+ * into it, commands in the shell's prompt). They are for the command, not for what sets its limits: until then they have
+ * another name.
+ */
+const STEERING = /^(?:(?:LD|DYLD|GLIBC)_\w*|GCONV_PATH|LOCPATH|PS4)$/;
+const aside = (name: string): string => `MESH_ASIDE_${name}`;
+
+/** What to start in place of a command, and with which variables. */
+export interface Launch {
+  argv: string[];
+  environment: Record<string, string>;
+}
+
+/**
  * `inNamespace`: the command is to have a process namespace of its own, so its processes can be counted.
  * `closing`: descriptors of those who start it, which bubblewrap leaves open.
  */
-export function launcherArguments(
-  argv: readonly string[],
-  bounds: Bounds,
+export function launch(
+  {
+    argv,
+    environment,
+    bounds,
+  }: { argv: readonly string[]; environment: Readonly<Record<string, string>>; bounds: Bounds },
   token: string,
   { inNamespace = false, closing = [] }: { inNamespace?: boolean; closing?: readonly number[] } = {},
-): string[] {
+): Launch {
+  const names = Object.keys(environment).filter((name) => STEERING.test(name));
+  const given = names.map((name) => `export ${name}="$${aside(name)}"; unset ${aside(name)}; `).join('');
   const closed = closing.map((descriptor) => ` ${descriptor}>&-`).join('');
-  const script = `${limitScript(bounds, inNamespace)}unset PWD OLDPWD SHLVL; exec "$@"${closed}`;
-  return ['/bin/sh', '-c', script, token, ...argv];
+  const script = `${limitScript(bounds, inNamespace)}unset PWD OLDPWD SHLVL; ${given}exec "$@"${closed}`;
+  const renamed = Object.entries(environment).map(([name, value]) => [
+    names.includes(name) ? aside(name) : name,
+    value,
+  ]);
+  return {
+    argv: ['/bin/sh', '-c', script, token, ...argv],
+    environment: Object.fromEntries(renamed) as Launch['environment'],
+  };
 }
 
 /** Holds back what begins like the complaint of a launcher, until it is clear whose it is. */

@@ -8,7 +8,7 @@ import { type ChildProcess, spawn, type StdioOptions } from 'node:child_process'
 import { sendSignal } from '../process-table.js';
 import type { TaskUser } from '../user.js';
 import { type Bounds, needsLauncher } from './bounds.js';
-import { Complaint, launcherArguments, makeToken } from './launcher.js';
+import { Complaint, launch, makeToken } from './launcher.js';
 
 export type TierName = 'bubblewrap' | 'process';
 
@@ -73,16 +73,18 @@ class BareProcess implements Contained {
   readonly complaint: Complaint | undefined;
   readonly keepers: ReadonlySet<number> = new Set();
 
-  constructor({ argv, environment, directory, startsIn, user, bounds, linked }: Command) {
-    let [program, ...args] = argv as [string, ...string[]];
-    if (needsLauncher(bounds)) {
+  constructor(command: Command) {
+    const { directory, startsIn, user, linked } = command;
+    let started: Pick<Command, 'argv' | 'environment'> = command;
+    if (needsLauncher(command.bounds)) {
       const token = makeToken();
       this.complaint = new Complaint([token]);
-      [program, ...args] = launcherArguments(argv, bounds, token) as [string, ...string[]];
+      started = launch(command, token);
     }
+    const [program, ...args] = started.argv as [string, ...string[]];
     this.child = spawn(program, args, {
       cwd: startsIn ?? directory,
-      env: environment,
+      env: started.environment,
       stdio: standardStreams(linked === true ? 1 : 0),
       detached: true,
       // libuv also clears the supplementary groups when it is given a user.
