@@ -94,16 +94,15 @@ export class ChainReader {
 
   /** False when it need not be given any more. */
   take(entry: AuditEntry): boolean {
-    this.#broken ??= breakAt(this.#head, entry);
+    this.#broken ??= breakAt(this.#head, entry) ?? this.#missed(entry);
     if (this.#broken) return false;
     this.#head = { seq: entry.seq, hash: entry.hash };
-    for (const kept of this.#kept)
-      if (kept.seq === entry.seq && kept.hash !== entry.hash)
-        this.#broken ??= {
-          seq: entry.seq,
-          why: `it is not the entry that ${kept.by} holds: this one, or one before it, was replaced`,
-        };
-    return this.#broken === undefined;
+    return true;
+  }
+
+  #missed({ seq, hash }: AuditEntry): ChainBreak | undefined {
+    const kept = this.#kept.find((head) => head.seq === seq && head.hash !== hash);
+    return kept && { seq, why: `it is not the entry that ${kept.by} holds: this one, or one before it, was replaced` };
   }
 
   /** The chain ended here. */
