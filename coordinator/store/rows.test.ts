@@ -105,3 +105,17 @@ test('rows that do not fit leave the database as it was', async (t) => {
     message: /9999_future/,
   });
 });
+
+test('rows of any size come out, one table after the other', async (t) => {
+  const { target, run } = await databaseAt(t, AUDITED);
+  // The driver stops reading once this much waits to be taken, and must go on for the tables that follow.
+  for (const [key, size] of [
+    ['a', 20_000],
+    ['b', 70_000],
+    ['c', 1],
+  ] as const)
+    await run(`insert into setting values ('${key}', repeat('x', ${size}))`);
+  const { rows, tables } = await take(target);
+  t.equal(rows.get('setting')?.length, 20_000 + 70_000 + 1 + 3 * 'a\t\n'.length);
+  t.equal(rows.size, tables.length);
+});

@@ -74,7 +74,11 @@ export const dumpRows = <T>(target: Target, work: (source: RowSource) => Promise
       migration: last.name,
       tables: inOrder(tables).map(({ name, columns }) => ({ name, columns })),
       async *rows(table) {
-        yield* await sql.unsafe(`copy ${quoted(table.name)} (${columnsOf(table)}) to stdout`).readable();
+        const rows = await sql.unsafe(`copy ${quoted(table.name)} (${columnsOf(table)}) to stdout`).readable();
+        yield* rows;
+        // The driver stops reading from its connection while enough waits here, and goes on when more is asked for; after
+        // the last row nobody asks, and it never reads again (postgres 3.4.9, `CopyData` in src/connection.js).
+        rows._read(0);
       },
     });
   });
