@@ -76,6 +76,13 @@ test('a task that spoils its files neither keeps its attempt from ending nor lea
   t.same(readdirSync(home), [], 'nothing is left');
 });
 
+test('a name that leads elsewhere is refused', async (t) => {
+  const { home, files } = await setup(t);
+  for (const name of ['../outside', '..', 'a/b', 'a\0b', ''])
+    t.throws(() => files.place(new Map([[name, Buffer.from('x')]])), { code: 'BAD_SPEC' }, JSON.stringify(name));
+  t.same(readdirSync(home), []);
+});
+
 test('only a memory file system will do', async (t) => {
   const { marker, user, janitor, dataDir, home } = await setup(t);
   t.equal(await SecretFiles.prepare(marker, user, janitor, [undefined, dataDir, '/nowhere']), undefined);

@@ -9,13 +9,15 @@ import { randomBytes } from 'node:crypto';
 import { chownSync, mkdirSync, rmSync, statfsSync, unlinkSync, writeFileSync } from 'node:fs';
 import { chmod, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { systemCode } from '../../common/errors.js';
+import { MeshError, systemCode } from '../../common/errors.js';
 import type { JobSecrets } from '../core/secrets.js';
 import { NodeFault } from '../core/types.js';
 import type { Janitor } from './janitor.js';
 import type { TaskUser } from './user.js';
 import { claimFolder, emptyFolder } from './workroot.js';
 
+/** The coordinator checks it too; a node, which writes these files with all its rights, does not have to believe it. */
+const NAME = /^\w{1,63}$/;
 /** What `statfs` says of file systems that live in memory (linux/magic.h). */
 const TMPFS = 0x01021994;
 const RAMFS = 0x858458f6;
@@ -60,8 +62,13 @@ export class SecretFiles {
     return undefined;
   }
 
-  /** A new directory with these files, by name. @throws NodeFault when there is no room for them */
+  /**
+   * A new directory with these files, by name.
+   * @throws MeshError BAD_SPEC for a name that is none; NodeFault when there is no room for them
+   */
   place(files: ReadonlyMap<string, Buffer>): PlacedSecrets {
+    for (const name of files.keys())
+      if (!NAME.test(name)) throw new MeshError('BAD_SPEC', `${JSON.stringify(name)} cannot be the name of a secret`);
     const directory = join(this.#path, randomBytes(8).toString('hex'));
     try {
       mkdirSync(directory, { mode: 0o700 });
