@@ -164,6 +164,7 @@ export class PlayedAgent {
   /** The latest version it speaks. */
   protocol = 1;
   secretFiles = false;
+  sandboxes: string[] = [];
   mailbox = new Mailbox();
   session!: AgentSession;
   readonly identity: Identity;
@@ -199,7 +200,7 @@ export class PlayedAgent {
       capabilities: Capabilities.fromPartial({
         ...{ cpus: this.slots, memoryBytes: 2 ** 33, slots: this.slots, os: 'linux', arch: 'x64' },
         executors: ['process', 'function'],
-        secretFiles: this.secretFiles,
+        ...{ secretFiles: this.secretFiles, sandboxes: this.sandboxes },
       }),
       prefilled: columns(over.prefilled ?? []),
       running: columns(over.running ?? []),

@@ -74,3 +74,22 @@ export const nodes: Check = async ({ store }) =>
         `on ${name}: apt install bubblewrap, then start its agent again; its log says what is missing`,
       ),
     );
+
+/** Under an ordinary agent such a task is the agent, key included; under root's it is the user of all the others. */
+export const unsandboxed: Check = async ({ store }) => {
+  const names = (await store.nodes.all())
+    .filter(
+      ({ revoked, capabilities: { sandboxes } }) => !revoked && sandboxes.length > 1 && sandboxes.includes('process'),
+    )
+    .map(({ name }) => name);
+  if (names.length === 0) return [];
+  const shown = names.length > NAMED_MAX ? [...names.slice(0, NAMED_MAX), '…'] : names;
+  return [
+    finding(
+      'nodes.unsandboxed',
+      'notice',
+      `a job may ask for no sandbox (--sandbox process) on ${shown.join(', ')}`,
+      'where submitters are not trusted with the machine: mesh-agent --sandbox bubblewrap',
+    ),
+  ];
+};

@@ -54,6 +54,11 @@ test('each check finds what it is for, and nothing once it is mended', async (t)
     await well('nodes.sandbox');
     await new PlayedAgent(plane, 'attic').connect();
     await weak('nodes.sandbox', /attic/, /apt install bubblewrap/);
+    await well('nodes.unsandboxed');
+    const both = new PlayedAgent(plane, 'cellar');
+    both.sandboxes = ['bubblewrap', 'process'];
+    await both.connect();
+    await weak('nodes.unsandboxed', /no sandbox .* on cellar$/, /--sandbox bubblewrap/);
   });
 
   await t.test('approval', async () => {
