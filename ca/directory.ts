@@ -139,9 +139,20 @@ export class CaDirectory {
     return isSealedDirectory(this.directory);
   }
 
-  /** PEM, as the directory keeps its keys. */
+  /** PEM, as the directory keeps its keys. @throws MeshError PASSPHRASE */
   seal(key: KeyObject): string {
-    return sealKey(key, this.isSealed ? this.#passphrase : undefined);
+    return sealKey(key, this.#sealing());
+  }
+
+  /**
+   * What new keys are encrypted with: what opens the others. Somebody may have set a passphrase since this directory was
+   * opened, and a key in clear, or under the former one, must not come to stand beside them.
+   * @throws MeshError PASSPHRASE
+   */
+  #sealing(): Passphrase | undefined {
+    if (!this.isSealed) return undefined;
+    this.#readKey(filesOf(this.directory).issuerKey);
+    return this.#passphrase;
   }
 
   /** A key that somebody else keeps here, under the same passphrase as the directory's own; undefined when it is absent. */
@@ -233,7 +244,7 @@ export class CaDirectory {
 
   /** The key that another authority is about to certify as this directory's issuer, until `adoptIssuer`. */
   keyForNextIssuer(): KeyObject {
-    return waitingKey(filesOf(this.directory).issuerKeyNext, this.isSealed ? this.#passphrase : undefined);
+    return waitingKey(filesOf(this.directory).issuerKeyNext, this.#sealing());
   }
 
   /**
@@ -279,7 +290,7 @@ export class CaDirectory {
   /** A step in the replacement of the root (next-root.ts), which opens and seals keys as this directory does. */
   takeStep(step: (directory: string, passphrase: Passphrase | undefined) => void): Promise<void> {
     return this.locked(() => {
-      step(this.directory, this.isSealed ? this.#passphrase : undefined);
+      step(this.directory, this.#sealing());
       this.reload();
     });
   }
@@ -287,7 +298,7 @@ export class CaDirectory {
   /** The key that the next root is about to certify as an issuer. */
   keyForNextRoot(): KeyObject {
     const path = filesOf(filesOf(this.directory).next).issuerKeyNext;
-    return waitingKey(path, this.isSealed ? this.#passphrase : undefined);
+    return waitingKey(path, this.#sealing());
   }
 
   /**

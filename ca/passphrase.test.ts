@@ -8,9 +8,10 @@ import { systemClock } from '../common/clock.js';
 import { makeKeyPair } from '../common/identity/keys.js';
 import { Passphrase } from '../common/passphrase.js';
 import { PROFILES } from '../common/identity/profile.js';
-import { initAdopted, initDirectory, keyForIssuer, openDirectory } from './directory.js';
+import { type CaDirectory, initAdopted, initDirectory, keyForIssuer, openDirectory } from './directory.js';
 import { isSealed } from './keys.js';
 import { filesOf } from './layout.js';
+import { makeNextRoot } from './next-root.js';
 import { keyFilesIn } from './reseal.js';
 
 const NOW_MS = Date.UTC(2026, 10, 20, 12);
@@ -48,6 +49,28 @@ test('keys made under a passphrase are opened by it alone, by openssl too', asyn
     });
   t.same(read(WORDS).stdout, ca.authority.root.publicKey.export({ type: 'spki', format: 'der' }));
   t.not(read(OTHER).status, 0);
+});
+
+test('whoever opened the directory before its passphrase was set or changed writes no key into it any more', async (t) => {
+  const directory = join(folderFor(t), 'ca');
+  await initDirectory(directory, { nowMs: NOW_MS });
+  const earlier: [CaDirectory, string][] = [[open(directory), 'before there was one']];
+  await open(directory).setPassphrase(WORDS);
+  earlier.push([open(directory, WORDS), 'under the former one']);
+  await open(directory, WORDS).setPassphrase(OTHER);
+  const { next, issuerKeyNext } = filesOf(directory);
+  for (const [ca, when] of earlier) {
+    const makeRootNext = () =>
+      ca.takeStep((folder, passphrase) => makeNextRoot(folder, 'attic-lab', NOW_MS, passphrase));
+    await t.rejects(makeRootNext(), { code: 'PASSPHRASE' }, when);
+    t.throws(() => ca.keyForNextIssuer(), { code: 'PASSPHRASE' }, when);
+    t.throws(() => ca.keyForNextRoot(), { code: 'PASSPHRASE' }, when);
+    t.throws(() => ca.writeKey('secrets.key', makeKeyPair().privateKey), { code: 'PASSPHRASE' }, when);
+    for (const path of [next, issuerKeyNext, join(directory, 'secrets.key')])
+      t.notOk(existsSync(path), `${path} ${when}`);
+  }
+  t.same(areSealed(directory), [true, true]);
+  t.ok(open(directory, OTHER).authority);
 });
 
 test('a passphrase is set, changed and removed, of every key at once', async (t) => {
