@@ -114,13 +114,23 @@ export class Issuance {
     const before = await this.#options.certificates.get(caller.serial);
     const lifetimeMs = askedLifetimeMs(before ?? caller);
     const row = await this.sign({ csr, role, name, lifetimeMs, actor, tokenId: undefined, sameHolder: true });
-    const revoked = await this.#options.certificates.revoked();
-    if (!revoked.some(({ serial }) => serial === caller.serial)) return row;
-    const why = `${caller.serial}, which it renews, is revoked`;
-    await this.revoke(this.#options.audit.self, row.serial, why).catch((error: unknown) => {
-      if (toMeshError(error).code !== 'NOT_FOUND') throw error;
-    });
-    throw new MeshError('REVOKED', `the certificate ${caller.serial} of ${name} is revoked`);
+    await this.requireStanding(caller.serial, row);
+    return row;
+  }
+
+  /**
+   * That the certificate for which `successor` was made was not revoked meanwhile; both are revoked if it was.
+   * @throws MeshError REVOKED
+   */
+  async requireStanding(serial: string, successor: CertificateRow): Promise<void> {
+    const { certificates, audit } = this.#options;
+    if ((await certificates.get(serial))?.revokedAtMs === undefined) return;
+    await this.revoke(audit.self, successor.serial, `${serial}, which it renews, is revoked`).catch(
+      (error: unknown) => {
+        if (toMeshError(error).code !== 'NOT_FOUND') throw error;
+      },
+    );
+    throw new MeshError('REVOKED', `the certificate ${serial} of ${successor.name} is revoked`);
   }
 
   async sign(request: {
@@ -190,10 +200,16 @@ export class Issuance {
     return this.#options.certificates.list();
   }
 
-  /** Every certificate of this holder, and nobody's who has the same name in another role. */
+  /**
+   * Every certificate of this holder, and nobody's who has the same name in another role. The latest is one of them even
+   * when it has expired, for it may buy another (recovery.ts).
+   */
   async revokeHolder(actor: Actor, role: Role, name: string, why?: string): Promise<CertificateRow[]> {
+    const serials = new Set((await this.holders(role, name)).map(({ serial }) => serial));
+    const latest = await this.#options.certificates.latest(role, name);
+    if (latest && latest.revokedAtMs === undefined) serials.add(latest.serial);
     const revoked: CertificateRow[] = [];
-    for (const { serial } of await this.holders(role, name)) revoked.push(...(await this.revoke(actor, serial, why)));
+    for (const serial of serials) revoked.push(...(await this.revoke(actor, serial, why)));
     return revoked;
   }
 

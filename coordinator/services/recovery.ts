@@ -73,6 +73,7 @@ export class Recovery {
     const common = { csr, role, name, actor, tokenId: undefined, lifetimeMs: askedLifetimeMs(row) };
     // Of two that ask at the same time with different keys the store refuses one.
     const recovered = await issuance.sign({ ...common, action: 'certificate.recovered' });
+    await issuance.requireStanding(serial, recovered);
     const expiredAt = iso(expired.notAfterMs);
     log.info({ event: 'certificate.recovered', name, serial: recovered.serial, former: serial, expiredAt, address });
     return recovered;

@@ -15,6 +15,7 @@ import { METHOD_ROLES } from '../../coordinator/rpc/roles.js';
 import { type Credential, channelCredentials, channelOptions } from '../../link/credentials.js';
 import { EnrollServiceClient, type RecoverResponse } from '../../proto/gen/mesh/v1/enroll.js';
 import { type Front, openFront } from '../support/front.js';
+import { OPERATOR } from '../support/plane.js';
 import { makeTestMesh, type TestMesh } from '../support/test-mesh.js';
 import { until } from '../support/who-door.js';
 
@@ -105,6 +106,34 @@ test('A12: revoked and expired: refused, and nothing is issued', async (t) => {
   await t.rejects(recover(t, front, expired), { code: 'REVOKED', message: /was revoked at/, hint: /token create/ });
   t.equal(await issuedTo(front, 'attic'), 1);
   t.equal((await refusals(front, 'attic')).length, 1);
+});
+
+test('A12: whoever shuts out or removes a node that was off past the end of its certificate shuts it out of recovery too', async (t) => {
+  const front = await openFront(t);
+  const stolen = await expiredAgent(front, 'attic');
+  t.match(
+    await front.plane.issuance.revokeHolder(OPERATOR, 'agent', 'attic'),
+    [{ serial: serialOf(stolen) }],
+    'as mesh revoke and mesh remove do',
+  );
+  await t.rejects(recover(t, front, stolen), { code: 'REVOKED', message: /was revoked at/ });
+  t.equal(await issuedTo(front, 'attic'), 1);
+});
+
+test('A12: a revocation that races a recovery covers the recovered certificate', async (t) => {
+  const front = await openFront(t);
+  const expired = await expiredAgent(front, 'attic');
+  const { certificates } = front.store;
+  const { record } = certificates;
+  t.teardown(() => Object.assign(certificates, { record }));
+  // All of the revocation falls between what recovery asks and what it writes.
+  certificates.record = async (...given) => {
+    certificates.record = record;
+    await front.plane.issuance.revoke(OPERATOR, 'attic');
+    await record(...given);
+  };
+  await t.rejects(recover(t, front, expired), { code: 'REVOKED', message: /is revoked/ });
+  t.same(await certificates.holders('agent', 'attic'), []);
 });
 
 test('A5: an older certificate of the name, its successor being in use: refused', async (t) => {
