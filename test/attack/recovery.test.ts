@@ -124,7 +124,7 @@ test('A12: a revocation that races a recovery covers the recovered certificate',
   const front = await openFront(t);
   const expired = await expiredAgent(front, 'attic');
   const { certificates } = front.store;
-  const { record } = certificates;
+  const record = certificates.record.bind(certificates);
   t.teardown(() => Object.assign(certificates, { record }));
   // All of the revocation falls between what recovery asks and what it writes.
   certificates.record = async (...given) => {
