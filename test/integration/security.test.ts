@@ -1,5 +1,5 @@
 /** Who gets in and what they may do there, asked of a running mesh from outside. */
-import { cpSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { cpSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { credentials, Client, type ServiceError } from '@grpc/grpc-js';
 import t, { before, test } from 'tap';
@@ -11,7 +11,7 @@ import { CaServiceService } from '../../proto/gen/mesh/v1/ca.js';
 import { MeshServiceService } from '../../proto/gen/mesh/v1/mesh.js';
 import type { JobShape } from '../../sdk/shapes.js';
 import { certificateFiles, get } from '../support/https.js';
-import { makeMesh, type Mesh, type Page, startMesh } from '../support/mesh.js';
+import { type Mesh, type Page, startMesh } from '../support/mesh.js';
 
 let mesh: Mesh;
 const shell = (script: string): string[] => ['--', 'sh', '-c', script];
@@ -248,28 +248,4 @@ test('a certificate renews itself; what runs does not notice', async (t) => {
   t.match(await mesh.tasks(job.id), [{ attempts: 1, losses: 0 }]);
   t.not((await mesh.node('short')).certFingerprint, issued.fingerprint, 'and the new one is what it shows');
   await agent.program.stop();
-});
-
-test('two meshes on one network: an agent joins the one its token is of', async (t) => {
-  const [one, two] = [makeMesh(t, { mdns: true }), makeMesh(t, { mdns: true })];
-  const [first, second] = [await one.startCoordinator(), await two.startCoordinator()];
-  t.not(first.ready.meshId, second.ready.meshId);
-  const agents = await Promise.all([one.startAgent('x'), two.startAgent('x')]);
-  const port = (address: string) => address.split(':').at(-1);
-  t.equal(port(agents[0].ready.coordinator), port(first.ready.address));
-  t.equal(port(agents[1].ready.coordinator), port(second.ready.address));
-  for (const side of [one, two]) {
-    t.strictSame(
-      (await side.nodes()).map(({ name }) => name),
-      ['x'],
-    );
-    t.match(await side.submit('--wait', '--', 'true'), { status: 'COMPLETED' });
-  }
-  const token = await one.token();
-  const mixed = ['--data', agents[1].dataDir, '--join', token];
-  await agents[1].program.stop();
-  const refused = await two.run('agent', mixed);
-  t.equal(refused.code, 1);
-  t.match(refused.stderr, /belongs to the mesh mesh-[a-z0-9]+, the token to mesh-/);
-  t.ok(existsSync(join(agents[1].dataDir, 'agent.crt')), 'what it had is still there');
 });

@@ -33,7 +33,7 @@ export const caKeys: Check = ({ config: { dataDir } }) => {
             'ca.root-key',
             'notice',
             "the root's key is on the coordinator; it is needed only to admit or renew coordinators",
-            `mesh-ca root export --dir ${directory}, and keep the file elsewhere`,
+            `mesh-ca root export --dir ${directory} --out FILE, and keep the file elsewhere`,
           ),
         ]),
   ];
