@@ -75,7 +75,7 @@ export const nodes: Check = async ({ store }) =>
       ),
     );
 
-/** Under an ordinary agent such a task is the agent, key included; under root's it is the user of all the others. */
+/** Under an ordinary agent such a task is the agent, key included; under root's the user of all tasks, sandboxed ones too. */
 export const unsandboxed: Check = async ({ store }) => {
   const names = (await store.nodes.all())
     .filter(
@@ -88,7 +88,7 @@ export const unsandboxed: Check = async ({ store }) => {
     finding(
       'nodes.unsandboxed',
       'notice',
-      `a job may ask for no sandbox (--sandbox process) on ${shown.join(', ')}`,
+      `a job may ask for no sandbox (--sandbox process), and then sees what others are given, on ${shown.join(', ')}`,
       'where submitters are not trusted with the machine: mesh-agent --sandbox bubblewrap',
     ),
   ];
