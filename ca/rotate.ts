@@ -42,7 +42,7 @@ export function rotationText(rotation: RotationAnswer): string {
   if (nextRoot !== '') lines.push(`new root  ${nextRoot}`, `done      ${done}, missing ${laggards.length}`);
   else if (laggards.length > 0) lines.push(`settling  ${laggards.length} trust the old root still`);
   for (const { role, name, live, untilMs, missing } of laggards.slice(0, NAMES_MAX)) {
-    const state = live ? 'connected' : untilMs === 0 ? '' : `until ${iso(untilMs)}`;
+    const state = live ? 'live' : untilMs === 0 ? '' : `until ${iso(untilMs)}`;
     lines.push(`  ${role} ${name}: ${missing}${state === '' ? '' : ` (${state})`}`);
   }
   if (laggards.length > NAMES_MAX) lines.push(`  and ${laggards.length - NAMES_MAX} more`);

@@ -47,7 +47,10 @@ export function obtainNextIssuer(options: IssuerRenewalOptions, rootDigest: stri
   );
 }
 
-/** @param key the one to be certified */
+/**
+ * @param key the one to be certified
+ * @param rootDigest of the root that is to sign; '' for the present one
+ */
 async function askAll(
   options: IssuerRenewalOptions,
   key: KeyObject,
@@ -65,14 +68,14 @@ async function askAll(
       refusals.push(`${address}: ${(error as Error).message}`);
     }
   }
-  const { notAfterMs } = fieldsOf(directory.authority.issuer);
-  throw new MeshError(
-    'CONFLICT',
-    `the intermediate of this coordinator ends on ${new Date(notAfterMs).toISOString()} and nobody renews it (${refusals.join('; ')})`,
-    {
-      hint: 'start the coordinator whose data directory holds ca/ca.key, bring the key back (mesh-ca root import), or have a request signed where it is (mesh-ca issuer request)',
-    },
-  );
+  const endsAt = new Date(fieldsOf(directory.authority.issuer).notAfterMs).toISOString();
+  const what =
+    rootDigest === ''
+      ? `the intermediate of this coordinator ends on ${endsAt} and nobody renews it`
+      : 'nobody gives this coordinator an intermediate of the new root';
+  throw new MeshError('CONFLICT', `${what} (${refusals.join('; ')})`, {
+    hint: 'start the coordinator whose data directory holds ca/ca.key, bring the key back (mesh-ca root import), or have a request signed where it is (mesh-ca issuer request)',
+  });
 }
 
 async function ask(

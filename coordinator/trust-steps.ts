@@ -4,6 +4,7 @@ import { existsSync } from 'node:fs';
 import type { CaDirectory } from '../ca/directory.js';
 import { filesOf } from '../ca/layout.js';
 import { learnNextRoot, makeNextIssuer, makeNextRoot, takeNextRoot } from '../ca/next-root.js';
+import type { Clock } from '../common/clock.js';
 import { MeshError } from '../common/errors.js';
 import { readRoots } from '../common/identity/roots.js';
 import { type IssuerRenewalOptions, obtainNextIssuer } from './issuer-renewal.js';
@@ -15,12 +16,14 @@ const nextDigestOf = (directory: CaDirectory): string | undefined =>
   directory.nextRoot && digestOf(directory.nextRoot.certificate.toString());
 
 /**
- * That this coordinator has not missed a whole rotation.
- * @throws MeshError CONFLICT when the mesh stands on a root that is not known here
+ * That this coordinator has not missed a whole rotation: the root that the mesh stands on is known here, and so is an
+ * issuer of it, or can be made. Nobody would sign one for the old chain any more.
+ * @throws MeshError CONFLICT
  */
 export function checkRoots(directory: CaDirectory, { root }: TrustRow): void {
-  const known = [directory.authority.rootFingerprint, nextDigestOf(directory)];
-  if (known.includes(digestOf(root))) return;
+  const digest = digestOf(root);
+  if (digest === directory.authority.rootFingerprint) return;
+  if (digest === nextDigestOf(directory) && (directory.nextRoot?.authority || makesNext(directory))) return;
   throw new MeshError('CONFLICT', 'the root of this mesh was replaced while this coordinator was off', {
     hint: `move ${directory.directory} away and join again: mesh token create --role coordinator, then --join TOKEN`,
   });
@@ -37,17 +40,22 @@ export async function prepareNextRoot(directory: CaDirectory, nowMs: number): Pr
 /** Whether the key of the root that takes over is here. */
 const makesNext = (directory: CaDirectory): boolean => existsSync(filesOf(filesOf(directory.directory).next).rootKey);
 
+const makeIssuerOfNext = (directory: CaDirectory, clock: Clock): Promise<void> =>
+  directory.takeStep((folder, passphrase) => makeNextIssuer(folder, clock.wallMs(), passphrase));
+
 /** @throws MeshError while a step cannot be taken */
 export async function followTrust(options: IssuerRenewalOptions, state: TrustRow): Promise<void> {
   const { directory, clock } = options;
   checkRoots(directory, state);
-  if (digestOf(state.root) === nextDigestOf(directory)) await directory.takeStep(takeNextRoot);
+  if (digestOf(state.root) === nextDigestOf(directory)) {
+    if (makesNext(directory)) await makeIssuerOfNext(directory, clock);
+    await directory.takeStep(takeNextRoot);
+  }
   const { nextRoot } = state;
   if (nextRoot === undefined) return;
   if (digestOf(nextRoot) !== nextDigestOf(directory))
     await directory.takeStep((folder) => learnNextRoot(folder, new X509Certificate(nextRoot)));
   if (state.phase !== 'moving' || directory.nextRoot?.authority) return;
-  if (makesNext(directory))
-    await directory.takeStep((folder, passphrase) => makeNextIssuer(folder, clock.wallMs(), passphrase));
+  if (makesNext(directory)) await makeIssuerOfNext(directory, clock);
   else await obtainNextIssuer(options, digestOf(nextRoot));
 }

@@ -73,6 +73,7 @@ test('node', async (t) => {
   });
   const shape = nodeShape(Node.fromPartial({ name: 'n', state: 'HEALTHY', capabilities, lastHeartbeatAtMs: at }));
   t.match(shape, { name: 'n', rttMs: null, lastHeartbeatAt: iso, certExpiresAt: null, suspended: null });
+  t.equal(shape.renewalOverdue, false);
   t.equal(nodeShape(Node.fromPartial({ name: 'n', suspended: 'it failed' })).suspended, 'it failed');
   t.match(shape.capabilities, { cpus: 4, gpus: [{ model: 'g', memoryBytes: 1 }], labels: { a: 'b' }, executors: [] });
 });

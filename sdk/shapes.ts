@@ -120,6 +120,7 @@ export function nodeShape(node: Node) {
     certExpiresAt: isoTime(node.certExpiresAtMs),
     version: node.version,
     suspended: node.suspended === '' ? null : node.suspended,
+    renewalOverdue: node.renewalOverdue,
   };
 }
 

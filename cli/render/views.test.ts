@@ -14,3 +14,12 @@ test('a suspended node shows that beside its state, and why where there is room'
   t.notMatch(nodeView(node()), /suspended/);
   t.end();
 });
+
+test('a node whose certificate will end because it is not renewed shows that beside its state, and where to look', (t) => {
+  const table = nodesTable([node({ renewalOverdue: true }), node({ name: 'cellar' })]);
+  t.match(table, /attic +HEALTHY expiring /);
+  t.match(table, /cellar +HEALTHY +0/);
+  t.match(nodeView(node({ renewalOverdue: true })), /expiring:? +it renews .* in vain; .*certificate\.renewal_failed/);
+  t.notMatch(nodeView(node()), /expiring/);
+  t.end();
+});

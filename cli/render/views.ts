@@ -72,7 +72,12 @@ export function tasksTable(tasks: readonly TaskShape[]): string {
 
 /** The state and the flags beside it. */
 function nodeState(node: NodeShape): string {
-  const flags = { draining: node.draining, suspended: node.suspended !== null, revoked: node.revoked };
+  const flags = {
+    draining: node.draining,
+    suspended: node.suspended !== null,
+    revoked: node.revoked,
+    expiring: node.renewalOverdue,
+  };
   const raised = Object.entries(flags).flatMap(([flag, isSet]) => (isSet ? [flag] : []));
   return [node.state, ...raised].map(paintStatus).join(' ');
 }
@@ -123,6 +128,8 @@ function endsIn(expiresAt: string | null): string {
   return leftMs > 0 ? `${formatDuration(leftMs)} left` : 'expired';
 }
 
+const NOT_RENEWED = 'it renews its certificate in vain; the log of its agent says why (certificate.renewal_failed)';
+
 export function nodeView(node: NodeShape): string {
   const { capabilities } = node;
   const labels = Object.entries(capabilities.labels).map(([key, value]) => (value === '' ? key : `${key}=${value}`));
@@ -146,6 +153,7 @@ export function nodeView(node: NodeShape): string {
     ['reliability', percent(node.reliability)],
     ['last heartbeat', node.lastHeartbeatAt ?? '-'],
     ['certificate', `${safe(node.certFingerprint)}, until ${node.certExpiresAt ?? '-'}, ${endsIn(node.certExpiresAt)}`],
+    ...(node.renewalOverdue ? [['expiring', NOT_RENEWED] as [string, string]] : []),
     ['version', safe(node.version)],
   ]);
 }

@@ -117,9 +117,20 @@ export const isHostName = (text: string): boolean =>
  * fleet that was enrolled in one minute does not renew in one minute, and asking twice gives the same answer.
  */
 export function renewalAtMs(certificate: { notBeforeMs: number; notAfterMs: number; fingerprint: string }): number {
-  const share = 0.5 + 0.3 * (Number.parseInt(certificate.fingerprint.slice(0, 8), 16) / 2 ** 32);
-  const madeMs = Math.min(certificate.notBeforeMs + BACKDATE_MS, certificate.notAfterMs);
-  return Math.floor(madeMs + (certificate.notAfterMs - madeMs) * share);
+  const spread = Number.parseInt(certificate.fingerprint.slice(0, 8), 16) / 2 ** 32;
+  return atShareOfLife(certificate, 0.5 + 0.3 * spread);
+}
+
+/** By when a certificate has been renewed, whatever its fingerprint: one that is in use after that cannot be. */
+export const renewedByMs = (certificate: { notBeforeMs: number; notAfterMs: number }): number =>
+  atShareOfLife(certificate, 0.8);
+
+function atShareOfLife(
+  { notBeforeMs, notAfterMs }: { notBeforeMs: number; notAfterMs: number },
+  share: number,
+): number {
+  const madeMs = Math.min(notBeforeMs + BACKDATE_MS, notAfterMs);
+  return Math.floor(madeMs + (notAfterMs - madeMs) * share);
 }
 
 /**

@@ -201,7 +201,8 @@ function nodeMethods({ gate, plane }: MeshServiceOptions): Methods<'listNodes' |
     const attempts = term?.ledger.ofNode(node.row.seq) ?? [];
     const running = attempts.filter((attempt) => attempt.holding).length;
     const suspended = term?.fleet.whySuspended(node) ?? '';
-    return presentNode(node, { running, queued: attempts.length - running, suspended });
+    const renewalOverdue = term?.fleet.isRenewalOverdue(node) ?? false;
+    return presentNode(node, { running, queued: attempts.length - running, suspended, renewalOverdue });
   };
   return {
     listNodes: gate.unary<api.ListNodesRequest, api.ListNodesResponse>(Mesh.listNodes.path, async () => {

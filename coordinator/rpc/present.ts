@@ -62,6 +62,7 @@ export interface NodeAccount {
   queued: number;
   /** Why it gets nothing now; empty when it does. */
   suspended: string;
+  renewalOverdue: boolean;
 }
 
 export function presentNode(node: LiveNode, account: NodeAccount): Node {
@@ -83,6 +84,7 @@ export function presentNode(node: LiveNode, account: NodeAccount): Node {
     certExpiresAtMs: row.certificateExpiresAtMs,
     version: row.version,
     suspended: account.suspended,
+    renewalOverdue: account.renewalOverdue,
   };
 }
 

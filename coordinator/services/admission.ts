@@ -8,6 +8,7 @@ import type { Clock } from '../../common/clock.js';
 import { MeshError } from '../../common/errors.js';
 import { makeId } from '../../common/ids.js';
 import type { Identity } from '../../common/identity/identity.js';
+import { renewedByMs } from '../../common/identity/profile.js';
 import type { Logger } from '../../common/log.js';
 import { PROTOCOL } from '../../common/package.js';
 import type { AgentHello, Renumbered } from '../../proto/gen/mesh/v1/agent.js';
@@ -75,6 +76,7 @@ export class Admission {
     this.#refuseClone(identity, hello);
     const bootBefore = fleet.byName(identity.name)?.row.bootId;
     const node = fleet.put(await store.nodes.upsert(this.#toRow(identity, hello)));
+    node.renewedByMs = renewedByMs(identity);
     if (node.row.revoked) throw new MeshError('REVOKED', `the node ${node.row.name} is revoked`);
     node.session?.close('replaced by a newer session of the same agent', false);
 

@@ -17,6 +17,8 @@ export class LiveNode {
   load = 0;
   /** The agent said that it takes nothing more. */
   stopping = false;
+  /** By when the certificate of its session should have been renewed, by the wall clock. */
+  renewedByMs = Number.POSITIVE_INFINITY;
   /** It also said that nothing runs there any more: the end of its session is a goodbye. */
   leaving = false;
   roundTrip: RoundTrip | undefined;
@@ -151,6 +153,11 @@ export class Fleet {
   #leave(node: LiveNode, reason: string): void {
     const transition = node.liveness.left(reason);
     if (transition) this.#logTransition(node, transition);
+  }
+
+  /** It is here with a certificate that it should have renewed by now: something keeps it from doing so. */
+  isRenewalOverdue({ session, renewedByMs }: LiveNode): boolean {
+    return session?.open === true && this.clock.wallMs() > renewedByMs;
   }
 
   /** This process stood still; the silence is not the nodes'. */

@@ -9,7 +9,7 @@ const DAY_MS = 86_400_000;
 const LIFE_MS_MIN = 5000;
 const RECOVER_MS_MAX = 365 * DAY_MS;
 
-const days = (ms: number): string => (ms % DAY_MS === 0 ? `${ms / DAY_MS} days` : formatDuration(ms));
+export const formatDays = (ms: number): string => (ms % DAY_MS === 0 ? `${ms / DAY_MS} days` : formatDuration(ms));
 
 /** @throws MeshError USAGE that names both bounds */
 export const asLifetime =
@@ -20,7 +20,7 @@ export const asLifetime =
     if (ms >= LIFE_MS_MIN && ms <= lifetimeMsMax) return ms;
     throw new MeshError(
       'USAGE',
-      `"${text}" is out of bounds: such a certificate lives for ${formatDuration(LIFE_MS_MIN)} to ${days(lifetimeMsMax)}`,
+      `"${text}" is out of bounds: such a certificate lives for ${formatDuration(LIFE_MS_MIN)} to ${formatDays(lifetimeMsMax)}`,
       { hint: 'it renews itself; short lives cost little' },
     );
   };
@@ -29,7 +29,10 @@ export const asLifetime =
 export function asRecoveryTime(text: string): number {
   const ms = text.trim() === '0' ? 0 : parseDuration(text);
   if (ms <= RECOVER_MS_MAX) return ms;
-  throw new MeshError('USAGE', `"${text}" is out of bounds: it is at most ${days(RECOVER_MS_MAX)}, or 0 for never`);
+  throw new MeshError(
+    'USAGE',
+    `"${text}" is out of bounds: it is at most ${formatDays(RECOVER_MS_MAX)}, or 0 for never`,
+  );
 }
 
 export interface LifetimeSettings {

@@ -10,10 +10,10 @@ import { MeshError, toMeshError } from '../../common/errors.js';
 import type { Identity } from '../../common/identity/identity.js';
 import { askedLifetimeMs } from '../../common/identity/profile.js';
 import type { Logger } from '../../common/log.js';
-import { formatDuration } from '../../common/units.js';
 import type { CertificateRow, CertificateStore, NodeStore } from '../ports.js';
 import { actorOf, type Audit } from './audit.js';
 import type { Issuance } from './issuance.js';
+import { formatDays } from './lifetimes.js';
 
 export interface RecoveryOptions {
   certificates: CertificateStore;
@@ -88,7 +88,7 @@ export class Recovery {
       });
     if (withinMs === 0) throw refused('EXPIRED', `${ended}, and this mesh takes nobody back by an expired one`, name);
     if (clock.wallMs() - notAfterMs > withinMs)
-      throw refused('EXPIRED', `${ended}, longer ago than --recover-within allows (${formatDuration(withinMs)})`, name);
+      throw refused('EXPIRED', `${ended}, longer ago than --recover-within allows (${formatDays(withinMs)})`, name);
   }
 }
 

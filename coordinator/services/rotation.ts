@@ -202,7 +202,12 @@ export class Rotation implements Service {
     const isDone = judgeOf(state);
     const settled = new Set(current.filter(isDone).map(({ serial }) => serial));
     const sessions = new Map<string, string>();
-    for (const { row, session } of nodes() ?? []) if (session?.open) sessions.set(row.name, row.certificateSerial);
+    // Who is within its lease is waited for: after a change of the lead nobody is connected for a moment.
+    const here = new Set<string>();
+    for (const { row, session, liveness } of nodes() ?? []) {
+      if (liveness.state !== 'OFFLINE') here.add(row.name);
+      if (session?.open) sessions.set(row.name, row.certificateSerial);
+    }
     const laggards: Laggard[] = [];
     const late = new Set<string>();
     for (const { role, name, serial, notAfterMs } of current) {
@@ -210,7 +215,7 @@ export class Rotation implements Service {
       if (settled.has(connected ?? serial)) continue;
       late.add(connected ?? serial);
       const missing = role === 'metrics' ? BY_HAND : MISSING[state.phase];
-      laggards.push({ role, name, live: connected !== undefined, untilMs: notAfterMs, missing });
+      laggards.push({ role, name, live: role === 'agent' && here.has(name), untilMs: notAfterMs, missing });
     }
     if (state.generation === this.#options.trust.state.generation) {
       this.#behind = late;

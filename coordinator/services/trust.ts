@@ -5,6 +5,7 @@
  * generation of the last step taken stands in this coordinator's row, where whoever leads waits for it.
  */
 import type { Clock } from '../../common/clock.js';
+import { toMeshError } from '../../common/errors.js';
 import type { Service } from '../../common/lifecycle.js';
 import type { Logger } from '../../common/log.js';
 import { Loop } from '../../common/loop.js';
@@ -30,6 +31,8 @@ export class Trust implements Service {
   readonly #loop: Loop;
   #state: TrustRow;
   #generation = 0;
+  /** What it waits for, as it was said last. */
+  #waiting = '';
 
   constructor(options: TrustOptions) {
     this.#options = options;
@@ -39,8 +42,7 @@ export class Trust implements Service {
       clock: options.clock,
       everyMs: EVERY_MS,
       turn: () => this.#turn(),
-      onError: (error) =>
-        options.log.warn({ event: 'trust.waiting', err: error }, 'a step of the rotation has to wait'),
+      onError: (error) => this.#wait(error),
     });
   }
 
@@ -75,7 +77,18 @@ export class Trust implements Service {
     if (state.generation === this.#generation) return;
     await follow(state);
     this.#generation = state.generation;
+    this.#waiting = '';
     log.info({ event: 'trust.followed', generation: state.generation, phase: state.phase });
     onStep();
+  }
+  /** Tried again each second, and said once. */
+  #wait(error: unknown): void {
+    const { code, message, hint } = toMeshError(error);
+    if (message === this.#waiting) return;
+    this.#waiting = message;
+    this.#options.log.warn(
+      { event: 'trust.waiting', code, reason: message, hint },
+      'a step of the rotation has to wait',
+    );
   }
 }

@@ -1,6 +1,7 @@
 import { finding } from '../../../common/finding.js';
 import { PROFILES } from '../../../common/identity/profile.js';
 import { formatDuration } from '../../../common/units.js';
+import { formatDays } from '../lifetimes.js';
 import type { Check } from './check.js';
 
 /** A token that lies around longer, or for more machines, is worth finding. */
@@ -59,6 +60,18 @@ export const approval: Check = ({ config: { approveNodes } }) =>
           'notice',
           'whoever has a token adds a machine, without anybody looking at it',
           'start every coordinator with --approve-nodes, then: mesh nodes approve NAME',
+        ),
+      ];
+
+export const recovery: Check = ({ config: { recoverWithin } }) =>
+  recoverWithin === 0
+    ? []
+    : [
+        finding(
+          'recovery.window',
+          'notice',
+          `an agent that was off comes back with its expired certificate for ${formatDays(recoverWithin)}; so does who stole that machine's disk`,
+          'revoke what is lost (mesh revoke NAME), or start every coordinator with a shorter --recover-within, or 0',
         ),
       ];
 

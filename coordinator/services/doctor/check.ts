@@ -8,6 +8,8 @@ export interface Examined {
     readonly dataDir: string;
     readonly caPassphraseFile: string | undefined;
     readonly approveNodes: boolean;
+    /** How long after its end a certificate may still buy another, in milliseconds; 0: never. */
+    readonly recoverWithin: number;
   };
   readonly store: Store;
   readonly witness: AuditWitness;

@@ -69,6 +69,14 @@ test('each check finds what it is for, and nothing once it is mended', async (t)
     );
   });
 
+  await t.test('recovery', async () => {
+    await weak('recovery.window', /comes back with its expired certificate for 30 days/, /--recover-within/);
+    t.match(
+      (await examined(t, {})).find(({ check }) => check === 'recovery.window'),
+      { severity: 'ok' },
+    );
+  });
+
   await t.test('quotas', async () => {
     await weak('quotas.unlimited', /as much as there is/, /^mesh namespace set default/);
   });
@@ -93,7 +101,7 @@ test('each check finds what it is for, and nothing once it is mended', async (t)
 
 const examined = async (t: Test, over: object) => {
   const store = await withStore(t);
-  const config = { dataDir: temporaryDirectory(t), caPassphraseFile: undefined, approveNodes: true };
+  const config = { dataDir: temporaryDirectory(t), caPassphraseFile: undefined, approveNodes: true, recoverWithin: 0 };
   const witness = { broken: undefined } as never;
   return examine({ config, store, witness, databaseWarning: undefined, nowMs: 0, ...over });
 };
@@ -102,7 +110,7 @@ test('a passphrase that others can read, a database that nobody verifies, an aud
   const file = join(temporaryDirectory(t), 'passphrase');
   writeFileSync(file, 'secret\n', { mode: 0o644 });
   const findings = await examined(t, {
-    config: { dataDir: temporaryDirectory(t), caPassphraseFile: file, approveNodes: true },
+    config: { dataDir: temporaryDirectory(t), caPassphraseFile: file, approveNodes: true, recoverWithin: 0 },
     databaseWarning: fromUrl('postgres://mesh@10.0.0.9/mesh?sslmode=require').warning,
     witness: { broken: { seq: 7, why: 'it is missing' } },
   });

@@ -1,7 +1,7 @@
 /** What a coordinator finds weak about itself and its mesh: every check of this folder, asked by `mesh doctor --security`. */
 import { toMeshError } from '../../../common/errors.js';
 import { type Finding, finding } from '../../../common/finding.js';
-import { approval, certificates, nodes, tokens, unsandboxed } from './access.js';
+import { approval, certificates, nodes, recovery, tokens, unsandboxed } from './access.js';
 import type { Check, Examined } from './check.js';
 import { caKeys, fileModes } from './keys.js';
 import { audit, database, quotas } from './state.js';
@@ -12,6 +12,7 @@ const CHECKS: Readonly<Record<string, Check>> = {
   'tokens.open': tokens,
   'certificates.life': certificates,
   'nodes.approval': approval,
+  'recovery.window': recovery,
   'nodes.sandbox': nodes,
   'nodes.unsandboxed': unsandboxed,
   'database.tls': database,

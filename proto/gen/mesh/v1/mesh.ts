@@ -173,6 +173,8 @@ export interface Node {
    * gets some.
    */
   suspended: string;
+  /** It is connected with a certificate that it should have renewed by now. */
+  renewalOverdue: boolean;
 }
 
 export interface MissingBlobsRequest {
@@ -1594,6 +1596,7 @@ function createBaseNode(): Node {
     certExpiresAtMs: undefined,
     version: "",
     suspended: "",
+    renewalOverdue: false,
   };
 }
 
@@ -1646,6 +1649,9 @@ export const Node: MessageFns<Node> = {
     }
     if (message.suspended !== "") {
       writer.uint32(130).string(message.suspended);
+    }
+    if (message.renewalOverdue !== false) {
+      writer.uint32(136).bool(message.renewalOverdue);
     }
     return writer;
   },
@@ -1791,6 +1797,14 @@ export const Node: MessageFns<Node> = {
             message.suspended = reader.string();
             continue;
           }
+          case 17: {
+            if (tag !== 136) {
+              break;
+            }
+
+            message.renewalOverdue = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1826,6 +1840,7 @@ export const Node: MessageFns<Node> = {
     message.certExpiresAtMs = object.certExpiresAtMs ?? undefined;
     message.version = object.version ?? "";
     message.suspended = object.suspended ?? "";
+    message.renewalOverdue = object.renewalOverdue ?? false;
     return message;
   },
 };
