@@ -196,12 +196,15 @@ export class Namespaces implements Service {
     return [...this.#options.jobs.all()].filter(({ row }) => row.namespace === name);
   }
 
-  /** Tasks that are neither assigned nor at their end, those without a row yet included. */
+  /** Tasks that are neither assigned nor at their end, those without a row yet included. Nothing is copied: submissions ask. */
   #queued(name: string): number {
-    return this.#jobsOf(name).reduce((sum, { row: { counts } }) => {
-      const { total, assigned, running, completed, failed, cancelled } = counts;
-      return sum + total - assigned - running - completed - failed - cancelled;
-    }, 0);
+    let queued = 0;
+    for (const { row } of this.#options.jobs.all()) {
+      if (row.namespace !== name) continue;
+      const { total, assigned, running, completed, failed, cancelled } = row.counts;
+      queued += total - assigned - running - completed - failed - cancelled;
+    }
+    return queued;
   }
 
   /** What all namespaces have assigned. What is being killed of a job that was cancelled counts until it is dead. */
