@@ -5,7 +5,8 @@ import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { spawnSync } from 'node:child_process';
 import { type Test, test } from 'tap';
-import { initDirectory } from '../../ca/directory.js';
+import { initDirectory, openDirectory } from '../../ca/directory.js';
+import { makeNextIssuer, makeNextRoot, takeNextRoot } from '../../ca/next-root.js';
 import { systemClock } from '../../common/clock.js';
 import { Passphrase } from '../../common/passphrase.js';
 import { makeBackup } from './backup.js';
@@ -167,4 +168,27 @@ test('one that was made up writes nowhere else', async (t) => {
     t.notOk(existsSync(join(folder, 'evil', '..', '..', 'evil')));
     t.notOk(existsSync(join(folder, 'restored')));
   }
+});
+
+test('a backup during which the root was replaced is refused: no coordinator would start on it', async (t) => {
+  const folder = t.testdir();
+  const dataDir = join(folder, 'data');
+  const nowMs = Date.now();
+  const directory = join(dataDir, 'ca');
+  await initDirectory(directory, { nowMs, meshId: 'attic-lab' });
+  const before = { dataDir, passphrase: WORDS, databaseUrl: undefined, withDatabase: false, withFiles: false };
+  const out = join(folder, 'mesh.backup');
+  // The date is asked for between the rows and the files.
+  const wallMs = () => {
+    makeNextRoot(directory, 'attic-lab', nowMs, undefined);
+    makeNextIssuer(directory, nowMs, undefined);
+    takeNextRoot(directory, undefined);
+    return nowMs;
+  };
+  const racing = Object.assign(Object.create(systemClock), { wallMs }) as typeof systemClock;
+  await t.rejects(makeBackup({ ...before, out, clock: racing }), { code: 'CONFLICT', hint: 'make it again' });
+  t.notOk(existsSync(out));
+  t.ok(openDirectory(directory).authority);
+  await makeBackup({ ...before, out, clock: systemClock });
+  t.ok(existsSync(out));
 });

@@ -67,7 +67,7 @@ export async function makeBackup(options: BackupOptions): Promise<Manifest> {
       withFiles: options.withFiles,
       parts: [],
     };
-    const content = archive(options, manifest, source);
+    const content = archive(options, manifest, source, root);
     await writeWhole(out, options.passphrase ? encrypted(content, options.passphrase) : content);
     return manifest;
   });
@@ -102,6 +102,7 @@ async function* archive(
   options: BackupOptions,
   manifest: Manifest,
   source: RowSource | undefined,
+  root: string,
 ): AsyncGenerator<Buffer> {
   const { dataDir, withFiles, clock } = options;
   async function* part(name: string, mode: number, bytes: number, content: AsyncIterable<Buffer> | readonly Buffer[]) {
@@ -128,6 +129,12 @@ async function* archive(
       content: Buffer.from(readIfExists(path) ?? '', 'utf8'),
     })),
   );
+  // The rows would speak of a root that the files do not have any more, and no coordinator starts on that.
+  const rootPath = filesOf(join(dataDir, 'ca')).root;
+  if (!identity.some(({ path, content }) => path === rootPath && content.equals(Buffer.from(root))))
+    throw new MeshError('CONFLICT', 'the root of the mesh was replaced while the backup was made', {
+      hint: 'make it again',
+    });
   const nameOf = (path: string) => FILES + relative(dataDir, path).replaceAll('\\', '/');
   for (const { path, mode, content } of identity) yield* part(nameOf(path), mode, content.length, [content]);
   for (const path of withFiles ? FILE_PATHS.flatMap((top) => filesBelow(join(dataDir, top))) : []) {
