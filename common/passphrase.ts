@@ -103,24 +103,43 @@ async function ask({ flag }: PassphraseSource, question: string): Promise<string
   }
 }
 
-/** A line of the terminal that does not show what is typed. */
+/** What ends the question without an answer: Ctrl-C, Ctrl-D, and what the terminal makes of a Ctrl-D from before it. */
+const INTERRUPTING = '\u0003\u0004\0';
+
+/**
+ * A line of the terminal that does not show what is typed. What was typed ahead, beyond the line, is left for the next
+ * question. @throws MeshError INTERRUPTED when no line can come any more
+ */
 export function readUnseen(terminal: ReadStream): Promise<string> {
   let typed = '';
+  let over = false;
   return new Promise<string>((done, fail) => {
-    const end = (finish: () => void): void => {
-      terminal.off('data', onData).setRawMode(false).pause();
+    const end = (finish: () => void, ahead = ''): void => {
+      if (over) return;
+      over = true;
+      terminal.off('data', onData).off('end', onGone);
+      // Of a terminal that is gone there is nothing to restore; that it says so once more is of no interest.
+      terminal.setRawMode(false).pause();
+      terminal.off('error', onGone);
+      if (ahead !== '') terminal.unshift(ahead);
       finish();
     };
+    const onGone = (): void =>
+      end(() => fail(new MeshError('INTERRUPTED', 'interrupted', { hint: 'nothing was changed' })));
     const onData = (chunk: string): void => {
-      for (const character of chunk) {
-        if (character === '\r' || character === '\n') return end(() => done(typed));
-        if (character === '\u0003' || character === '\u0004')
-          return end(() => fail(new MeshError('INTERRUPTED', 'interrupted', { hint: 'nothing was changed' })));
+      const text = chunk.replaceAll('\r\n', '\n');
+      let read = 0;
+      for (const character of text) {
+        read += character.length;
+        if (character === '\r' || character === '\n') return end(() => done(typed), text.slice(read));
+        if (INTERRUPTING.includes(character)) return onGone();
         if (character === '\u007f' || character === '\b') typed = typed.replace(/.$/su, '');
         else if (character === '\u0015') typed = '';
         else typed += character;
       }
     };
+    terminal.on('error', onGone).on('end', onGone);
+    if (terminal.readableEnded || terminal.destroyed) return onGone();
     terminal.setEncoding('utf8').setRawMode(true).resume().on('data', onData);
   });
 }

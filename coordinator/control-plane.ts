@@ -108,7 +108,8 @@ export class ControlPlane implements Service {
     const logs = new LogStore(join(config.dataDir, 'logs'), config.maxLogBytes);
     const content = options.blobContent && new BlobContent(options.blobContent);
     this.blobs = new BlobDepot(join(config.dataDir, 'blobs'), store.blobs, config.maxBlobBytes, content);
-    this.secrets = new Secrets({ store: store.secrets, audit, log, holder: options.keyHolder });
+    const countMax = config.maxSecrets;
+    this.secrets = new Secrets({ countMax, store: store.secrets, audit, log, holder: options.keyHolder });
     const changes = new Changes();
     this.#reads = new Queries(store, new Jobs(new KindRegistry(), changes, config.maxLogBytes), changes, clock);
     this.roster = this.#services.add(
@@ -134,7 +135,8 @@ export class ControlPlane implements Service {
     );
     const { authorities } = options;
     const epoch = () => this.#leadership.epoch;
-    metrics.observe({ store, nodes: () => this.#term?.fleet.all() ?? [], epoch, authorities });
+    const auditBroken = () => witness.broken !== undefined;
+    metrics.observe({ store, nodes: () => this.#term?.fleet.all() ?? [], epoch, auditBroken, authorities });
   }
 
   /** The present term; undefined while another coordinator leads. */

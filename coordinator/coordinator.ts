@@ -16,6 +16,7 @@ import type { Logger } from '../common/log.js';
 import type { Values } from '../common/settings.js';
 import { EmbeddedAuthority } from './authority.js';
 import { assertRestored } from './backup/paths.js';
+import { auditRestored } from './backup/restored.js';
 import { Door } from './door/door.js';
 import { assertListenable } from './door/listen.js';
 import { RefusalLog } from './door/refusal-log.js';
@@ -210,6 +211,7 @@ async function serve(
         ...{ throttle, limits: config, clock, log },
       }),
   });
+  await auditRestored(config.dataDir, (at) => plane.audit.record(plane.audit.self, 'mesh.restored', at));
   await group.run(keyHolder);
   await group.run(plane);
   const why = 'with mesh-ca in the CA directory of this coordinator';

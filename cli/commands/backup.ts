@@ -1,5 +1,5 @@
 import { resolve } from 'node:path';
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import { systemClock } from '../../common/clock.js';
 import { defaultDataDir } from '../../common/files.js';
 import { addPassphraseOptions } from '../../common/options.js';
@@ -33,7 +33,12 @@ export function build(): Command {
     .requiredOption('--out <file>', 'the file to make')
     .option('--data <dir>', "the coordinator's data directory (default: the XDG data directory, or MESH_HOME)");
   addPassphraseOptions(command, '--passphrase', 'what to encrypt the backup with', 'MESH_BACKUP_PASSPHRASE')
-    .option('--no-passphrase', 'do not encrypt it: the file is then worth as much as the keys in it')
+    .addOption(
+      new Option('--no-passphrase', 'do not encrypt it: the file is then worth as much as the keys in it').conflicts([
+        'passphraseFile',
+        'passphraseFd',
+      ]),
+    )
     .option('--with-files', 'staged files and the output of tasks too')
     .option('--no-database', 'without the rows of the database, when that is backed up by itself')
     .option('--database-url <url>', 'the database of a coordinator that has none of its own [MESH_DATABASE_URL]');

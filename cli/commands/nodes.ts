@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { createInterface } from 'node:readline/promises';
 import { Argument, Command } from 'commander';
 import { systemClock } from '../../common/clock.js';
@@ -115,7 +116,7 @@ async function findWaiting(connection: MeshConnection, name: string): Promise<Wa
   });
 }
 
-/** @throws MeshError CONFLICT when the words differ or the answer is no, USAGE when nobody can be asked */
+/** @throws MeshError CONFLICT when the words differ or the answer is no, INTERRUPTED, USAGE when nobody can be asked */
 async function agree({ name, phrase, address }: WaitingShape, options: ApproveOptions & { json?: boolean }) {
   const hint = `somebody else may ask under this name: mesh nodes refuse ${name}`;
   if (options.phrase !== undefined) {
@@ -128,9 +129,14 @@ async function agree({ name, phrase, address }: WaitingShape, options: ApproveOp
       hint: 'give the words the machine shows with --phrase, or --yes',
     });
   const terminal = createInterface({ input: process.stdin, output: process.stderr });
+  // Neither Ctrl-C nor Ctrl-D answers a question of readline: both only close it.
+  const left = once(terminal, 'close').then(() => {
+    throw new MeshError('INTERRUPTED', 'interrupted', { hint: 'nothing was approved' });
+  });
+  left.catch(() => undefined);
   try {
     process.stderr.write(`${safe(name)}, asking from ${safe(address)}, must show these words:\n\n  ${phrase}\n\n`);
-    const answer = await terminal.question('Does it? [y/N] ');
+    const answer = await Promise.race([terminal.question('Does it? [y/N] ').catch(() => left), left]);
     if (/^y(?:es)?$/i.test(answer.trim())) return;
   } finally {
     terminal.close();

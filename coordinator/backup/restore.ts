@@ -20,6 +20,7 @@ import { isUnused, loadRows, type TableShape } from '../store/rows.js';
 import { decrypted, isEncrypted } from './envelope.js';
 import { DATABASE, FILES, MANIFEST, type Manifest, parseManifest } from './manifest.js';
 import { FILE_PATHS, IDENTITY_PATHS, UNFINISHED } from './paths.js';
+import { markRestored } from './restored.js';
 import { damaged, readTar } from './tar.js';
 
 export interface RestoreOptions {
@@ -55,6 +56,7 @@ export async function restoreBackup(options: RestoreOptions): Promise<Manifest> 
   try {
     await writeFiles(entries(), dataDir);
     if (manifest.database) await writeRows(manifest.database, entries, options);
+    markRestored(dataDir, manifest.createdAt);
     rmSync(join(dataDir, UNFINISHED));
     syncDirectory(dataDir);
   } catch (error) {

@@ -20,6 +20,7 @@ import type { AuditStore, NewAuditEntry } from '../ports.js';
 
 /** What is audited, and what its target is. docs/audit.md is made from this. */
 export const AUDIT_ACTIONS = {
+  'mesh.restored': 'the mesh goes on from a backup (target: when that was made)',
   'token.created': 'a join token was made (target: its id)',
   'token.revoked': 'a join token was made useless (target: its id)',
   'enroll.joined': 'a token was spent and a machine or person joined (target: role/name)',

@@ -183,6 +183,14 @@ export const limitSettings = {
     beyond: REFUSED,
     caveat: 'each follower of a job or a log is one',
   }),
+  maxSecrets: limit('max-secrets', {
+    group: 'Requests',
+    unit: 'count',
+    describe: 'secrets that one owner has: a person, or everyone together',
+    ...{ fallback: 256, range: [1, 100_000] },
+    beyond: 'CONFLICT; a value that is there can still be replaced',
+    caveat: 'a list of secrets is one answer; each takes up to 64 KiB of the database',
+  }),
   maxUploadBytes: limit('max-upload-bytes', {
     group: 'Requests',
     unit: 'bytes',
@@ -313,6 +321,8 @@ export const FIXED_LIMITS: readonly [what: string, value: string][] = [
   ['Command and environment together', '1 MiB'],
   ['One result of a function', '64 KiB'],
   ['Output that travels with a result', '64 KiB'],
+  ['One secret', '64 KiB'],
+  ['Secrets of one job', '32, and 256 KiB together: they travel in one message'],
   ['Attempts named in one message of a session', '100,000; reports 10,000'],
   ['Messages that wait for an agent which does not read', '4,096; then its session ends'],
 ];

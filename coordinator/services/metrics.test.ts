@@ -1,8 +1,10 @@
+import { sql } from 'kysely';
 import { test } from 'tap';
 import { OPERATOR, PlayedAgent, startPlane, submit } from '../../test/support/plane.js';
 import { makeCsr } from '../../common/identity/csr.js';
 import { makeKeyPair } from '../../common/identity/keys.js';
 import { Outcome } from '../../proto/gen/mesh/v1/agent.js';
+import type { PostgresStore } from '../store/index.js';
 
 /** Each name that people build alerts on, with its labels. */
 const PROMISED: Record<string, string[]> = {
@@ -22,6 +24,7 @@ const PROMISED: Record<string, string[]> = {
   mesh_certificate_expiry_seconds: ['role', 'name'],
   mesh_enrollments_total: ['outcome'],
   mesh_leader: [],
+  mesh_audit_broken: [],
   mesh_build_info: ['version'],
 };
 
@@ -72,4 +75,15 @@ test('a state that nothing is in any more reads zero', async (t) => {
   const text = await plane.metrics.registry.metrics();
   t.match(text, 'mesh_nodes{state="HEALTHY"} 0');
   t.match(text, 'mesh_nodes{state="OFFLINE"} 1');
+});
+
+test('an audit that was tampered with raises the alarm', async (t) => {
+  const { plane, store, clock } = await startPlane(t);
+  await plane.audit.record(OPERATOR, 'node.drained', 'attic');
+  const broken = async () => /^mesh_audit_broken (\d)$/m.exec(await plane.metrics.registry.metrics())?.[1];
+  t.equal(await broken(), '0');
+  const db = (store as PostgresStore).database.kysely;
+  await sql`alter table audit disable trigger audit_append_only`.execute(db);
+  await sql`update audit set target = 'cellar'`.execute(db);
+  while ((await broken()) !== '1') clock.advance(1000);
 });

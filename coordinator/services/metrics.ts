@@ -47,6 +47,7 @@ export class Metrics {
     store: Store;
     nodes: () => Iterable<LiveNode>;
     epoch: () => number;
+    auditBroken: () => boolean;
     /** This coordinator's issuer and the roots it trusts. */
     authorities?: (() => { role: 'issuer' | 'root'; name: string; notAfterMs: number }[]) | undefined;
   }): void {
@@ -83,6 +84,9 @@ export class Metrics {
     );
     this.#gauge('mesh_leader', '1 on the coordinator that leads', [], async (gauge) => {
       gauge.set(source.epoch() > 0 ? 1 : 0);
+    });
+    this.#gauge('mesh_audit_broken', '1 where the audit is not what was written', [], async (gauge) => {
+      gauge.set(source.auditBroken() ? 1 : 0);
     });
   }
 

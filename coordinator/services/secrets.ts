@@ -20,9 +20,6 @@ import type { JobRow, SealedSecret, SecretRef, SecretRow, SecretStore } from '..
 import type { Actor, Audit } from './audit.js';
 import type { SecretKey } from './secret-key.js';
 
-/** Secrets of one owner. */
-const SECRETS_MAX = 256;
-
 export interface KeyHolder {
   /** Undefined while this coordinator does not have it. */
   readonly key: SecretKey | undefined;
@@ -31,6 +28,8 @@ export interface KeyHolder {
 }
 
 export interface SecretsOptions {
+  /** Secrets of one owner. */
+  countMax: number;
   store: SecretStore;
   audit: Audit;
   holder: KeyHolder | undefined;
@@ -71,7 +70,7 @@ export class Secrets {
 
   /** @throws MeshError BAD_NAME, USAGE, DENIED, CONFLICT, NOT_READY */
   async set(actor: Actor, request: { name: string; value: Uint8Array; owner: string }): Promise<SecretRow> {
-    const { store, audit, log } = this.#options;
+    const { countMax, store, audit, log } = this.#options;
     const { name, value } = request;
     checkSecretName(name);
     if (value.length === 0) throw new MeshError('USAGE', 'a secret cannot be empty');
@@ -85,10 +84,10 @@ export class Secrets {
     const sealed = key.seal(value, context);
     const isText = isUtf8(value) && !value.includes(0);
     const secret = { ...context, keyId: key.id, sealed, sizeBytes: value.length, isText };
-    const row = await store.put(secret, actor.name, SECRETS_MAX);
+    const row = await store.put(secret, actor.name, countMax);
     if (!row)
-      throw new MeshError('CONFLICT', `${owner} has ${SECRETS_MAX} secrets, the most there may be`, {
-        hint: 'remove one: mesh secret remove NAME',
+      throw new MeshError('CONFLICT', `${owner} has ${countMax} secrets, the most there may be`, {
+        hint: 'remove one: mesh secret remove NAME; the limit is --max-secrets of the coordinator',
       });
     await audit.record(actor, 'secret.set', `${owner}/${name}`, { bytes: value.length });
     log.info({ event: 'secret.set', owner, name, by: actor.name });

@@ -1,6 +1,6 @@
 import { sql } from 'kysely';
 import type { AuditEntry } from '../../common/audit-chain.js';
-import type { AuditStore } from '../ports.js';
+import type { AuditQuery, AuditStore } from '../ports.js';
 import type { Database } from './database.js';
 
 /** Times to the microsecond, as the chain has them; a `Date` would lose three digits. */
@@ -14,6 +14,22 @@ const matches = (column: 'actor' | 'action', wanted: string) =>
     ? sql`starts_with(${sql.ref(column)}, ${wanted})`
     : sql`${sql.ref(column)} = ${wanted}`;
 
+export const fromStatement = (seq: number, limit: number) =>
+  sql<AuditEntry>`select ${COLUMNS} from audit where seq >= ${seq} order by seq limit ${limit}`;
+
+export function findStatement({ actor, action, target, sinceMs, untilMs, before, limit }: AuditQuery) {
+  const conditions = [
+    ...(actor === undefined ? [] : [matches('actor', actor)]),
+    ...(action === undefined ? [] : [matches('action', action)]),
+    ...(target === undefined ? [] : [sql`target = ${target}`]),
+    ...(sinceMs === undefined ? [] : [sql`at >= ${sinceMs}::timestamptz`]),
+    ...(untilMs === undefined ? [] : [sql`at < ${untilMs}::timestamptz`]),
+    ...(before === undefined ? [] : [sql`seq < ${before}`]),
+  ];
+  const where = conditions.length === 0 ? sql`` : sql`where ${sql.join(conditions, sql` and `)}`;
+  return sql<AuditEntry>`select ${COLUMNS} from audit ${where} order by seq desc limit ${limit}`;
+}
+
 /** Who did what to what: a chain that only grows (migrations/0007_audit_chain.sql). */
 export const auditStore = (database: Database): AuditStore => ({
   append: async (entries, again) => {
@@ -25,25 +41,6 @@ export const auditStore = (database: Database): AuditStore => ({
     );
     return rows[0] as { seq: number; hash: string };
   },
-  from: async (seq, limit) => {
-    const { rows } = await database.run((db) =>
-      sql<AuditEntry>`select ${COLUMNS} from audit where seq >= ${seq} order by seq limit ${limit}`.execute(db),
-    );
-    return rows;
-  },
-  find: async ({ actor, action, target, sinceMs, untilMs, before, limit }) => {
-    const conditions = [
-      ...(actor === undefined ? [] : [matches('actor', actor)]),
-      ...(action === undefined ? [] : [matches('action', action)]),
-      ...(target === undefined ? [] : [sql`target = ${target}`]),
-      ...(sinceMs === undefined ? [] : [sql`at >= ${sinceMs}::timestamptz`]),
-      ...(untilMs === undefined ? [] : [sql`at < ${untilMs}::timestamptz`]),
-      ...(before === undefined ? [] : [sql`seq < ${before}`]),
-    ];
-    const where = conditions.length === 0 ? sql`` : sql`where ${sql.join(conditions, sql` and `)}`;
-    const { rows } = await database.run((db) =>
-      sql<AuditEntry>`select ${COLUMNS} from audit ${where} order by seq desc limit ${limit}`.execute(db),
-    );
-    return rows;
-  },
+  from: async (seq, limit) => (await database.run((db) => fromStatement(seq, limit).execute(db))).rows,
+  find: async (query) => (await database.run((db) => findStatement(query).execute(db))).rows,
 });

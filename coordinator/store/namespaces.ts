@@ -2,6 +2,9 @@ import { sql } from 'kysely';
 import { DEFAULT_NAMESPACE, type NamespaceRow, type NamespaceStore } from '../ports.js';
 import type { Database } from './database.js';
 
+export const storedBytesStatement = (name: string) => sql<{ bytes: number }>`
+  select coalesce(sum(staged_bytes), 0) as bytes from job where namespace = ${name} and staged_bytes > 0`;
+
 export const namespaceStore = (database: Database): NamespaceStore => ({
   list: async () => {
     const { rows } = await database.run((db) =>
@@ -45,15 +48,8 @@ export const namespaceStore = (database: Database): NamespaceStore => ({
     return row !== undefined;
   },
   storedBytes: async (name) => {
-    const row = await database.run((db) =>
-      db
-        .selectFrom('job')
-        .select((e) => e.fn.coalesce(e.fn.sum<number>('staged_bytes'), sql<number>`0`).as('bytes'))
-        .where('namespace', '=', name)
-        .where('staged_bytes', '>', 0)
-        .executeTakeFirstOrThrow(),
-    );
-    return Number(row.bytes);
+    const { rows } = await database.run((db) => storedBytesStatement(name).execute(db));
+    return Number(rows[0]?.bytes);
   },
 });
 

@@ -1,5 +1,5 @@
 import { type Selectable, sql } from 'kysely';
-import type { SealedSecret, SecretRow, SecretStore } from '../ports.js';
+import type { SealedSecret, SecretRef, SecretRow, SecretStore } from '../ports.js';
 import { texts } from './arrays.js';
 import type { Database } from './database.js';
 import type { SecretTable } from './schema.js';
@@ -14,6 +14,12 @@ const toRow = (row: Pick<Selectable<SecretTable>, (typeof SHOWN)[number]>): Secr
   setBy: row.set_by,
   setAtMs: row.set_at,
 });
+
+export const readStatement = (keys: readonly SecretRef[]) => sql<Selectable<SecretTable>>`
+  select s.* from secret s
+  where (s.owner, s.name) in (
+    select * from unnest(${texts(keys, ({ owner }) => owner)}, ${texts(keys, ({ name }) => name)})
+  )`;
 
 export const secretStore = (database: Database): SecretStore => ({
   put: async ({ owner, name, revision, keyId, sealed, sizeBytes, isText }, setBy, countMax) => {
@@ -45,13 +51,7 @@ export const secretStore = (database: Database): SecretStore => ({
   },
   read: async (keys) => {
     if (keys.length === 0) return [];
-    const { rows } = await database.run((db) =>
-      sql<Selectable<SecretTable>>`
-        select s.* from secret s
-        where (s.owner, s.name) in (
-          select * from unnest(${texts(keys, ({ owner }) => owner)}, ${texts(keys, ({ name }) => name)})
-        )`.execute(db),
-    );
+    const { rows } = await database.run((db) => readStatement(keys).execute(db));
     return rows.map(
       (row): SealedSecret => ({
         owner: row.owner,

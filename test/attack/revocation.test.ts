@@ -8,10 +8,14 @@ import { connect, createServer, type TLSSocket } from 'node:tls';
 import t, { before, test } from 'tap';
 import { buildCrl } from '../../ca/x509/crl.js';
 import { fieldsOf } from '../../common/identity/check.js';
+import { makeCsr } from '../../common/identity/csr.js';
+import { makeKeyPair } from '../../common/identity/keys.js';
 import type { Credential } from '../../link/credentials.js';
 import { Forger } from '../support/forger.js';
+import { failure, hello, openFront } from '../support/front.js';
 import { certificateFiles, get } from '../support/https.js';
 import { type Agent as AgentProcess, type Coordinator, makeMesh, type Mesh } from '../support/mesh.js';
+import { OPERATOR, PlayedAgent, submit } from '../support/plane.js';
 import { urlOf, withDatabase } from '../support/postgres.js';
 
 let mesh: Mesh;
@@ -87,6 +91,35 @@ test('A12: revoked through the standby: the session on the leader is cut, the wo
   t.match(await mesh.node('held'), { revoked: true });
   const audited = await mesh.cli('audit', '--json', '--action', 'certificate.revoked');
   t.match(audited.stdout, /agent\/held/, 'the audit says whose');
+});
+
+test('A12: a result that was read when its agent was revoked, and not written yet, does not count', async (t) => {
+  const front = await openFront(t);
+  const { plane, store, mesh } = front;
+  const pair = makeKeyPair();
+  const request = { csr: makeCsr(pair.privateKey, 'late'), role: 'agent', name: 'late', days: 1 };
+  const { pem, serial } = await plane.issuance.issue(OPERATOR, request);
+  const late = new PlayedAgent(plane, 'late', 2, { serial });
+  await late.connect();
+  const job = await submit(plane, 1);
+  const tasks = await late.assigned();
+  await plane.issuance.revoke(OPERATOR, serial);
+  late.report(tasks, { resultJson: '"late"' });
+  const honest = new PlayedAgent(plane, 'honest');
+  await honest.connect();
+  const again = await honest.assigned();
+  t.match(again, [{ generation: 2 }], 'it is given to another at once');
+  late.report(tasks, { resultJson: '"later"' });
+  await honest.finish(again, { resultJson: '"honest"' });
+  const [row] = await store.tasks.list({ job: job.seq, fromIndex: 0, limit: 1 });
+  t.match(row, { status: 'COMPLETED', resultJson: '"honest"' });
+  await plane.audit.idle();
+  const [stale] = await store.audit.find({ action: 'result.stale', limit: 10 });
+  t.match(stale, { actor: 'agent/late' });
+  const credential = { certificateChain: pem, privateKey: pair.privateKeyPem, root: mesh.authority.rootPem };
+  const returning = front.agent(credential).session();
+  returning.write(hello());
+  t.match(await failure(returning), { code: 'REVOKED' }, 'and it can say nothing more');
 });
 
 test('A12: revoked with mesh-ca in the directory of the standby: noticed without a restart', async (t) => {

@@ -14,7 +14,7 @@ interface Described {
 test('docs/metrics.md names every metric of ours, its type and its labels', async (t) => {
   const metrics = new Metrics();
   // Only what a scrape asks would touch them.
-  metrics.observe({ store: {} as never, nodes: () => [], epoch: () => 0 });
+  metrics.observe({ store: {} as never, nodes: () => [], epoch: () => 0, auditBroken: () => false });
   const made = (metrics.registry.getMetricsAsArray() as unknown as Described[])
     .filter(({ name }) => name.startsWith('mesh_'))
     .map(({ name, type, labelNames }) => `${name} ${type} ${labelNames.map((label) => `\`${label}\``).join(', ')}`);
