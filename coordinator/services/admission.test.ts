@@ -207,3 +207,21 @@ test('a coordinator that starts again gives every node a lease of grace and know
   await back.finish(held);
   t.match(await jobUntil(second, job.id, (row) => row.completedAtMs !== undefined), { status: 'COMPLETED' });
 });
+
+test('a node that is here past 80 % of the life of its certificate is renewing it in vain', async (t) => {
+  const { plane, clock } = await startPlane(t);
+  const nowMs = clock.wallMs();
+  const agent = new PlayedAgent(plane, 'attic', 2, { notBeforeMs: nowMs - 300_000, notAfterMs: nowMs + 3_600_000 });
+  await agent.connect();
+  const overdue = (): boolean => {
+    const { fleet } = plane.term ?? {};
+    const node = fleet?.byName('attic');
+    return node !== undefined && fleet?.isRenewalOverdue(node) === true;
+  };
+  clock.jumpWall(0.79 * 3_600_000);
+  t.notOk(overdue());
+  clock.jumpWall(0.02 * 3_600_000);
+  t.ok(overdue());
+  agent.cut();
+  t.notOk(overdue(), 'who is away cannot renew');
+});
