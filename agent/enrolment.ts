@@ -138,6 +138,8 @@ async function recoverOr(
   } catch (error) {
     const { code, message } = toMeshError(error);
     if (code === 'INTERRUPTED') throw error;
+    // Only who has expired may ask: by the coordinator's clock it has not, and it is this one that is ahead.
+    if (code === 'DENIED') return expired;
     log.warn({ event: 'recovery.refused', code, reason: message }, 'joining with the token instead');
     return undefined;
   }

@@ -1,6 +1,6 @@
 /**
  * Coordinators over mutual TLS, at known addresses and wherever mDNS finds them. With a certificate that has expired, by
- * this clock or by the coordinator's, a new one is bought first.
+ * the coordinator's clock (this one may be wrong), a new one is bought.
  */
 import type { Clock } from '../../common/clock.js';
 import { toMeshError } from '../../common/errors.js';
@@ -8,7 +8,6 @@ import type { Logger } from '../../common/log.js';
 import { type Credential, channelCredentials, channelOptions } from '../../link/credentials.js';
 import { type Endpoint, grpcTarget } from '../../link/endpoints.js';
 import { reach } from '../../link/reach.js';
-import { expiredAtMs } from '../../link/recover.js';
 import { AgentServiceClient } from '../../proto/gen/mesh/v1/agent.js';
 import { CaServiceClient } from '../../proto/gen/mesh/v1/ca.js';
 import type { Dialer, Line } from './dialer.js';
@@ -35,13 +34,11 @@ export class NetworkDialer implements Dialer {
   }
 
   async dial<T>(known: readonly Endpoint[], open: (line: Line) => Promise<T>, signal: AbortSignal): Promise<T> {
-    const { credential, recover, clock } = this.#options;
-    if (expiredAtMs(credential()) <= clock.wallMs()) await recover(known, signal);
     try {
       return await this.#reach(known, open, signal);
     } catch (error) {
       if (toMeshError(error).code !== 'EXPIRED') throw error;
-      await recover(known, signal);
+      await this.#options.recover(known, signal);
       return this.#reach(known, open, signal);
     }
   }

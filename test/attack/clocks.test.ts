@@ -106,3 +106,23 @@ test('A27: leases do not notice: work goes on far beyond a lease, and a dead age
   await agent.program.kill();
   await program.logged('node.offline', (line) => line.node === 'ahead', killed);
 });
+
+test('A27: an agent that is days ahead goes on with a certificate that has ended by its own clock alone', {
+  skip,
+}, async (t) => {
+  const { address } = mesh.coordinator.ready;
+  const settled = await mesh.startAgent('days');
+  await settled.program.stop();
+  // A token that was spent stays in unit files; it is no way in.
+  for (const more of [[], ['--join', await mesh.token()]]) {
+    const again = await mesh.startAgent('days', {
+      args: ['--slots', '1', '--stop-grace', '100ms', '--kill-grace', '300ms', ...more],
+      spawner: spawnSkewed('+30h'),
+    });
+    t.equal(again.ready.coordinator, address);
+    t.match(await mesh.submit('--where', 'name=days', '--wait', '--', 'true'), { status: 'COMPLETED' });
+    t.equal((await again.program.stop()).code, 0);
+  }
+  const tokens = (await mesh.cli('token', 'list', '--json')).stdout;
+  t.match(tokens, /"usesLeft": ?1/, 'the token was not spent');
+});
