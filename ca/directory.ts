@@ -344,7 +344,9 @@ export class CaDirectory {
     return this.locked(() => {
       const index = loadIndex(this.directory);
       const serial = nameOrSerial.toLowerCase().replaceAll(':', '').replace(/^0+/, '');
-      const matches = (entry: IndexEntry) => entry.name === nameOrSerial || entry.serial === serial;
+      // A serial means that certificate alone: nobody is revoked along with it who is called like it.
+      const isSerial = index.certificates.some((entry) => entry.serial === serial);
+      const matches = (entry: IndexEntry) => (isSerial ? entry.serial === serial : entry.name === nameOrSerial);
       if (!index.certificates.some(matches))
         throw new MeshError('NOT_FOUND', `no certificate was issued here to ${JSON.stringify(nameOrSerial)}`, {
           hint: 'list them: mesh-ca list',

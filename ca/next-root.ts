@@ -7,7 +7,7 @@
  */
 import { existsSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { X509Certificate } from 'node:crypto';
+import { sign, verify, X509Certificate } from 'node:crypto';
 import { makePrivateDir, readIfExists, writeFileAtomic } from '../common/files.js';
 import { joinRoots, readRoots } from '../common/identity/roots.js';
 import type { Passphrase } from '../common/passphrase.js';
@@ -66,6 +66,28 @@ export function makeNextRoot(
   makePrivateDir(next);
   writeFileAtomic(paths.rootKey, sealKey(root.privateKey, passphrase), 0o600);
   writeFileAtomic(paths.root, toPem(root.certificate.raw));
+}
+
+/** Before what is signed, so that this signature can stand for nothing else. */
+const ENDORSED = Buffer.from('planetary-mesh: the root that takes over\0');
+
+/** Of the next root, by the key of the present one; base64. @throws MeshError when that key is not here */
+export function endorseNextRoot(directory: string, passphrase: Passphrase | undefined): string {
+  const paths = filesOf(directory);
+  const { raw } = readCertificateFile(filesOf(paths.next).root, paths.next);
+  return sign('sha256', Buffer.concat([ENDORSED, raw]), readPrivateKeyFile(paths.rootKey, passphrase)).toString(
+    'base64',
+  );
+}
+
+/**
+ * Whether the key of this directory's root has endorsed another root. Which root takes over is told by the database, and
+ * whoever can write there must not bring in one of their own.
+ */
+export function isEndorsed(directory: string, root: X509Certificate, endorsement: string): boolean {
+  const present = readCertificateFile(filesOf(directory).root, directory);
+  const text = Buffer.concat([ENDORSED, root.raw]);
+  return verify('sha256', text, present.publicKey, Buffer.from(endorsement, 'base64'));
 }
 
 /** Writes down a root that was made elsewhere. One that never took over gives way to it. */

@@ -3,7 +3,14 @@ import { X509Certificate } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import type { CaDirectory } from '../ca/directory.js';
 import { filesOf } from '../ca/layout.js';
-import { learnNextRoot, makeNextIssuer, makeNextRoot, takeNextRoot } from '../ca/next-root.js';
+import {
+  endorseNextRoot,
+  isEndorsed,
+  learnNextRoot,
+  makeNextIssuer,
+  makeNextRoot,
+  takeNextRoot,
+} from '../ca/next-root.js';
 import type { Clock } from '../common/clock.js';
 import { MeshError } from '../common/errors.js';
 import { readRoots } from '../common/identity/roots.js';
@@ -29,12 +36,22 @@ export function checkRoots(directory: CaDirectory, { root }: TrustRow): void {
   });
 }
 
-/** Makes the other root where the key of the present one is; the same one again when it is there already. PEM. */
-export async function prepareNextRoot(directory: CaDirectory, nowMs: number): Promise<string> {
-  await directory.takeStep((folder, passphrase) => makeNextRoot(folder, directory.authority.meshId, nowMs, passphrase));
+/**
+ * Makes the other root, PEM, where the key of the present one is, and endorses it with that key; the same one again when
+ * it is there already.
+ */
+export async function prepareNextRoot(
+  directory: CaDirectory,
+  nowMs: number,
+): Promise<{ pem: string; endorsement: string }> {
+  let endorsement = '';
+  await directory.takeStep((folder, passphrase) => {
+    makeNextRoot(folder, directory.authority.meshId, nowMs, passphrase);
+    endorsement = endorseNextRoot(folder, passphrase);
+  });
   const made = directory.nextRoot?.certificate;
   if (!made) throw new MeshError('INTERNAL', 'the root that was made is not there');
-  return made.toString();
+  return { pem: made.toString(), endorsement };
 }
 
 /** Whether the key of the root that takes over is here. */
@@ -51,10 +68,16 @@ export async function followTrust(options: IssuerRenewalOptions, state: TrustRow
     if (makesNext(directory)) await makeIssuerOfNext(directory, clock);
     await directory.takeStep(takeNextRoot);
   }
-  const { nextRoot } = state;
+  const { nextRoot, nextRootEndorsement = '' } = state;
   if (nextRoot === undefined) return;
-  if (digestOf(nextRoot) !== nextDigestOf(directory))
-    await directory.takeStep((folder) => learnNextRoot(folder, new X509Certificate(nextRoot)));
+  if (digestOf(nextRoot) !== nextDigestOf(directory)) {
+    const root = new X509Certificate(nextRoot);
+    if (!isEndorsed(directory.directory, root, nextRootEndorsement))
+      throw new MeshError('BAD_CERTIFICATE', 'the root in the database was not endorsed by the root of this mesh', {
+        hint: 'somebody else has written to the database: see mesh-ca rotate status, and who has access to it',
+      });
+    await directory.takeStep((folder) => learnNextRoot(folder, root));
+  }
   if (state.phase !== 'moving' || directory.nextRoot?.authority) return;
   if (makesNext(directory)) await makeIssuerOfNext(directory, clock);
   else await obtainNextIssuer(options, digestOf(nextRoot));

@@ -35,12 +35,15 @@ create table trust (
   phase text not null default 'steady',
   root text not null,
   next_root text,
+  -- What the key of the present root says of the next one: who can write here alone brings in no root of theirs.
+  next_root_endorsement text,
   started_at timestamptz,
   constraint trust_single check (id = 1),
   constraint trust_generation check (generation >= 1),
   constraint trust_phase check (phase in ('steady', 'spreading', 'moving')),
   constraint trust_next check (
     (phase = 'steady') = (next_root is null) and (next_root is null) = (started_at is null)
+    and (next_root is null) = (next_root_endorsement is null)
   )
 ) with (fillfactor = 50);
 

@@ -326,9 +326,10 @@ create table trust (
   phase text not null default 'steady'::text,
   root text not null,
   next_root text,
+  next_root_endorsement text,
   started_at timestamp with time zone,
   constraint trust_generation CHECK (generation >= 1),
-  constraint trust_next CHECK ((phase = 'steady'::text) = (next_root IS NULL) AND (next_root IS NULL) = (started_at IS NULL)),
+  constraint trust_next CHECK ((phase = 'steady'::text) = (next_root IS NULL) AND (next_root IS NULL) = (started_at IS NULL) AND (next_root IS NULL) = (next_root_endorsement IS NULL)),
   constraint trust_phase CHECK (phase = ANY (ARRAY['steady'::text, 'spreading'::text, 'moving'::text])),
   constraint trust_pkey PRIMARY KEY (id),
   constraint trust_single CHECK (id = 1)

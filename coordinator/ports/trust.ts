@@ -16,6 +16,8 @@ export interface TrustRow {
   root: string;
   /** PEM of the one that takes over; undefined when there is none. */
   nextRoot: string | undefined;
+  /** The signature of the present root's key over it, base64 (ca/next-root.ts). */
+  nextRootEndorsement: string | undefined;
   startedAtMs: number | undefined;
 }
 

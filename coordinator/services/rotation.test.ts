@@ -35,7 +35,7 @@ async function rotating(t: Test, over: { hasRootKey?: boolean } = {}) {
     roster: { list: () => coordinators } as never,
     nodes: () => (leads ? nodes.values() : undefined),
     hasRootKey: () => over.hasRootKey ?? true,
-    prepareNextRoot: () => Promise.resolve(next.authority.rootPem),
+    prepareNextRoot: () => Promise.resolve({ pem: next.authority.rootPem, endorsement: 'signed' }),
     audit: {
       self: { name: 'coordinator/first', address: '', certificate: '' },
       record: (_: unknown, action: string) => Promise.resolve(void audited.push(action)),

@@ -53,8 +53,8 @@ export interface RotationOptions {
   /** Of the fleet; undefined while another coordinator leads. */
   nodes: () => Iterable<LiveNode> | undefined;
   hasRootKey: () => boolean;
-  /** Makes the other root, PEM; the same again when it was made before. */
-  prepareNextRoot: () => Promise<string>;
+  /** Makes the other root, PEM, and endorses it with the key of the present one; the same again when it was made before. */
+  prepareNextRoot: () => Promise<{ pem: string; endorsement: string }>;
   audit: Audit;
   clock: Clock;
   log: Logger;
@@ -128,9 +128,10 @@ export class Rotation implements Service {
           hint: 'bring ca.key back into its ca/ for the time of the rotation, or name the coordinator that has it: --coordinator HOST',
         },
       );
-    const nextRoot = await prepareNextRoot();
+    const { pem: nextRoot, endorsement: nextRootEndorsement } = await prepareNextRoot();
     const { root } = state;
-    const begun = { phase: 'spreading', root, nextRoot, startedAtMs: clock.wallMs() } as const;
+    const next = { nextRoot, nextRootEndorsement, startedAtMs: clock.wallMs() };
+    const begun = { phase: 'spreading', root, ...next } as const;
     if (await store.trust.change(state.generation, begun)) {
       const [digest = ''] = readRoots(nextRoot).digests;
       await audit.record(actor, 'rotation.started', digest);
@@ -157,7 +158,8 @@ export class Rotation implements Service {
       await this.#move(trust.state, actor);
       return this.status();
     }
-    const steady = { phase: 'steady', root: nextRoot, nextRoot: undefined, startedAtMs: undefined } as const;
+    const alone = { nextRoot: undefined, nextRootEndorsement: undefined, startedAtMs: undefined };
+    const steady = { phase: 'steady', root: nextRoot, ...alone } as const;
     if (await store.trust.change(generation, steady)) {
       const left = laggards.map(({ role, name }) => `${role}/${name}`);
       await audit.record(actor, 'rotation.finished', rootDigest, { forced: force, left: left.slice(0, NAMES_MAX) });

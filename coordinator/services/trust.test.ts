@@ -28,7 +28,7 @@ test('each step is taken once, in the order in which it was found', async (t) =>
   const followed: string[] = [];
   const { store, trust, turns, steps } = await following(t, async ({ phase }) => void followed.push(phase));
   await turns(() => trust.generation === 1);
-  const rest = { root: 'the root', nextRoot: 'another', startedAtMs: 5 };
+  const rest = { root: 'the root', nextRoot: 'another', nextRootEndorsement: 'signed', startedAtMs: 5 };
   t.ok(await store.change(1, { ...rest, phase: 'spreading' }));
   await turns(() => trust.generation === 2);
   t.notOk(await store.change(1, { ...rest, phase: 'moving' }), 'somebody else was first');

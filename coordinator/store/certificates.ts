@@ -119,7 +119,18 @@ export const certificateStore = (database: Database, clock: Clock): CertificateS
       db
         .updateTable('certificate')
         .set({ revoked_at: clock.wallMs() })
-        .where((e) => e.or([e('name', '=', nameOrSerial), e('serial', '=', nameOrSerial)]))
+        // A serial means that certificate alone: nobody is revoked along with it who is called like it.
+        .where((e) =>
+          e.or([
+            e('serial', '=', nameOrSerial),
+            e.and([
+              e('name', '=', nameOrSerial),
+              e.not(
+                e.exists(db.selectFrom('certificate as named').select('serial').where('serial', '=', nameOrSerial)),
+              ),
+            ]),
+          ]),
+        )
         .where('revoked_at', 'is', null)
         .returningAll()
         .execute(),

@@ -166,3 +166,14 @@ test('blobs and settings', async (t) => {
   t.equal(new Set(claims).size, 1);
   t.equal(await store.settings.get('mesh-id'), claims[0]);
 });
+
+test('a serial means one certificate, whoever is called like it', async (t) => {
+  const { certificates } = await withStore(t);
+  const meant = certificate('admin', 'key-1', { role: 'operator' });
+  await certificates.record(meant, { sameHolder: false });
+  await certificates.record(certificate(meant.serial, 'key-2'), { sameHolder: false });
+  t.same(
+    (await certificates.revoke(meant.serial)).map(({ name }) => name),
+    ['admin'],
+  );
+});

@@ -241,6 +241,7 @@ export interface TrustTable {
   phase: Generated<TrustPhase>;
   root: string;
   next_root: string | null;
+  next_root_endorsement: string | null;
   started_at: Time | null;
 }
 

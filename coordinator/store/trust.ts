@@ -9,6 +9,7 @@ const toTrustRow = (row: Selectable<TrustTable>): TrustRow => ({
   phase: row.phase,
   root: row.root,
   nextRoot: row.next_root ?? undefined,
+  nextRootEndorsement: row.next_root_endorsement ?? undefined,
   startedAtMs: row.started_at ?? undefined,
 });
 
@@ -23,7 +24,7 @@ export const trustStore = (database: Database): TrustStore => {
       await database.run((db) =>
         db
           .insertInto('trust')
-          .values({ root, next_root: null, started_at: null })
+          .values({ root, next_root: null, next_root_endorsement: null, started_at: null })
           .onConflict((conflict) => conflict.doNothing())
           .execute(),
       );
@@ -31,13 +32,14 @@ export const trustStore = (database: Database): TrustStore => {
       if (!held) throw new MeshError('INTERNAL', 'the root of the mesh vanished while it was claimed');
       return held;
     },
-    change: async (seen, { phase, root, nextRoot, startedAtMs }) => {
+    change: async (seen, { phase, root, nextRoot, nextRootEndorsement, startedAtMs }) => {
       const changed = await database.run((db) =>
         db
           .updateTable('trust')
           .set({
             ...{ generation: seen + 1, phase, root },
             next_root: nextRoot ?? null,
+            next_root_endorsement: nextRootEndorsement ?? null,
             started_at: startedAtMs ?? null,
           })
           .where('generation', '=', seen)

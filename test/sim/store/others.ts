@@ -136,8 +136,8 @@ export function otherStores(tables: Tables, read: RunStatement, write: RunStatem
       read: () => read('trust.read', () => tables.trust && { ...tables.trust }),
       claim: (root) =>
         write('trust.claim', () => {
-          const steady = { generation: 1, phase: 'steady', nextRoot: undefined, startedAtMs: undefined } as const;
-          return { ...(tables.trust ??= { ...steady, root }) };
+          const alone = { nextRoot: undefined, nextRootEndorsement: undefined, startedAtMs: undefined };
+          return { ...(tables.trust ??= { generation: 1, phase: 'steady', root, ...alone }) };
         }),
       change: (seen, next) =>
         write('trust.change', () => {
@@ -254,7 +254,9 @@ function certificateStore(tables: Tables, read: RunStatement, write: RunStatemen
     revoke: (nameOrSerial) =>
       write('certificates.revoke', () => {
         const rows = all().filter(
-          (row) => (row.serial === nameOrSerial || row.name === nameOrSerial) && row.revokedAtMs === undefined,
+          (row) =>
+            (row.serial === nameOrSerial || (row.name === nameOrSerial && !tables.certificates.has(nameOrSerial))) &&
+            row.revokedAtMs === undefined,
         );
         for (const row of rows) row.revokedAtMs = tables.now();
         return rows;
