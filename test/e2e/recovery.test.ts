@@ -2,6 +2,7 @@
 import { readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t, { before, test } from 'tap';
+import type { AuditShape } from '../../sdk/audit.js';
 import type { JobShape } from '../../sdk/shapes.js';
 import { type Mesh, startMesh } from '../support/mesh.js';
 import { eventually } from '../support/eventually.js';
@@ -45,6 +46,7 @@ test('backup while it runs, the machine lost, restore, and everybody comes back'
   );
   t.equal(made.code, 0, made.stderr);
   t.match(made.json(), { meshId: coordinator.ready.meshId, encrypted: true, database: true });
+  const { createdAt } = made.json<{ createdAt: string }>();
   t.equal(statSync(backup).mode & 0o777, 0o600);
   t.notOk(readFileSync(backup).includes(coordinator.ready.meshId), 'nothing can be read in it');
 
@@ -90,6 +92,16 @@ test('backup while it runs, the machine lost, restore, and everybody comes back'
     (await mesh.tasks(finished.id)).map(({ result }) => result),
     ['0\n', '1\n', '2\n'],
   );
+  const audited = (await mesh.cli('audit', '--json', '--limit', '1000'))
+    .json<{ items: AuditShape[] }>()
+    .items.reverse();
+  const [first] = audited.filter(({ at }) => at > createdAt);
+  t.match(
+    first,
+    { action: 'mesh.restored', target: createdAt, actor: /^coordinator\// },
+    'what came after it is missing',
+  );
+  t.equal(audited.filter(({ action }) => action === 'mesh.restored').length, 1);
   const verdict = await mesh.cli('audit', '--verify');
   t.equal(verdict.code, 0, `the audit is whole: ${verdict.stdout}${verdict.stderr}`);
   const eve = (await mesh.ca('list', '--json')).json<{ items: { name: string; revokedAt: string | null }[] }>();
