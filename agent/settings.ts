@@ -22,7 +22,7 @@ const asName = (text: string): string => {
   return text;
 };
 
-const SANDBOXES = ['auto', 'bubblewrap', 'process'] as const;
+const SANDBOXES = ['auto', 'optional', 'bubblewrap', 'process'] as const;
 
 const asSandbox = (text: string): (typeof SANDBOXES)[number] => {
   const found = SANDBOXES.find((name) => name === text);
@@ -82,7 +82,7 @@ export const agentSettings = {
   sandbox: setting<(typeof SANDBOXES)[number]>({
     flag: '--sandbox <tier>',
     describe:
-      'how tasks are isolated: auto (the strongest that works here), bubblewrap (that and nothing less) or process',
+      'how tasks are isolated: auto (the strongest that works here), bubblewrap (that, or the agent does not start), process, or optional (the strongest, and process for jobs that ask for it: where submitters trust each other)',
     parse: asSandbox,
     fallback: 'auto',
   }),

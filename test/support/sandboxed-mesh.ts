@@ -26,7 +26,7 @@ const asOrdinary: Spawner = (file, args, options) =>
 export async function startSandboxed(t: Test): Promise<{ mesh: Mesh; agents: ReadonlyMap<Who, Agent> }> {
   const mesh = await startMesh(t);
   for (const name of ['open', 'ready', 'tmp', 'home']) chmodSync(mesh.folder(name), 0o777);
-  const args = ['--sandbox', 'auto', '--sandbox-tmp', '8MiB', '--kill-grace', '200ms'];
+  const args = ['--sandbox', 'optional', '--sandbox-tmp', '8MiB', '--kill-grace', '200ms'];
   const agents = new Map<Who, Agent>([['root', await mesh.startAgent('root', { mode: 0o700, args })]]);
   if (!reachable(programPath('agent'))) return { mesh, agents };
   chownSync(mesh.folder('agent-user'), ORDINARY, ORDINARY);

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { type Test, test } from 'tap';
 import { makeBench } from '../../../test/support/executor-bench.js';
 import { tiersOf } from '../../../test/support/tiers.js';
-import { chooseTiers } from './tiers.js';
+import { chooseTiers, type SandboxSetting } from './tiers.js';
 import { probeBubblewrap } from './probe.js';
 import { systemClock } from '../../../common/clock.js';
 
@@ -58,4 +58,8 @@ test('one that lets something through is no sandbox', async (t) => {
 test('what an operator shows does not spoil the trial', async (t) => {
   const probe = await probeWith(t, 'exec /usr/bin/bwrap "$@"', ['/boot', '/nowhere']);
   t.ok('tier' in probe, JSON.stringify(probe));
+  const offered = (setting: SandboxSetting) => chooseTiers(setting, probe).map(({ name }) => name);
+  t.same(offered('auto'), ['bubblewrap'], 'nothing weaker runs beside it, unless the operator says so');
+  t.same(offered('bubblewrap'), ['bubblewrap']);
+  t.same(offered('optional'), ['bubblewrap', 'process']);
 });

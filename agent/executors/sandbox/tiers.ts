@@ -11,8 +11,11 @@ import type { Cgroup, Cgroups } from './cgroups.js';
 import type { Probe } from './probe.js';
 import { processTier, type Tier, type TierName } from './tier.js';
 
-/** `auto`: the strongest that works, and `process` for jobs that ask for it. A name: this one and no other. */
-export type SandboxSetting = 'auto' | TierName;
+/**
+ * `auto`: the strongest that works, and no other. `optional`: that, and `process` for jobs that ask for it; what runs
+ * unsandboxed beside sandboxed tasks of the same user sees what those are given. A name: this one and no other.
+ */
+export type SandboxSetting = 'auto' | 'optional' | TierName;
 
 export class Tiers {
   /** The strongest first. */
@@ -66,7 +69,7 @@ const RLIMITS = ['cpu-time:rlimit', 'file-size:rlimit', 'open-files:rlimit'];
  */
 export function chooseTiers(setting: SandboxSetting, probe: Probe | undefined): [Tier, ...Tier[]] {
   if (setting === 'process' || !probe) return [processTier];
-  if ('tier' in probe) return setting === 'auto' ? [probe.tier, processTier] : [probe.tier];
+  if ('tier' in probe) return setting === 'optional' ? [probe.tier, processTier] : [probe.tier];
   if (setting === 'bubblewrap') throw new MeshError('SANDBOX', probe.problem, { hint: probe.hint });
   return [processTier];
 }

@@ -33,7 +33,7 @@ function sandboxProblem({ sandbox, limited }: Kind, { sandboxes = [], limits }: 
   if (sandbox === undefined || sandboxes.includes(sandbox)) return undefined;
   return sandbox === 'bubblewrap'
     ? 'it has no bubblewrap sandbox (--sandbox bubblewrap): its agent says why at start'
-    : 'it runs nothing without a sandbox (--sandbox process): its agent was started with --sandbox bubblewrap';
+    : 'it runs nothing without a sandbox (--sandbox process): its agent would have to be started with --sandbox optional';
 }
 
 /** Said of a node that the job has blocked, while others could run it. */

@@ -102,7 +102,7 @@ export const unsandboxed: Check = async ({ store }) => {
       'nodes.unsandboxed',
       'notice',
       `a job may ask for no sandbox (--sandbox process), and then sees what others are given, on ${shown.join(', ')}`,
-      'where submitters are not trusted with the machine: mesh-agent --sandbox bubblewrap',
+      'start these agents with --sandbox auto, unless all submitters trust each other',
     ),
   ];
 };
