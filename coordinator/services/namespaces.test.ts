@@ -38,7 +38,10 @@ test('quotas outlive the term, and a change leaves the others as they are', asyn
   const parts = await startPlane(t);
   const namespaces = namespacesOf(parts);
   await namespaces.set(change('lab', {}, { running: 3, bytes: 100 }), someone);
-  await namespaces.set(change('lab', {}, { bytes: null, queued: 7 }), someone);
+  await Promise.all([
+    namespaces.set(change('lab', {}, { bytes: null }), someone),
+    namespaces.set(change('lab', {}, { queued: 7 }), someone),
+  ]);
   await namespaces.start();
   t.match((await namespaces.list())[1]?.row.quotas, { running: 3, queued: 7, bytes: undefined });
 });

@@ -50,6 +50,8 @@ export class Namespaces implements Service {
   readonly #options: NamespacesOptions;
   readonly #rows = new Map<string, NamespaceRow>();
   readonly #ofSubmitter = new Map<string, string>();
+  /** One change after the other: what is not named in one stays as the one before left it. */
+  #changing: Promise<void> = Promise.resolve();
   /** Admitted and not yet among the live jobs. */
   readonly #admitted = new Map<string, { queued: number; bytes: number }>();
 
@@ -78,7 +80,13 @@ export class Namespaces implements Service {
    * Makes a namespace or changes one.
    * @throws MeshError BAD_NAME, USAGE when the change contradicts itself, CONFLICT when there are too many
    */
-  async set(change: NamespaceChange, actor: Actor): Promise<void> {
+  set(change: NamespaceChange, actor: Actor): Promise<void> {
+    const done = this.#changing.then(() => this.#set(change, actor));
+    this.#changing = done.catch(() => undefined);
+    return done;
+  }
+
+  async #set(change: NamespaceChange, actor: Actor): Promise<void> {
     for (const name of [change.name, ...change.members, ...change.without])
       if (!isName(name)) throw new MeshError('BAD_NAME', `"${name.slice(0, 80)}" is not a name`);
     const both = change.members.find((member) => change.without.includes(member));
