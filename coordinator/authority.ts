@@ -3,7 +3,7 @@
  * coordinator's own certificate and the first operator's profile alive. The coordinator's leaf is made at every start
  * with the host names and addresses of that moment and lives in memory alone.
  */
-import { type KeyObject, X509Certificate } from 'node:crypto';
+import type { KeyObject } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
@@ -25,6 +25,7 @@ import { Loop } from '../common/loop.js';
 import type { Passphrase } from '../common/passphrase.js';
 import type { Credential } from '../link/credentials.js';
 import { CredentialStore } from '../link/credential-store.js';
+import { expiredAtMs } from '../link/recover.js';
 import { Renewal } from '../link/renewal.js';
 import { IndexWatch } from './index-watch.js';
 import { renewIssuer } from './issuer-renewal.js';
@@ -227,7 +228,7 @@ export class EmbeddedAuthority implements Signer {
   async writeAdminProfile(adminDir: string, addresses: string[], certificates: CertificateStore): Promise<void> {
     const store = new CredentialStore(adminDir, 'client');
     const usable = store.load();
-    if (!usable || usable.root !== this.rootPem || expired(usable, this.clock.wallMs()))
+    if (!usable || usable.root !== this.rootPem || expiredAtMs(usable) <= this.clock.wallMs())
       store.save(await this.#issueOwn('operator', ADMIN, certificates));
     const profile = { meshId: this.meshId, coordinators: addresses };
     writeFileAtomic(join(adminDir, 'profile.json'), `${JSON.stringify(profile, null, 2)}\n`, 0o600);
@@ -255,10 +256,6 @@ export class EmbeddedAuthority implements Signer {
     );
     return { certificateChain: pem, root: this.rootPem };
   }
-}
-
-function expired(credential: Credential, nowMs: number): boolean {
-  return Date.parse(new X509Certificate(credential.certificateChain).validTo) <= nowMs;
 }
 
 /** For browsers and Prometheus; mesh peers never look at these. */

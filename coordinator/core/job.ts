@@ -1,5 +1,4 @@
 import type { Role } from '../../common/identity/identity.js';
-import type { OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
 
 /**
  * The life of a job.
@@ -36,5 +35,3 @@ export interface JobCounts {
   failed: number;
   cancelled: number;
 }
-
-export type FailurePolicy = Exclude<OnFailure, OnFailure.UNSPECIFIED>;
