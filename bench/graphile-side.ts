@@ -67,7 +67,6 @@ export async function makeGraphileSide(mode: GraphileMode, database: DatabaseAdd
   return {
     name: `graphile-worker, ${mode}`,
     config: {
-      version: '0.17.3',
       concurrentJobs: String(CONCURRENCY),
       maxPoolSize: String(CONNECTIONS),
       localQueue: mode === 'batched' ? '500' : 'off',

@@ -1,6 +1,6 @@
 /**
- * `npm run bench`: measures, prints tables, and with --write keeps them. A bench never fails on a slow number; it fails
- * when something does not work.
+ * `npm run bench`: measures, prints tables and keeps the results. A bench never fails on a slow number; it fails when
+ * something does not work.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -8,13 +8,18 @@ import { join } from 'node:path';
 import { isErrorCode, MeshError, systemCode } from '../common/errors.js';
 import { makeProgram, runProgram } from '../common/program.js';
 import type { Bench } from './bench.js';
+import { keepResult } from './keep.js';
 import { logs } from './logs.js';
 import { queueMemory } from './queue-memory.js';
-import { circumstances, formatResult, writeResult } from './report.js';
+import { circumstances, formatResult } from './report.js';
 import { startup } from './startup.js';
 import { throughput } from './throughput.js';
 
 const BENCHES: readonly Bench[] = [throughput, queueMemory, startup, logs];
+
+/** Runs of which the median is taken, unless somebody asks for another number. */
+const RUNS = 5;
+const AGENTS = 1;
 
 // The programs under test are started with this process's flags; they are built and need no TypeScript loader.
 process.execArgv.length = 0;
@@ -32,7 +37,7 @@ interface Flags {
   runs: number;
   tasks?: number;
   agents: number;
-  write?: boolean;
+  write: boolean;
   work: string;
 }
 
@@ -44,15 +49,20 @@ function asOurs(error: unknown): unknown {
   return new MeshError(code, error.message, { cause: error, ...(typeof hint === 'string' ? { hint } : {}) });
 }
 
+/** What stands in bench/README.md was measured as the benches are by default, at least RUNS times. */
+const isWorthKeeping = ({ smoke, runs, tasks, agents, write }: Flags): boolean =>
+  write && !smoke && runs >= RUNS && tasks === undefined && agents === AGENTS;
+
 async function bench(names: string[], flags: Flags): Promise<void> {
   const smoke = flags.smoke ?? false;
-  if (smoke && flags.write) throw new MeshError('USAGE', 'the numbers of a smoke run are not worth writing');
   const unknown = names.find((name) => BENCHES.every((known) => known.name !== name));
   if (unknown) {
     const known = BENCHES.map(({ name }) => name).join(', ');
     throw new MeshError('USAGE', `there is no bench ${unknown}`, { hint: `there are ${known}` });
   }
   const around = circumstances(smoke);
+  const kept = isWorthKeeping(flags);
+  if (!kept) say('the results are printed, not kept');
   for (const { name, run } of BENCHES) {
     if (names.length > 0 && !names.includes(name)) continue;
     process.stderr.write(`${name}\n`);
@@ -61,7 +71,12 @@ async function bench(names: string[], flags: Flags): Promise<void> {
       const runs = smoke ? 1 : flags.runs;
       const result = await run({ smoke, runs, tasks: flags.tasks, agents: flags.agents, workDir, say });
       process.stdout.write(`\n${formatResult(result, around)}\n\n`);
-      if (flags.write) writeResult(result, around);
+      if (kept)
+        keepResult(
+          result,
+          around,
+          BENCHES.map((known) => known.name),
+        );
       rmSync(workDir, { recursive: true, force: true });
     } catch (error) {
       say(`what it left is in ${workDir}`);
@@ -72,15 +87,15 @@ async function bench(names: string[], flags: Flags): Promise<void> {
 
 const program = makeProgram('bench', 'Measures the built programs on this machine.', [
   'npm run bench',
-  'npm run bench -- throughput --runs 5 --write',
+  'npm run bench -- throughput --runs 7',
   'npm run bench -- --smoke',
 ])
   .argument('[names...]', `which ones: ${BENCHES.map(({ name, about }) => `${name} (${about})`).join(', ')}`)
   .option('--smoke', 'small and quick, to see that everything works')
-  .option('--runs <n>', 'how often each side runs', atLeastOne, 3)
+  .option('--runs <n>', 'how often each side runs', atLeastOne, RUNS)
   .option('--tasks <n>', 'tasks of a run, where a bench has them', atLeastOne)
-  .option('--agents <n>', 'agents of the throughput bench', atLeastOne, 1)
-  .option('--write', 'write bench/results/NAME.json and the table in bench/README.md')
+  .option('--agents <n>', 'agents of the throughput bench', atLeastOne, AGENTS)
+  .option('--no-write', 'only print: leave bench/results and bench/README.md as they are')
   .option('--work <dir>', 'where data directories are made', tmpdir())
   .action(bench);
 

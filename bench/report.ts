@@ -1,18 +1,21 @@
 /** What a bench measured, and how it is written: JSON for programs, a table in bench/README.md for people. */
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { arch, cpus, platform, release, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { packageRoot, packageVersion } from '../common/package.js';
+import { type Aim, judge, rowOf } from './aims.js';
+import { median } from './statistics.js';
 
 export interface Row {
   what: string;
+  /** Empty where the values are plain ratios. */
   unit: string;
-  /** One value for each run, in the order they were taken. */
+  /** One value for each run, in the order they were taken; at least one. */
   values: number[];
   /** How many tasks a run had, where that matters. */
   tasks?: number;
-  /** What is aimed at, in words: "≤ 3000". */
-  target?: string;
+  /** What the row should reach; judged by its median. */
+  aims?: Aim[];
 }
 
 export interface Result {
@@ -21,6 +24,8 @@ export interface Result {
   rows: Row[];
   /** The row that the others are compared with; absent where there is nothing to compare. */
   base?: string;
+  /** Versions of what was compared, by name: PostgreSQL, npm packages, system programs. */
+  versions?: Record<string, string>;
   /** Per side, what a person could set and how it was set. */
   config: Record<string, Record<string, string>>;
   notes: string[];
@@ -47,13 +52,10 @@ export function circumstances(smoke: boolean): Circumstances {
   };
 }
 
-/** The middle value; of an even number of values the mean of the two in the middle. */
-export function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  const half = sorted.length / 2;
-  const [low, high] = [sorted[Math.ceil(half) - 1], sorted[Math.floor(half)]];
-  if (low === undefined || high === undefined) throw new Error('the median of nothing');
-  return (low + high) / 2;
+/** The installed version of an npm package that is compared. */
+export function installedVersion(name: string): string {
+  const manifest = readFileSync(join(packageRoot, 'node_modules', name, 'package.json'), 'utf8');
+  return (JSON.parse(manifest) as { version: string }).version;
 }
 
 export const formatNumber = (value: number): string =>
@@ -61,11 +63,24 @@ export const formatNumber = (value: number): string =>
     ? Math.round(value).toLocaleString('en-US').replaceAll(',', ' ')
     : value.toFixed(value >= 10 ? 1 : 2);
 
-/** A Markdown table: the median, the smallest and the largest value, and the ratio to the base row. */
-export function formatTable({ rows, base }: Result): string {
-  const baseRow = rows.find(({ what }) => what === base);
+/** The aims of a row; whether they were met is said only of numbers that mean something. */
+function formatAims(result: Result, row: Row, smoke: boolean): string {
+  const each = (row.aims ?? []).map((aim) => {
+    const { text, reached, met } = judge(result, row, aim);
+    if (smoke) return text;
+    // The median and the ratio to the base have columns of their own.
+    const shown = aim.of === undefined || aim.of === result.base ? '' : ` (${formatNumber(reached)})`;
+    return `${text}${shown}: ${met ? 'met' : '**missed**'}`;
+  });
+  return each.join('; ');
+}
+
+/** A Markdown table: the median, the smallest and the largest value, the ratio to the base row, and the aims. */
+export function formatTable(result: Result, smoke = false): string {
+  const { rows, base } = result;
+  const baseRow = base === undefined ? undefined : rowOf(result, base);
   const withTasks = rows.some(({ tasks }) => tasks !== undefined);
-  const withTarget = rows.some(({ target }) => target !== undefined);
+  const withAims = rows.some(({ aims }) => aims !== undefined);
   const head = [
     '',
     ...(withTasks ? ['tasks a run'] : []),
@@ -73,16 +88,17 @@ export function formatTable({ rows, base }: Result): string {
     'median',
     'min … max',
     ...(baseRow ? [`× ${baseRow.what}`] : []),
-    ...(withTarget ? ['aim'] : []),
+    ...(withAims ? ['aim'] : []),
   ];
-  const body = rows.map(({ what, unit, values, tasks, target }) => [
-    what,
-    ...(withTasks ? [tasks === undefined ? '' : formatNumber(tasks)] : []),
-    String(values.length),
-    `${formatNumber(median(values))} ${unit}`,
-    `${formatNumber(Math.min(...values))} … ${formatNumber(Math.max(...values))}`,
-    ...(baseRow ? [(median(values) / median(baseRow.values)).toFixed(2)] : []),
-    ...(withTarget ? [target ?? ''] : []),
+  const body = rows.map((row) => [
+    row.what,
+    ...(withTasks ? [row.tasks === undefined ? '' : formatNumber(row.tasks)] : []),
+    String(row.values.length),
+    `${formatNumber(median(row.values))} ${row.unit}`.trimEnd(),
+    `${formatNumber(Math.min(...row.values))} … ${formatNumber(Math.max(...row.values))}`,
+    // Milliseconds are no multiple of tasks a second.
+    ...(baseRow ? [row.unit === baseRow.unit ? (median(row.values) / median(baseRow.values)).toFixed(2) : ''] : []),
+    ...(withAims ? [formatAims(result, row, smoke)] : []),
   ]);
   const widths = head.map((title, column) =>
     Math.max(...[head, ...body].map((cells) => (cells[column] ?? '').length), 3, title.length),
@@ -99,41 +115,38 @@ export function formatTable({ rows, base }: Result): string {
 
 /** Everything about one bench as Markdown, as it stands in bench/README.md and on the terminal. */
 export function formatResult(result: Result, around: Circumstances): string {
-  const config = Object.entries(result.config).map(
-    ([side, settings]) =>
-      `- ${side}: ${Object.entries(settings)
-        .map(([name, value]) => `${name} ${value}`)
-        .join(' · ')}`,
-  );
+  const list = (settings: Record<string, string>): string =>
+    Object.entries(settings)
+      .map(([name, value]) => `${name} ${value}`)
+      .join(' · ');
+  const { versions = {} } = result;
+  const where = [
+    around.at.slice(0, 10),
+    `planetary-mesh ${around.version}`,
+    `Node.js ${around.node}`,
+    ...Object.entries(versions).map(([name, version]) => `${name} ${version}`),
+    around.machine,
+    `${around.memoryGiB} GiB`,
+  ].join(', ');
   return [
     `### ${result.title}`,
     '',
-    formatTable(result),
+    formatTable(result, around.smoke),
     '',
-    ...config,
+    ...Object.entries(result.config).map(([side, settings]) => `- ${side}: ${list(settings)}`),
     ...result.notes.map((note) => `- ${note}`),
-    `- ${around.at.slice(0, 10)}, planetary-mesh ${around.version}, Node.js ${around.node}, ${around.machine}, ${around.memoryGiB} GiB${around.smoke ? '; a smoke run, its numbers mean nothing' : ''}`,
+    `- ${where}${around.smoke ? '; a smoke run, its numbers mean nothing' : ''}`,
   ].join('\n');
 }
 
-export const markers = (name: string): [string, string] => [`<!-- bench:${name} -->`, `<!-- /bench:${name} -->`];
-
-/** Replaces what stands between the markers of a bench; without markers it is added at the end. */
-export function replaceBetween(text: string, name: string, content: string): string {
-  const [open, close] = markers(name);
-  const from = text.indexOf(open);
-  const to = text.indexOf(close);
-  const block = `${open}\n${content}\n${close}`;
-  if (from < 0 || to < from) return `${text.trimEnd()}\n\n${block}\n`;
-  return text.slice(0, from) + block + text.slice(to + close.length);
-}
-
-/** Writes `bench/results/NAME.json` and the table in `bench/README.md`. */
-export function writeResult(result: Result, around: Circumstances): void {
-  const folder = join(packageRoot, 'bench', 'results');
-  mkdirSync(folder, { recursive: true });
-  writeFileSync(join(folder, `${result.name}.json`), `${JSON.stringify({ ...around, ...result }, null, 2)}\n`);
-  const readme = join(packageRoot, 'bench', 'README.md');
-  const text = existsSync(readme) ? readFileSync(readme, 'utf8') : '# Benchmarks\n';
-  writeFileSync(readme, replaceBetween(text, result.name, formatResult(result, around)));
+/** The result as a program reads it: with what the table works out. */
+export function toJson(result: Result, around: Circumstances): string {
+  const rows = result.rows.map((row) => ({
+    ...row,
+    median: median(row.values),
+    min: Math.min(...row.values),
+    max: Math.max(...row.values),
+    ...(row.aims ? { aims: row.aims.map((aim) => ({ ...aim, ...judge(result, row, aim) })) } : {}),
+  }));
+  return `${JSON.stringify({ ...around, ...result, rows }, null, 2)}\n`;
 }

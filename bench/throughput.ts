@@ -9,33 +9,23 @@ import type { Bench, BenchOptions } from './bench.js';
 import { createDatabase, type DatabaseAddress, describeServer, settleDatabase } from './database.js';
 import { makeGraphileSide } from './graphile-side.js';
 import { makeMeshSide, startBenchMesh } from './mesh-side.js';
-import { formatNumber, type Result, type Row } from './report.js';
+import { installedVersion, type Result } from './report.js';
 import type { Side } from './side.js';
+import { type Contender, takeTurns } from './turns.js';
 
-interface Contender {
-  side: Side;
-  tasks: number;
-  database: DatabaseAddress;
-}
-
-async function measure(contenders: Contender[], { runs, say }: BenchOptions): Promise<Row[]> {
-  const rows = contenders.map(({ side, tasks }): Row => ({ what: side.name, unit: 'tasks/s', values: [], tasks }));
-  const once = async ({ side, tasks, database }: Contender): Promise<number> => {
+/** A side as a contender; each run finds its database vacuumed and analysed. */
+function contend(side: Side, tasks: number, database: DatabaseAddress): Contender & { side: Side } {
+  const once = async (count: number): Promise<number> => {
     await settleDatabase(database);
-    return (tasks * 1000) / (await side.run(tasks));
+    return (count * 1000) / (await side.run(count));
   };
-  for (const contender of contenders) {
-    // Compiles the code, fills the caches and gives the planner statistics of tables that were not always empty.
-    await once({ ...contender, tasks: Math.ceil(contender.tasks / 5) });
-  }
-  for (let run = 1; run <= runs; run++) {
-    for (const [index, contender] of contenders.entries()) {
-      const rate = await once(contender);
-      rows[index]?.values.push(rate);
-      say(`run ${run} of ${runs}: ${contender.side.name}: ${formatNumber(rate)} tasks/s`);
-    }
-  }
-  return rows;
+  return {
+    side,
+    row: { what: side.name, unit: 'tasks/s', tasks },
+    // Gives the planner statistics of tables that were not always empty, too.
+    warmUp: () => once(Math.ceil(tasks / 5)),
+    once: () => once(tasks),
+  };
 }
 
 async function run(options: BenchOptions): Promise<Result> {
@@ -46,34 +36,33 @@ async function run(options: BenchOptions): Promise<Result> {
   const mesh = await startBenchMesh({ dataDir: join(workDir, 'mesh'), agents, slots });
   const sides: Side[] = [];
   try {
-    const contend = async (mode: 'default' | 'batched', count: number): Promise<Contender> => {
+    const graphile = async (mode: 'default' | 'batched', count: number): Promise<Contender & { side: Side }> => {
       const database = await createDatabase(mesh.database, `graphile_${mode}`);
       const side = await makeGraphileSide(mode, database);
       sides.push(side);
-      return { side, tasks: count, database };
+      return contend(side, count, database);
     };
-    const batched = await contend('batched', tasks);
-    const ours = {
-      side: makeMeshSide(mesh, {
-        coordinator: 'defaults',
-        agents: String(agents),
-        'slots each': String(slots),
-        submission: 'one job, array of N function tasks',
-        process: 'coordinator, agents and client in processes of their own, mutual TLS 1.3',
-      }),
-      tasks,
-      database: mesh.database,
-    };
+    const batched = await graphile('batched', tasks);
+    const meshSide = makeMeshSide(mesh, {
+      coordinator: 'defaults',
+      agents: String(agents),
+      'slots each': String(slots),
+      submission: 'one job, array of N function tasks',
+      process: 'coordinator, agents and client in processes of their own, mutual TLS 1.3',
+    });
+    const ours = contend(meshSide, tasks, mesh.database);
+    ours.row.aims = [{ atLeast: 3, of: batched.row.what }];
     // Its rate does not depend on the number; a tenth keeps the bench short.
-    const plain = await contend('default', Math.ceil(tasks / 10));
-    const rows = await measure([batched, ours, plain], options);
-    const server = await describeServer(mesh.database);
+    const plain = await graphile('default', Math.ceil(tasks / 10));
+    const rows = await takeTurns([batched, ours, plain], options);
+    const { server_version = '', ...server } = await describeServer(mesh.database);
     const config = Object.fromEntries([batched, ours, plain].map(({ side }) => [side.name, side.config]));
     return {
       name: 'throughput',
       title: 'Durable no-op tasks a second, submission to last commit',
       rows,
       base: batched.side.name,
+      versions: { PostgreSQL: server_version, 'graphile-worker': installedVersion('graphile-worker') },
       config: { ...config, 'PostgreSQL, the same server for all': server },
       notes: ['Insertion counts on all sides; every completion is a durable commit.'],
     };

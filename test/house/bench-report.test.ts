@@ -2,8 +2,13 @@ import { spawnSync } from 'node:child_process';
 import { test } from 'tap';
 import { toConnectionString } from '../../bench/database.js';
 import { residentMemory, watchMemory } from '../../bench/process-memory.js';
-import { circumstances, formatResult, formatTable, median, replaceBetween } from '../../bench/report.js';
+import { judge } from '../../bench/aims.js';
+import { replaceBetween } from '../../bench/keep.js';
+import { plotAims } from '../../bench/plot.js';
+import { circumstances, formatResult, formatTable, installedVersion, toJson } from '../../bench/report.js';
 import type { Result } from '../../bench/report.js';
+import { median, percentile } from '../../bench/statistics.js';
+import { takeTurns } from '../../bench/turns.js';
 import { packageRoot } from '../../common/package.js';
 
 const RESULT: Result = {
@@ -25,6 +30,16 @@ test('the median', async (t) => {
   t.throws(() => median([]));
 });
 
+test('a percentile is a value that was measured', async (t) => {
+  const values = Array.from({ length: 200 }, (_, index) => 200 - index);
+  t.equal(percentile(values, 50), 100);
+  t.equal(percentile(values, 99), 198);
+  t.equal(percentile(values, 100), 200);
+  t.equal(percentile([7], 1), 7);
+  t.throws(() => percentile([], 50));
+  t.throws(() => percentile([1], 0));
+});
+
 test('a table shows median, spread and the ratio to the base', async (t) => {
   const cells = formatTable(RESULT)
     .split('\n')
@@ -32,6 +47,74 @@ test('a table shows median, spread and the ratio to the base', async (t) => {
   t.strictSame(cells[2]?.slice(1, -1), ['theirs', '100 000', '3', '11 000 tasks/s', '10 000 … 12 000', '1.00']);
   t.strictSame(cells[3]?.slice(1, -1), ['ours', '100 000', '2', '42 000 tasks/s', '40 000 … 44 000', '3.82']);
   t.match(formatResult(RESULT, circumstances(true)), /smoke run/);
+});
+
+const AIMED: Result = {
+  ...RESULT,
+  rows: [
+    ...RESULT.rows.map((row) => (row.what === 'ours' ? { ...row, aims: [{ atLeast: 4, of: 'theirs' }] } : row)),
+    { what: 'wait', unit: 'ms', values: [2, 1, 3], aims: [{ atMost: 2 }, { atLeast: 0.0001, of: 'ours' }] },
+  ],
+};
+
+test('an aim is judged by the median, or by the ratio of two medians', async (t) => {
+  const [, ours, wait] = AIMED.rows;
+  t.match(judge(AIMED, ours!, { atLeast: 4, of: 'theirs' }), { text: '≥ 4 × theirs', met: false });
+  t.equal(judge(AIMED, ours!, { atLeast: 4, of: 'theirs' }).margin.toFixed(3), (42 / 11 / 4).toFixed(3));
+  t.strictSame(judge(AIMED, wait!, { atMost: 2 }), { text: '≤ 2 ms', reached: 2, met: true, margin: 1 });
+  t.match(judge(AIMED, wait!, { atMost: 1.9 }), { met: false });
+  t.match(judge(AIMED, wait!, { atLeast: 2 }), { met: true });
+  t.throws(() => judge(AIMED, wait!, { atMost: 1, of: 'nobody' }), { message: 'the bench x has no row nobody' });
+});
+
+test('a table says what was aimed at and whether it was reached, a smoke run only the former', async (t) => {
+  const cells = (smoke: boolean): (string | undefined)[] =>
+    formatTable(AIMED, smoke)
+      .split('\n')
+      .slice(2)
+      .map((line) => line.split('|').at(-2)?.trim());
+  t.strictSame(cells(false), ['', '≥ 4 × theirs: **missed**', '≤ 2 ms: met; ≥ 0.0001 × ours (0.00): **missed**']);
+  t.strictSame(cells(true), ['', '≥ 4 × theirs', '≤ 2 ms; ≥ 0.0001 × ours']);
+  t.notMatch(formatTable(AIMED).split('\n')[4], /0\.00 \|/, 'milliseconds have no ratio to tasks a second');
+});
+
+test('the JSON has what the table works out', async (t) => {
+  const kept = JSON.parse(toJson({ ...AIMED, versions: { PostgreSQL: '18' } }, circumstances(false)));
+  t.match(kept, { name: 'x', versions: { PostgreSQL: '18' }, node: process.version });
+  t.match(kept.rows[2], { values: [2, 1, 3], median: 2, min: 1, max: 3, aims: [{ atMost: 2, met: true }, {}] });
+  t.strictSame(plotAims([kept]), plotAims([AIMED]), 'a plot can be drawn from it');
+});
+
+test('the plot has a bar for each aim, to the side where it belongs', async (t) => {
+  const plot = plotAims([{ ...RESULT, name: 'without' }, AIMED]) ?? '';
+  t.strictSame(
+    [...plot.matchAll(/<rect class="(\w+)"/g)].map(([, side]) => side),
+    ['missed', 'met', 'missed'],
+  );
+  t.notMatch(plot, /without|NaN/);
+  t.match(plot, /prefers-color-scheme: dark/);
+  t.equal(plotAims([RESULT]), undefined);
+  const odd = { ...AIMED, rows: [{ what: 'a<b & "c"', unit: 'MiB', values: [0], aims: [{ atMost: 1 }] }] };
+  t.match(plotAims([odd]), />a&lt;b &amp; &quot;c&quot;  ≤ 1 MiB<[^]*>× over 100</, 'nothing of what is allowed');
+});
+
+test('contenders take turns after their warm-up', async (t) => {
+  const said: string[] = [];
+  const contender = (what: string) => ({
+    row: { what, unit: 's' },
+    warmUp: async () => said.push(`warm ${what}`),
+    once: async () => said.push(what),
+  });
+  const rows = await takeTurns([contender('a'), contender('b')], { runs: 2, say: () => undefined });
+  t.strictSame(said, ['warm a', 'warm b', 'a', 'b', 'a', 'b']);
+  t.strictSame(rows, [
+    { what: 'a', unit: 's', values: [3, 5] },
+    { what: 'b', unit: 's', values: [4, 6] },
+  ]);
+});
+
+test('the version of a package is that which is installed', async (t) => {
+  t.match(installedVersion('graphile-worker'), /^\d+\.\d+\.\d+/);
 });
 
 test('the tables of a file are replaced where their markers are', async (t) => {
