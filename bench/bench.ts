@@ -7,6 +7,10 @@ export interface BenchOptions {
   /** Overrides the bench's own number of tasks. */
   tasks: number | undefined;
   agents: number;
+  /** How long a bench lasts that goes on for a time. */
+  minutes: number;
+  /** Tasks a second of a bench that goes on for a time; undefined: as fast as it goes. */
+  rate: number | undefined;
   /** A folder that is there, empty, and removed afterwards. */
   workDir: string;
   /** Says what is going on; goes to standard error. */

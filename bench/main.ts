@@ -8,18 +8,20 @@ import { join } from 'node:path';
 import { isErrorCode, MeshError, systemCode } from '../common/errors.js';
 import { makeProgram, runProgram } from '../common/program.js';
 import type { Bench } from './bench.js';
+import { churn } from './churn.js';
 import { keepResult } from './keep.js';
 import { logs } from './logs.js';
-import { queueMemory } from './queue-memory.js';
+import { million } from './million.js';
 import { circumstances, formatResult } from './report.js';
 import { startup } from './startup.js';
 import { throughput } from './throughput.js';
 
-const BENCHES: readonly Bench[] = [throughput, queueMemory, startup, logs];
+const BENCHES: readonly Bench[] = [throughput, million, churn, startup, logs];
 
 /** Runs of which the median is taken, unless somebody asks for another number. */
 const RUNS = 5;
 const AGENTS = 1;
+const MINUTES = 10;
 
 // The programs under test are started with this process's flags; they are built and need no TypeScript loader.
 process.execArgv.length = 0;
@@ -37,6 +39,8 @@ interface Flags {
   runs: number;
   tasks?: number;
   agents: number;
+  minutes: number;
+  rate?: number;
   write: boolean;
   work: string;
 }
@@ -50,8 +54,14 @@ function asOurs(error: unknown): unknown {
 }
 
 /** What stands in bench/README.md was measured as the benches are by default, at least RUNS times. */
-const isWorthKeeping = ({ smoke, runs, tasks, agents, write }: Flags): boolean =>
-  write && !smoke && runs >= RUNS && tasks === undefined && agents === AGENTS;
+const isWorthKeeping = ({ smoke, runs, tasks, agents, minutes, rate, write }: Flags): boolean =>
+  write &&
+  !smoke &&
+  runs >= RUNS &&
+  tasks === undefined &&
+  agents === AGENTS &&
+  minutes >= MINUTES &&
+  rate === undefined;
 
 async function bench(names: string[], flags: Flags): Promise<void> {
   const smoke = flags.smoke ?? false;
@@ -69,7 +79,8 @@ async function bench(names: string[], flags: Flags): Promise<void> {
     const workDir = mkdtempSync(join(flags.work, 'mesh-bench-'));
     try {
       const runs = smoke ? 1 : flags.runs;
-      const result = await run({ smoke, runs, tasks: flags.tasks, agents: flags.agents, workDir, say });
+      const { tasks, agents, minutes, rate } = flags;
+      const result = await run({ smoke, runs, tasks, agents, minutes, rate, workDir, say });
       process.stdout.write(`\n${formatResult(result, around)}\n\n`);
       if (kept)
         keepResult(
@@ -95,6 +106,8 @@ const program = makeProgram('bench', 'Measures the built programs on this machin
   .option('--runs <n>', 'how often each side runs', atLeastOne, RUNS)
   .option('--tasks <n>', 'tasks of a run, where a bench has them', atLeastOne)
   .option('--agents <n>', 'agents of the throughput bench', atLeastOne, AGENTS)
+  .option('--minutes <n>', 'how long the churn bench lasts', atLeastOne, MINUTES)
+  .option('--rate <n>', 'tasks a second of the churn bench (default: as fast as they go)', atLeastOne)
   .option('--no-write', 'only print: leave bench/results and bench/README.md as they are')
   .option('--work <dir>', 'where data directories are made', tmpdir())
   .action(bench);

@@ -29,6 +29,8 @@ export interface BenchMesh {
   database: DatabaseAddress;
   submit(spec: Omit<SpecOptions, 'work'> & { work?: SpecOptions['work'] }, items?: Iterable<string>): Promise<Job>;
   wait(id: string): Promise<Job>;
+  /** The function that does nothing; its module is uploaded once, then only asked for by digest. */
+  noop(): Promise<SpecOptions['work']>;
   stop(): Promise<void>;
 }
 
@@ -36,6 +38,8 @@ export interface BenchMeshOptions {
   dataDir: string;
   agents: number;
   slots?: number;
+  /** Settings by the name of their variable, such as MESH_RETENTION; defaults for all others. */
+  settings?: Record<string, string>;
 }
 
 /** The environment without settings meant for another mesh. */
@@ -43,13 +47,13 @@ export const cleanEnvironment = (): NodeJS.ProcessEnv =>
   Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('MESH_')));
 
 /** @throws MeshError of the build when a process does not become ready; an interruption stops everything. */
-export async function startBenchMesh({ dataDir, agents, slots }: BenchMeshOptions): Promise<BenchMesh> {
+export async function startBenchMesh({ dataDir, agents, slots, settings }: BenchMeshOptions): Promise<BenchMesh> {
   const { startLocalMesh } = await built<typeof import('../cli/local-mesh.js')>('cli/local-mesh.js');
   const { connect } = await built<typeof import('../sdk/connect.js')>('sdk/connect.js');
   const { makeSpec, submitJob } = await built<typeof import('../sdk/submit.js')>('sdk/submit.js');
   const { waitForJob } = await built<typeof import('../sdk/watch.js')>('sdk/watch.js');
   const events: LocalMeshEvent[] = [];
-  const environment = cleanEnvironment();
+  const environment = { ...cleanEnvironment(), ...settings };
   const mesh = await startLocalMesh({
     dataDir,
     agents,
@@ -79,6 +83,7 @@ export async function startBenchMesh({ dataDir, agents, slots }: BenchMeshOption
         };
         return submitJob(connection.mesh, { ...submission, items: inputs() });
       },
+      noop: () => noopWork(connection),
       wait: (id) => waitForJob(connection.mesh, id, { timeoutMs: RUN_MS_MAX }),
       stop: async () => {
         process.off('SIGINT', interrupted).off('SIGTERM', interrupted);
@@ -110,7 +115,6 @@ function embeddedDatabase(folder: string): DatabaseAddress {
 
 const NOOP = join(packageRoot, 'bench', 'noop.mjs');
 
-/** The function that does nothing; its module is uploaded once, then only asked for by digest. */
 async function noopWork(connection: MeshConnection): Promise<SpecOptions['work']> {
   const { uploadFiles } = await built<typeof import('../sdk/blobs.js')>('sdk/blobs.js');
   const stored = await uploadFiles(connection.mesh, [NOOP]);
