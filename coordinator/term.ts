@@ -136,7 +136,7 @@ export class Term implements Service {
     this.cancellation = services.add(new Cancellation(shared));
     this.resubmission = new Resubmission(store, this.intake);
     this.removal = new Removal({ ...shared, results: this.results, issuance: parts.issuance });
-    this.queries = new Queries(store, jobs, changes, clock);
+    this.queries = new Queries(store, jobs, changes, clock, (job, from) => ledger.indexesOf(job, from));
     this.explain = new Explain(jobs, fleet, this.dispatch, ledger, namespaces);
     this.logReader = new LogReader(store, logs, jobs, changes);
   }

@@ -228,6 +228,13 @@ export class Ledger {
     return [...(account?.entries.values() ?? []), ...(account?.originals?.values() ?? [])];
   }
 
+  /** The tasks of the job that have live attempts, from an index on, in order. */
+  indexesOf(job: number, fromIndex: number): number[] {
+    const account = this.#jobs.get(job);
+    const indexes = [...(account?.entries.keys() ?? []), ...(account?.originals?.keys() ?? [])];
+    return [...new Set(indexes.filter((index) => index >= fromIndex))].sort((a, b) => a - b);
+  }
+
   /** Number of live attempts of the job: WorkView.held. */
   heldByJob(job: number): number {
     const account = this.#jobs.get(job);

@@ -16,14 +16,18 @@ export class TaskTime {
   #ms: number | undefined;
   #seen = 0;
 
+  /** @param alike what is known of other work of the kind: it stands in before the first observation, and learns too */
+  constructor(private readonly alike?: TaskTime) {}
+
   /** Undefined before the first observation. Fractions of a millisecond for no-ops. */
   get ms(): number | undefined {
-    return this.#ms;
+    return this.#ms ?? this.alike?.ms;
   }
 
   /** `count` attempts that ended together ran for `totalMs` in sum. */
   observe(totalMs: number, count: number): void {
     if (!(count > 0) || !(totalMs >= 0)) return;
+    this.alike?.observe(totalMs, count);
     const mean = totalMs / count;
     const news = Math.min(count, BURST_MAX);
     if (this.#ms === undefined) {

@@ -6,7 +6,8 @@ export interface BlobStore {
   /** Stored now; known ones count as used now. */
   record(blobs: readonly { digest: string; sizeBytes: number }[]): Promise<void>;
   unusedSince(ms: number, limit: number): Promise<string[]>;
-  touch(digests: string[]): Promise<void>;
+  /** Sizes of those that are stored, which count as used now; that is written at most once an hour for each. */
+  use(digests: string[]): Promise<Map<string, number>>;
   forget(digests: string[]): Promise<void>;
 }
 

@@ -43,13 +43,15 @@ export interface NewJob {
   namespace?: string;
   /** Bytes of the files its tasks are given; asked after the inputs were read. Default 0. */
   stagedBytes?: () => number;
-  /** Asked after the inputs were read and before a job is kept, and not for a repeated submission; keeps it out by throwing. */
+  /** Asked after the inputs were read and before a job is kept; keeps it out by throwing, unless it is there already. */
   admit?: () => Promise<void>;
   /**
    * The leader's epoch: a job that a former leader took would be unknown to the present one. Without it nobody's lead is
    * asked for.
    */
   epoch?: number | undefined;
+  /** So many task rows are made with it, where the tasks have no inputs; default none. */
+  firstRows?: number;
 }
 
 /** What a statement that moves tasks says about their jobs, so that memory follows the store. */
@@ -76,12 +78,18 @@ export interface JobStore {
   countByStatus(): Promise<Map<JobStatus, number>>;
   /** Sums of the task counters over all retained jobs, for the metrics. */
   taskTotals(): Promise<JobCounts>;
-  /** Inserts the next `limit` task rows; idempotent. Returns the new number of rows. */
-  materialise(epoch: number, seq: number, limit: number): Promise<number>;
+  /**
+   * Makes the next `rows` task rows of each job; idempotent. Says how many rows each has now; those that are cancelled,
+   * have ended or are not there are left out.
+   */
+  materialise(
+    epoch: number,
+    wanted: readonly { job: number; rows: number }[],
+  ): Promise<{ job: number; rows: number }[]>;
   /** Marks it; undefined when it was terminal already. `error` is set for fail-fast. */
   requestCancel(epoch: number, seq: number, error: string | undefined): Promise<JobChange | undefined>;
-  /** Deletes a terminal job and everything of it, in bounded statements. */
-  remove(seq: number): Promise<void>;
+  /** Deletes terminal jobs and everything of them, in bounded statements. */
+  remove(jobs: readonly number[]): Promise<void>;
   /** Terminal jobs that ended before, oldest first. */
   endedBefore(ms: number, limit: number): Promise<{ seq: number; id: string }[]>;
 }

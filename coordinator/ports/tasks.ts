@@ -85,6 +85,17 @@ export interface TaskRow extends TaskRef {
   peakMemoryBytes: number | undefined;
 }
 
+export interface TaskQuery {
+  job: number;
+  status?: TaskStatus;
+  fromIndex: number;
+  /** Not this one and none after it. */
+  toIndex?: number;
+  limit: number;
+  /** Looks at no others: those with an attempt that failed, those that came back and wait, or these. */
+  among?: 'failed' | 'returned' | readonly number[];
+}
+
 export interface TaskStore {
   /** QUEUED or due RETRYING → ASSIGNED; raises generation, moves the cursor, starts the job. */
   assign(epoch: number, items: AssignItem[]): Promise<{ tasks: AssignedTask[]; jobs: JobChange[] }>;
@@ -124,7 +135,9 @@ export interface TaskStore {
   nextDueInMs(jobs: readonly number[]): Promise<number | undefined>;
   /** ASSIGNED and RUNNING tasks of jobs that are not terminal; how a new leader learns what is out there. */
   live(): Promise<LiveTask[]>;
-  list(query: { job: number; status?: TaskStatus; fromIndex: number; limit: number }): Promise<TaskRow[]>;
+  list(query: TaskQuery): Promise<TaskRow[]>;
+  /** How many rows of the job were ever made: the tasks from 0 on; 0 for a job that is not there. */
+  made(job: number): Promise<number>;
   /** Attempts of one task that did not succeed, oldest first. */
   attempts(
     job: number,

@@ -45,9 +45,8 @@ export class BlobDepot {
   async look(digests: readonly string[]): Promise<{ missing: string[]; sizes: ReadonlyMap<string, number> }> {
     const wanted = [...new Set(digests)];
     for (const digest of wanted) this.#path(digest);
-    const sizes = await this.#store.sizes(wanted);
+    const sizes = await this.#store.use(wanted);
     const present = wanted.filter((digest) => sizes.has(digest));
-    await this.#store.touch(present);
     const absent = this.#content && new Set(await this.#content.absent(present));
     const isHere = (digest: string) => (absent ? !absent.has(digest) : existsSync(this.#path(digest)));
     return { missing: wanted.filter((digest) => !sizes.has(digest) || !isHere(digest)), sizes };

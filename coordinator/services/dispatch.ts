@@ -10,6 +10,7 @@ import type { Logger } from '../../common/log.js';
 import { Loop } from '../../common/loop.js';
 import type { Ledger, LiveAttempt } from '../core/ledger.js';
 import { plan } from '../core/scheduler/plan.js';
+import { shortlist, type Waiter } from '../core/scheduler/shortlist.js';
 import type {
   NodeReason,
   NodeView,
@@ -153,14 +154,15 @@ export class Dispatch implements Service {
   #snapshot(returned: Map<number, ReturnedTask[]>): Snapshot {
     const { jobs, ledger } = this.#options;
     const prefilled = ledger.prefilled();
-    const movable = new Set(prefilled.map(({ job }) => job));
-    const work: WorkView[] = [];
-    for (const job of jobs.all()) {
-      const back = returned.get(job.row.seq) ?? [];
-      const fresh = jobs.fresh(job);
-      const concerned = fresh > 0 || back.length > 0 || movable.has(job.row.seq);
-      if (!job.row.cancelling && concerned) work.push(toWork(job, fresh, back));
+    const concerned = new Set<LiveJob>();
+    for (const group of jobs.waiting().values()) for (const job of shortlist(group, waitingOf)) concerned.add(job);
+    for (const seq of [...returned.keys(), ...prefilled.map(({ job }) => job)]) {
+      const job = jobs.get(seq);
+      if (job) concerned.add(job);
     }
+    const work: WorkView[] = [];
+    for (const job of concerned)
+      if (!job.row.cancelling) work.push(toWork(job, jobs.fresh(job), returned.get(job.row.seq) ?? []));
     const nodes = work.length === 0 ? [] : this.nodes();
     const allowances = this.#options.namespaces.allowances();
     const quotas = allowances ? { allowances } : {};
@@ -324,6 +326,12 @@ export class Dispatch implements Service {
     if (this.#reasons.size > 1000) this.#reasons.delete(this.#reasons.keys().next().value as number);
   }
 }
+
+const waitingOf = ({ row, blockedNodes }: LiveJob): Waiter => ({
+  arrival: row.seq,
+  waiting: row.counts.materialised - row.cursor,
+  isBlocked: blockedNodes.size > 0,
+});
 
 const toWork = (job: LiveJob, fresh: number, returned: ReturnedTask[]): WorkView => ({
   job: job.row.seq,

@@ -1,7 +1,6 @@
 /**
- * Where jobs come in. The commit of the specification (with the inputs, in chunks) acknowledges a job; its task rows
- * are made afterwards, a bounded batch per job and turn, so a million-task job neither delays its first task nor the
- * job behind it. Making rows is idempotent: after a crash it goes on where it was.
+ * Where jobs come in. The commit of the specification (with the inputs, in chunks) acknowledges a job, its first task
+ * rows included; the others are made as the planner comes near them (rows-ahead.ts).
  */
 import { createHash, type Hash } from 'node:crypto';
 import type { Clock } from '../../common/clock.js';
@@ -19,12 +18,12 @@ import type { JobRow, Store } from '../ports.js';
 import type { Actor, Audit } from './audit.js';
 import type { BlobDepot } from './blob-depot.js';
 import type { Jobs } from './jobs.js';
+import { FIRST_ROWS, RowsAhead } from './rows-ahead.js';
 import { type Limits, shownLimit, specLimits } from './limits.js';
 import type { Secrets } from './secrets.js';
 import type { Namespaces } from './namespaces.js';
 import { StagedFiles } from './staged-files.js';
 
-const ROWS_PER_TURN = 10_000;
 /** A statement that nobody heard of any more may still be under way on the server for so long. */
 const UNSURE_MS = 5 * 60_000;
 /** Ids of submissions whose outcome is unknown; the oldest are left to the next start. */
@@ -61,27 +60,32 @@ export interface Submission {
 export class Intake implements Service {
   readonly name = 'intake';
   readonly #options: IntakeOptions;
-  readonly #materialiser: Loop;
+  readonly #rows: RowsAhead;
+  readonly #loop: Loop;
   /** Ids of jobs whose commit was not answered, and until when they are looked for; monotonic. */
   readonly #unsure = new Map<string, number>();
 
   constructor(options: IntakeOptions) {
     this.#options = options;
-    this.#materialiser = new Loop({
-      name: 'intake.materialiser',
+    this.#rows = new RowsAhead(options);
+    this.#loop = new Loop({
+      name: 'intake.rows',
       clock: options.clock,
       everyMs: 1000,
-      turn: () => this.#materialise(),
+      turn: () => this.#turn(),
       onError: (error) => options.log.error({ event: 'intake.failed', err: error }, 'could not make task rows'),
     });
   }
 
   async start(): Promise<void> {
-    await this.#materialiser.start();
+    const { jobs } = this.#options;
+    for (const job of jobs.all()) this.#rows.follow(job);
+    jobs.onAdvance = () => this.#loop.wake();
+    await this.#loop.start();
   }
 
   async stop(): Promise<void> {
-    await this.#materialiser.stop();
+    await this.#loop.stop();
   }
 
   /** Commits a job. @throws MeshError BAD_SPEC, OVERLOADED, DISK_FULL, QUOTA, IDEMPOTENCY_CONFLICT */
@@ -124,6 +128,7 @@ export class Intake implements Service {
             admitted = await namespaces.admit(namespace, { tasks: spec.taskCount, cpuMillis, bytes: files.bytes });
           },
           epoch: epoch(),
+          firstRows: FIRST_ROWS,
         },
         this.#readItems(submission, executor, hash, files),
       )
@@ -138,11 +143,17 @@ export class Intake implements Service {
       audit.note(submission.actor, action, job.id, { name, type, tasks: job.counts.total, retryOf });
       secrets.used(submission.actor, job);
       log.info({ event: 'job.accepted', job: job.id, tasks: job.counts.total, submitter: job.submitter });
-      jobs.add(job);
-      this.#materialiser.wake();
-    } else if (this.#unsure.has(job.id)) this.#materialiser.wake();
+      this.#take(job);
+    } else if (this.#unsure.has(job.id)) this.#loop.wake();
     admitted?.release();
     return job;
+  }
+
+  /** It is planned from now on. */
+  #take(row: JobRow): void {
+    const job = this.#options.jobs.add(row);
+    if (job.row.counts.materialised > 0) this.#options.onWork();
+    if (this.#rows.follow(job)) this.#loop.wake();
   }
 
   #remember(id: string): void {
@@ -155,14 +166,14 @@ export class Intake implements Service {
 
   /** A commit whose answer was lost may have made a job that nobody here knows: it is looked for by its id. */
   async #findOut(): Promise<void> {
-    const { store, jobs, clock, log } = this.#options;
+    const { store, clock, log } = this.#options;
     for (const [id, untilMs] of [...this.#unsure]) {
       const row = await store.jobs.get(id);
       if (!row && clock.monotonicMs() < untilMs) continue;
       this.#unsure.delete(id);
       if (!row || isTerminal(row.status)) continue;
       log.warn({ event: 'job.recovered', job: id }, 'a job was committed, but its answer was lost');
-      jobs.add(row);
+      this.#take(row);
     }
   }
 
@@ -213,24 +224,11 @@ export class Intake implements Service {
     }
   }
 
-  async #materialise(): Promise<void> {
-    const { store, jobs, epoch, onWork } = this.#options;
+  async #turn(): Promise<void> {
     await this.#findOut();
-    let more = false;
-    for (const job of [...jobs.all()]) {
-      const { cancelling, seq } = job.row;
-      const { materialised: before, total } = job.row.counts;
-      if (cancelling || before >= total) continue;
-      const materialised = await store.jobs.materialise(epoch(), seq, ROWS_PER_TURN);
-      // What a statement said meanwhile may count these rows already.
-      const { counts } = job.row;
-      const made = Math.max(0, materialised - counts.materialised);
-      counts.materialised += made;
-      counts.queued += made;
-      more ||= materialised > before && materialised < total;
-      if (made > 0) onWork();
-    }
-    if (more) this.#materialiser.wake();
+    if (!(await this.#rows.make())) return;
+    this.#options.onWork();
+    this.#loop.wake();
   }
 }
 

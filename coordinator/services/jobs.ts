@@ -2,6 +2,7 @@
  * Live jobs in memory: what the planner and the sessions need of each, never its tasks. Rows in the store are the
  * truth; `apply` follows what statements returned. A terminal job leaves at once.
  */
+import { createHash } from 'node:crypto';
 import { parseSelector } from '../../common/selector.js';
 import type { JobBody } from '../../proto/gen/mesh/v1/agent.js';
 import { OnDisconnect } from '../../proto/gen/mesh/v1/common.js';
@@ -24,16 +25,29 @@ export interface LiveJob {
   /** What it knows of the nodes. */
   trust: JobTrust;
   taskTime: TaskTime;
+  /** Who is planned alike: of one submitter, priority and kind. */
+  group: string;
 }
 
 /** Infrastructure may take a task away this often before the task is failed (invariant I4). */
 const LOSSES_MAX = 20;
 const ENDED_MAX = 1000;
+/** Kinds of work whose task time is remembered. */
+const TIMES_MAX = 1000;
 const BACKOFF_CAP_MS = 10 * 60_000;
 
+/** Jobs that the planner need not tell apart, but for their order: see core/scheduler/shortlist.ts. */
+export type Waiting = ReadonlyMap<string, ReadonlySet<LiveJob>>;
+
 export class Jobs {
+  /** The planner went on in a job that has tasks without a row. */
+  onAdvance: () => void = () => undefined;
   readonly #live = new Map<number, LiveJob>();
   readonly #byId = new Map<string, LiveJob>();
+  /** With rows that were never assigned, by group. */
+  readonly #waiting = new Map<string, Set<LiveJob>>();
+  /** By what is run; the oldest are forgotten. */
+  readonly #times = new Map<string, TaskTime>();
   /** Of jobs that ended lately: what kind of work they were, for `mesh why`, and whose quotas their last attempts count for. */
   readonly #ended = new Map<number, { kind: Kind; namespace: string }>();
 
@@ -91,10 +105,13 @@ export class Jobs {
       body: makeBody(row, resources, this.logBytesMax),
       blockedNodes: new Set(),
       trust: new JobTrust(),
-      taskTime: new TaskTime(),
+      taskTime: new TaskTime(this.#timeOf(row)),
+      group: '',
     };
+    live.group = `${row.priority}/${live.kind.id}/${row.namespace}/${row.submitter}`;
     this.#live.set(row.seq, live);
     this.#byId.set(row.id, live);
+    this.#sort(live);
     return live;
   }
 
@@ -103,18 +120,56 @@ export class Jobs {
     return Math.max(0, job.row.counts.materialised - job.row.cursor);
   }
 
+  /** Jobs with rows that were never assigned, by group. */
+  waiting(): Waiting {
+    return this.#waiting;
+  }
+
+  #sort(job: LiveJob): void {
+    const group = this.#waiting.get(job.group);
+    if (this.fresh(job) > 0) {
+      if (group) group.add(job);
+      else this.#waiting.set(job.group, new Set([job]));
+    } else if (group?.delete(job) && group.size === 0) this.#waiting.delete(job.group);
+  }
+
+  /** What other jobs that run the same have taught. */
+  #timeOf({ submitter, spec: { work } }: JobRow): TaskTime {
+    const key = createHash('sha256')
+      .update(JSON.stringify([submitter, work]))
+      .digest('base64');
+    const time = this.#times.get(key) ?? new TaskTime();
+    this.#times.delete(key);
+    this.#times.set(key, time);
+    if (this.#times.size > TIMES_MAX) this.#times.delete(this.#times.keys().next().value as string);
+    return time;
+  }
+
+  /** Rows were made: a job has so many now. False when that was known, or the job has gone. */
+  made(seq: number, rows: number): boolean {
+    const counts = this.#live.get(seq)?.row.counts;
+    // What a statement said meanwhile may count these rows already.
+    if (!counts || rows <= counts.materialised) return false;
+    counts.queued += rows - counts.materialised;
+    counts.materialised = rows;
+    this.#sort(this.#live.get(seq) as LiveJob);
+    return true;
+  }
+
   /** Follows the store; retires jobs that ended. Returns the jobs that this change ended. */
   apply(changes: readonly JobChange[]): JobRow[] {
     const ended: JobRow[] = [];
     for (const change of changes) {
       const live = this.#live.get(change.seq);
       if (live) {
+        const { materialised, total } = change.counts;
+        if (change.cursor > live.row.cursor && materialised < total) this.onAdvance();
         // Answers of two statements may arrive in the other order; a cursor never goes back.
         Object.assign(live.row, change, { cursor: Math.max(live.row.cursor, change.cursor) });
         if (isTerminal(change.status)) {
           this.#retire(live);
           ended.push(live.row);
-        }
+        } else this.#sort(live);
       }
       this.changes.jobs.emit(change.seq, undefined);
     }
@@ -130,6 +185,8 @@ export class Jobs {
   #retire(live: LiveJob): void {
     this.#live.delete(live.row.seq);
     this.#byId.delete(live.row.id);
+    const group = this.#waiting.get(live.group);
+    if (group?.delete(live) && group.size === 0) this.#waiting.delete(live.group);
     this.kinds.release(live.kind);
     this.#ended.set(live.row.seq, { kind: live.kind, namespace: live.row.namespace });
     if (this.#ended.size > ENDED_MAX) this.#ended.delete(this.#ended.keys().next().value as number);

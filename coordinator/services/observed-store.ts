@@ -29,7 +29,10 @@ export function observed(store: Store, clock: Clock, observe: ObserveBatch): Sto
   };
   const observedJobs: JobStore = {
     ...jobs,
-    materialise: (epoch, seq, limit) => timed('materialise', limit, () => jobs.materialise(epoch, seq, limit)),
+    materialise: (epoch, wanted) => {
+      const rows = wanted.reduce((sum, job) => sum + job.rows, 0);
+      return timed('materialise', rows, () => jobs.materialise(epoch, wanted));
+    },
   };
   return { ...store, tasks: observedTasks, jobs: observedJobs };
 }

@@ -7,6 +7,7 @@ import { TASK_STATUSES, type TaskStatus } from '../core/task.js';
 import type { JobRow, Store, TaskRow } from '../ports.js';
 import type { Changes } from './changes.js';
 import type { Jobs } from './jobs.js';
+import { TaskPages } from './task-pages.js';
 
 const PAGE = 100;
 const PAGE_MAX = 1000;
@@ -19,12 +20,18 @@ const WATCH_EVERY_MS = 100;
 const INDEX_MAX = 2 ** 31 - 1;
 
 export class Queries {
+  readonly #pages: TaskPages;
+
+  /** @param liveIndexes see TaskPages */
   constructor(
     private readonly store: Store,
     private readonly jobs: Jobs,
     private readonly changes: Changes,
     private readonly clock: Clock,
-  ) {}
+    liveIndexes?: (job: number, fromIndex: number) => number[],
+  ) {
+    this.#pages = new TaskPages(store, liveIndexes);
+  }
 
   /** @throws MeshError NOT_FOUND, also for a job of somebody else, so that ids tell nothing */
   async job(id: string, caller: Identity): Promise<JobRow> {
@@ -54,24 +61,20 @@ export class Queries {
   ): Promise<{ rows: TaskRow[]; next: string }> {
     if (query.index !== undefined) return { rows: [await this.task(job, query.index)], next: '' };
     const limit = Math.min(pageSize(query.limit), RESULTS_PER_PAGE);
-    const found = await this.store.tasks.list({
-      job: job.seq,
-      fromIndex: query.cursor ? asCursor(query.cursor, INDEX_MAX) : 0,
-      limit: limit + 1,
-      ...(query.status ? { status: asStatus<TaskStatus>(query.status, TASK_STATUSES) } : {}),
-    });
-    const rows = cutBySize(found.slice(0, limit));
-    const following = found[rows.length];
-    return { rows, next: following ? String(following.index) : '' };
+    const status = query.status ? asStatus<TaskStatus>(query.status, TASK_STATUSES) : undefined;
+    const fromIndex = query.cursor ? asCursor(query.cursor, INDEX_MAX) : 0;
+    const page = await this.#pages.page(job, status, fromIndex, limit);
+    const rows = cutBySize(page.rows);
+    const next = page.rows[rows.length]?.index ?? page.next;
+    return { rows, next: next === undefined ? '' : String(next) };
   }
 
-  /** @throws MeshError NOT_FOUND when the job has no such task, or no row for it yet */
+  /** @throws MeshError NOT_FOUND when the job has no such task */
   async task(job: JobRow, index: number): Promise<TaskRow> {
-    const [row] =
-      index < job.counts.total ? await this.store.tasks.list({ job: job.seq, fromIndex: index, limit: 1 }) : [];
-    if (row?.index !== index)
+    const { rows } = index < job.counts.total ? await this.#pages.page(job, undefined, index, 1) : { rows: [] };
+    if (rows[0]?.index !== index)
       throw new MeshError('NOT_FOUND', `job ${job.id} has no task ${index}`, { hint: `see: mesh tasks ${job.id}` });
-    return row;
+    return rows[0];
   }
 
   /** The job now, and after every change until it ends. */

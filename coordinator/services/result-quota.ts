@@ -28,6 +28,8 @@ export class ResultQuota {
 
   /** Learns what earlier terms stored of a job. Until that is known it counts as nothing. */
   async load(job: LiveJob): Promise<void> {
+    // Most of very many jobs have not begun: there is nothing of them.
+    if (job.row.cursor === 0) return;
     this.charge(job, await this.#options.store.tasks.storedBytes(job.row.seq));
   }
 

@@ -132,12 +132,10 @@ export class Retention implements Service {
   async #removeJobs(beforeMs: number, limit: number): Promise<number> {
     const { store, logs, log } = this.#options;
     const ended = await store.jobs.endedBefore(beforeMs, limit);
-    for (const job of ended) {
-      // The row last: what a crash leaves is found again by it.
-      await logs.removeJob(job.id);
-      await store.jobs.remove(job.seq);
-      log.info({ event: 'job.removed', job: job.id });
-    }
+    // The rows last: what a crash leaves is found again by them.
+    for (const { id } of ended) await logs.removeJob(id);
+    await store.jobs.remove(ended.map(({ seq }) => seq));
+    for (const { id } of ended) log.info({ event: 'job.removed', job: id });
     return ended.length;
   }
 }

@@ -8,11 +8,11 @@ export const blobStore = (database: Database): BlobStore => ({
   sizes: async (digests) => {
     if (digests.length === 0) return new Map();
     const { rows } = await database.run((db) =>
-      sql<{ digest: string; sizeBytes: number }>`
+      sql<Sized>`
         select digest, size_bytes as "sizeBytes" from blob
         where digest = any(${texts(digests, (digest) => digest)})`.execute(db),
     );
-    return new Map(rows.map((row) => [row.digest, Number(row.sizeBytes)]));
+    return sizesOf(rows);
   },
   record: async (blobs) => {
     if (blobs.length === 0) return;
@@ -37,17 +37,22 @@ export const blobStore = (database: Database): BlobStore => ({
     );
     return rows.map((row) => row.digest);
   },
-  // Locked in order, so that two callers that touch the same files do not deadlock.
-  touch: async (digests) => {
-    if (digests.length === 0) return;
-    await database.run((db) =>
-      sql`
+  use: async (digests) => {
+    if (digests.length === 0) return new Map();
+    const given = texts(digests, (digest) => digest);
+    // Locked in order, so that two callers that use the same files do not deadlock. Many jobs use the same file at the same
+    // time; if each wrote that, each would wait for the one before it.
+    const { rows } = await database.run((db) =>
+      sql<Sized>`
         with locked as materialized (
-          select digest from blob where digest = any(${texts(digests, (digest) => digest)})
+          select digest from blob
+          where digest = any(${given}) and last_used_at < now() - interval '1 hour'
           order by digest for no key update
-        )
-        update blob b set last_used_at = now() from locked l where b.digest = l.digest`.execute(db),
+        ),
+        used as (update blob b set last_used_at = now() from locked l where b.digest = l.digest)
+        select digest, size_bytes as "sizeBytes" from blob where digest = any(${given})`.execute(db),
     );
+    return sizesOf(rows);
   },
   forget: async (digests) => {
     if (digests.length === 0) return;
@@ -58,3 +63,11 @@ export const blobStore = (database: Database): BlobStore => ({
     );
   },
 });
+
+interface Sized {
+  digest: string;
+  sizeBytes: number;
+}
+
+const sizesOf = (rows: readonly Sized[]): Map<string, number> =>
+  new Map(rows.map(({ digest, sizeBytes }) => [digest, Number(sizeBytes)]));

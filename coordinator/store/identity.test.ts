@@ -1,4 +1,5 @@
 import { test } from 'tap';
+import { sql } from 'kysely';
 import { ManualClock } from '../../test/support/manual-clock.js';
 import { withStore } from '../../test/support/postgres.js';
 import { digestOf, newNode, unique } from '../../test/support/store-fixtures.js';
@@ -156,8 +157,16 @@ test('blobs and settings', async (t) => {
   );
   const soon = Date.now() + 3_600_000;
   t.same(await store.blobs.unusedSince(soon, 1), [a], 'least recently used first');
-  await store.blobs.touch([b, a]);
-  await store.blobs.touch([]);
+  const used = async () =>
+    await store.database.kysely.selectFrom('blob').select('last_used_at').orderBy('digest').execute();
+  const before = await used();
+  t.same(await store.blobs.use([b, c, a]), new Map([...(await store.blobs.sizes([a, b]))]));
+  t.same(await used(), before, 'what was used within the hour is not written again');
+  await sql`update blob set last_used_at = now() - interval '2 hours'`.execute(store.database.kysely);
+  t.same(await store.blobs.unusedSince(Date.now() - 3_600_000, 10).then((list) => list.sort()), [a, b].sort());
+  await store.blobs.use([b, a]);
+  t.same(await store.blobs.unusedSince(Date.now() - 3_600_000, 10), []);
+  t.same(await store.blobs.use([]), new Map());
   await store.blobs.forget([b]);
   t.same(await store.blobs.unusedSince(soon, 10), [a]);
   t.same(await store.blobs.unusedSince(0, 10), []);

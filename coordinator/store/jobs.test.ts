@@ -7,6 +7,7 @@ import {
   failed,
   lead,
   madeJob,
+  makeRows,
   newJob,
   pages,
   untilBlocked,
@@ -35,15 +36,15 @@ test('inputs are chunked, become rows in order, and are gone then', async (t) =>
   const given = newJob(2500, { hasInputs: true });
   const { job } = await store.jobs.create(given, pages(inputs.slice(0, 7), [], inputs.slice(7)));
   t.equal(await inputRows(store), 3);
-  t.equal(await store.jobs.materialise(epoch, job.seq, 1200), 1200);
+  t.equal(await makeRows(store, epoch, job.seq, 1200), 1200);
   t.equal(await inputRows(store), 2, 'a chunk that is used up is deleted');
   t.same(
-    await Promise.all([1, 2, 3].map(() => store.jobs.materialise(epoch, job.seq, 500))).then((n) =>
-      n.sort((a, b) => a - b),
+    await Promise.all([1, 2, 3].map(() => makeRows(store, epoch, job.seq, 500))).then((n) =>
+      n.sort((a = 0, b = 0) => a - b),
     ),
     [1700, 2200, 2500],
   );
-  t.equal(await store.jobs.materialise(epoch, job.seq, 500), 2500, 'repeating it changes nothing');
+  t.equal(await makeRows(store, epoch, job.seq, 500), 2500, 'repeating it changes nothing');
   t.equal(await inputRows(store), 0);
   const { tasks } = await store.tasks.assign(epoch, [{ job: job.seq, node: 1, from: 0, to: 2500 }]);
   t.same(
@@ -81,7 +82,7 @@ test('a job that ended is removed with everything of it; a live one is not', asy
   const store = await withStore(t);
   const epoch = await lead(store);
   const { job, tasks } = await assignedJob(store, epoch, 3);
-  await store.jobs.remove(job.seq);
+  await store.jobs.remove([job.seq]);
   t.ok(await store.jobs.get(job.id), 'it is alive');
   await store.tasks.settle(
     epoch,
@@ -90,7 +91,7 @@ test('a job that ended is removed with everything of it; a live one is not', asy
   const soon = Date.now() + 3_600_000;
   t.same(await store.jobs.endedBefore(soon, 10), [{ seq: job.seq, id: job.id }]);
   t.same(await store.jobs.endedBefore(soon - 7_200_000, 10), []);
-  await store.jobs.remove(job.seq);
+  await store.jobs.remove([job.seq]);
   t.equal(await store.jobs.get(job.id), undefined);
   for (const table of ['task', 'task_attempt', 'job_input', 'job'])
     t.same(

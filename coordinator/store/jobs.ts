@@ -1,14 +1,15 @@
-import { type Insertable, type InsertQueryBuilder, type RawBuilder, type Selectable, sql } from 'kysely';
+import { type RawBuilder, type Selectable, sql } from 'kysely';
 import { MeshError } from '../../common/errors.js';
-import { JobSpec, OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
+import { JobSpec } from '../../proto/gen/mesh/v1/mesh.js';
 import type { JobCounts } from '../core/job.js';
-import { DEFAULT_NAMESPACE, type JobChange, type JobRow, type JobStore, type NewJob } from '../ports.js';
+import type { JobChange, JobRow, JobStore, NewJob } from '../ports.js';
+import { bigints, ints } from './arrays.js';
 import type { Database } from './database.js';
+import { JobInserts } from './job-create.js';
 import { dropInputs, storeInputs } from './job-inputs.js';
+import { removeJobs } from './job-remove.js';
 import { type JobChangeJson, jobChangeJson, lease, runAsLeader, toJobChange } from './leading.js';
 import type { JobTable } from './schema.js';
-
-const REMOVE_ROWS_MAX = 5000;
 
 const COUNTERS = [
   'total',
@@ -22,15 +23,12 @@ const COUNTERS = [
   'cancelled',
 ] as const satisfies readonly (keyof JobCounts)[];
 
-const ON_FAILURE = {
-  [OnFailure.UNSPECIFIED]: 'finish',
-  [OnFailure.FINISH]: 'finish',
-  [OnFailure.FAIL_FAST]: 'fail-fast',
-  [OnFailure.PARTIAL]: 'partial',
-} as const;
+export const jobStore = (database: Database): JobStore => {
+  const inserts = new JobInserts(database);
+  return { ...others(database), create: (job, inputs) => create(database, inserts, job, inputs) };
+};
 
-export const jobStore = (database: Database): JobStore => ({
-  create: (job, inputs) => create(database, job, inputs),
+const others = (database: Database): Omit<JobStore, 'create'> => ({
   get: async (id) => {
     const row = await database.run((db) => db.selectFrom('job').selectAll().where('id', '=', id).executeTakeFirst());
     return row && toJobRow(row);
@@ -60,12 +58,13 @@ export const jobStore = (database: Database): JobStore => ({
     );
     return rows[0] as JobCounts;
   },
-  materialise: async (epoch, seq, limit) => {
-    const row = await runAsLeader(database, epoch, materialiseStatement(epoch, seq, limit));
-    return row.materialised ?? 0;
+  materialise: async (epoch, wanted) => {
+    if (wanted.length === 0) return [];
+    const row = await runAsLeader(database, epoch, materialiseStatement(epoch, wanted));
+    return row.made.map(({ job, rows }) => ({ job, rows }));
   },
   requestCancel: (epoch, seq, error) => requestCancel(database, epoch, seq, error),
-  remove: (seq) => remove(database, seq),
+  remove: (jobs) => removeJobs(database, jobs),
   endedBefore: (ms, limit) =>
     database.run((db) =>
       db
@@ -104,35 +103,48 @@ export function toJobRow(row: Selectable<JobTable>): JobRow {
 
 /**
  * The same key and digest give the job that exists. The digest is read after the inputs, so a caller may compute it while
- * they pass.
+ * they pass. A job without inputs is kept without asking first: that its key is taken shows then.
  * @throws MeshError IDEMPOTENCY_CONFLICT when the key names another job; BAD_SPEC when inputs and total differ
  */
 async function create(
   database: Database,
+  inserts: JobInserts,
   job: NewJob,
   inputs: AsyncIterable<string[]>,
 ): Promise<{ job: JobRow; created: boolean }> {
-  const earlier = await bySubmission(database, job);
-  if (earlier) {
-    for await (const _ of inputs);
-    return { job: sameOrThrow(earlier, job), created: false };
+  const known = async (): Promise<{ job: JobRow; created: false } | undefined> => {
+    const row = await bySubmission(database, job);
+    return row && { job: sameOrThrow(row, job), created: false };
+  };
+  if (job.hasInputs) {
+    const row = await bySubmission(database, job);
+    if (row) {
+      for await (const _ of inputs);
+      return { job: sameOrThrow(row, job), created: false };
+    }
   }
   let kept = false;
+  let stored = 0;
   try {
-    const stored = await storeInputs(database, job.id, inputs);
+    stored = await storeInputs(database, job.id, inputs);
     if (stored !== (job.hasInputs ? job.total : 0))
       throw new MeshError('BAD_SPEC', `the job names ${job.total} tasks, but ${stored} inputs came with it`);
-    await job.admit?.();
-    const row = await insertJob(database, job);
+    try {
+      await job.admit?.();
+    } catch (error) {
+      const earlier = await known();
+      if (earlier) return earlier;
+      throw error;
+    }
+    const row = await inserts.add(job);
     kept = row !== undefined;
     if (row) return { job: toJobRow(row), created: true };
   } finally {
-    if (!kept) await dropInputs(database, job.id);
+    if (!kept && (job.hasInputs || stored > 0)) await dropInputs(database, job.id);
   }
-  // Another call with the same key was quicker.
-  const winner = await bySubmission(database, job);
-  if (!winner) throw new MeshError('CONFLICT', 'a job with this idempotency key was removed just now');
-  return { job: sameOrThrow(winner, job), created: false };
+  const winner = await known();
+  if (winner) return winner;
+  throw new MeshError('LEADERSHIP_LOST', `epoch ${job.epoch} does not lead any more; the job was not taken`);
 }
 
 const bySubmission = (database: Database, job: NewJob): Promise<Selectable<JobTable> | undefined> =>
@@ -151,49 +163,6 @@ function sameOrThrow(row: Selectable<JobTable>, job: NewJob): JobRow {
   return toJobRow(row);
 }
 
-const onConflictNothing = <DB extends { job: JobTable }>(insert: InsertQueryBuilder<DB, 'job', object>) =>
-  insert
-    .onConflict((conflict) => conflict.columns(['submitter', 'idempotency_key'] as never).doNothing())
-    .returningAll();
-
-/** Undefined when the key is another job's. @throws MeshError LEADERSHIP_LOST */
-async function insertJob(database: Database, job: NewJob): Promise<Selectable<JobTable> | undefined> {
-  const { spec, epoch } = job;
-  const row: Insertable<JobTable> = {
-    id: job.id,
-    submitter: job.submitter,
-    idempotency_key: job.idempotencyKey,
-    spec_digest: job.specDigest(),
-    name: spec.name,
-    type: spec.work?.$case === 'function' ? 'function' : 'process',
-    priority: spec.priority,
-    on_failure: ON_FAILURE[spec.onFailure],
-    spec,
-    retry_of: job.retryOf ?? null,
-    has_inputs: job.hasInputs,
-    namespace: job.namespace ?? DEFAULT_NAMESPACE,
-    staged_bytes: job.stagedBytes?.() ?? 0,
-    total: job.total,
-  };
-  if (epoch === undefined)
-    return database.run((db) => onConflictNothing(db.insertInto('job').values(row)).executeTakeFirst());
-  const columns = Object.keys(row) as (keyof typeof row)[];
-  const inserted = await database.run((db) =>
-    onConflictNothing(
-      db
-        .with(
-          'lease',
-          () => sql<{ one: number }>`(select 1 as one from leader where epoch = ${epoch}::bigint for key share)`,
-        )
-        .insertInto('job')
-        .columns(columns)
-        .expression((select) => select.selectFrom('lease').select(columns.map((name) => sql`${row[name]}`.as(name)))),
-    ).executeTakeFirst(),
-  );
-  if (inserted || (await bySubmission(database, job))) return inserted;
-  throw new MeshError('LEADERSHIP_LOST', `epoch ${epoch} does not lead any more; the job was not taken`);
-}
-
 async function list(database: Database, query: Parameters<JobStore['list']>[0]): Promise<JobRow[]> {
   const rows = await database.run((db) => {
     let select = db.selectFrom('job').selectAll().orderBy('seq', 'desc').limit(query.limit);
@@ -207,25 +176,29 @@ async function list(database: Database, query: Parameters<JobStore['list']>[0]):
 
 interface MaterialiseRow {
   leading: number;
-  materialised: number | null;
+  made: { job: number; rows: number }[];
 }
 
 /**
- * Makes the next rows from where the locked job says they end, so repeating it, or two leaders' doing it, makes each row
- * once. A job that is cancelled or at its end gets none.
+ * Makes the next rows of each job from where the locked job says they end, so repeating it, or two leaders' doing it, makes
+ * each row once. A job that is cancelled or at its end gets none.
  */
-export function materialiseStatement(epoch: number, seq: number, limit: number): RawBuilder<MaterialiseRow> {
+export function materialiseStatement(
+  epoch: number,
+  wanted: readonly { job: number; rows: number }[],
+): RawBuilder<MaterialiseRow> {
   return sql<MaterialiseRow>`
     with ${lease(epoch)},
     locked as materialized (
-      select seq, id, has_inputs, materialised as first, least(total, materialised + ${limit}::integer) as after
-      from job
-      where seq = ${seq}::bigint and completed_at is null and not cancelling and exists (select from lease)
-      for no key update
+      select j.seq, j.id, j.has_inputs, j.materialised as first, least(j.total, j.materialised + u.rows) as after
+      from unnest(${bigints(wanted, ({ job }) => job)}, ${ints(wanted, ({ rows }) => rows)}) as u(job, rows)
+      join job j on j.seq = any (array[u.job])
+      where j.completed_at is null and not j.cancelling and exists (select from lease)
+      order by j.seq for no key update of j
     ),
     made as (
       insert into task (job, index, input)
-      select l.seq, i.index, null from locked l, generate_series(l.first, l.after - 1) as i(index)
+      select l.seq, i.index, null from locked l cross join lateral generate_series(l.first, l.after - 1) as i(index)
       where not l.has_inputs
       union all
       select l.seq, c.from_index + i.position::integer - 1, i.input
@@ -233,19 +206,24 @@ export function materialiseStatement(epoch: number, seq: number, limit: number):
       join job_input c on c.job_id = l.id and c.from_index < l.after and c.to_index > l.first
       cross join lateral unnest(c.inputs) with ordinality as i(input, position)
       where l.has_inputs and c.from_index + i.position - 1 >= l.first and c.from_index + i.position - 1 < l.after
-      returning 1
+      returning job
     ),
     used as (
-      delete from job_input c using locked l where c.job_id = l.id and c.to_index <= l.after
+      delete from job_input c using locked l where l.has_inputs and c.job_id = l.id and c.to_index <= l.after
     ),
     moved as (
       update job j set materialised = j.materialised + n.rows, queued = j.queued + n.rows
-      from locked l, (select count(*)::integer as rows from made) n
-      where j.seq = l.seq
-      returning j.materialised
+      from (select job, count(*)::integer as rows from made group by job) n
+      where j.seq = any (array[n.job])
+      returning j.seq, j.materialised
     )
-    select (select count(*) from lease) as leading,
-      coalesce((select materialised from moved), (select materialised from job where seq = ${seq}::bigint)) as materialised`;
+    select (select count(*) from lease) as leading, (
+      select coalesce(json_agg(json_build_object('job', seq, 'rows', materialised)), '[]') from (
+        select seq, materialised from moved
+        union all
+        select l.seq, l.first from locked l where l.first >= l.after
+      ) as m
+    ) as made`;
 }
 
 async function requestCancel(
@@ -267,31 +245,4 @@ async function requestCancel(
       select (select count(*) from lease) as leading, (select ${jobChangeJson} from j) as job`,
   );
   return row.job ? toJobChange(row.job) : undefined;
-}
-
-/** Rows first, a bounded number per statement, the job last: what a crash leaves is found and removed again. */
-async function remove(database: Database, seq: number): Promise<void> {
-  const job = await database.run((db) =>
-    db
-      .selectFrom('job')
-      .select(['id', 'materialised'])
-      .where('seq', '=', seq)
-      .where('completed_at', 'is not', null)
-      .executeTakeFirst(),
-  );
-  if (!job) return;
-  for (const table of ['task', 'task_original', 'task_attempt'] as const) {
-    for (let first = 0; first < job.materialised; first += REMOVE_ROWS_MAX) {
-      await database.run((db) =>
-        db
-          .deleteFrom(table)
-          .where('job', '=', seq)
-          .where('index', '>=', first)
-          .where('index', '<', first + REMOVE_ROWS_MAX)
-          .execute(),
-      );
-    }
-  }
-  await dropInputs(database, job.id);
-  await database.run((db) => db.deleteFrom('job').where('seq', '=', seq).execute());
 }

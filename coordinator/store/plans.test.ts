@@ -1,7 +1,7 @@
 import { type RawBuilder, sql } from 'kysely';
 import { test } from 'tap';
 import { withStore } from '../../test/support/postgres.js';
-import { lead, lost, newJob, pages, settlement } from '../../test/support/store-fixtures.js';
+import { lead, lost, makeRows, newJob, pages, settlement } from '../../test/support/store-fixtures.js';
 import type { PostgresStore } from './index.js';
 import { materialiseStatement } from './jobs.js';
 import { assignStatement } from './tasks-assign.js';
@@ -127,7 +127,7 @@ async function checkPlans(store: PostgresStore, epoch: number, job: number, stat
   if (await hasGenericPlans(store))
     for (const [name, statement] of hotStatements(epoch, job, 1))
       checkHot(`${name}, planned once,`, await keptPlanOf(store, statement));
-  const make = await planOf(store, materialiseStatement(epoch, job, 10_000));
+  const make = await planOf(store, materialiseStatement(epoch, [{ job, rows: 10_000 }]));
   check(
     make.every((node) => node['Node Type'] !== 'Seq Scan' || node['Relation Name'] === 'leader'),
     `${state}: materialise scans no table`,
@@ -165,7 +165,7 @@ async function checkPlans(store: PostgresStore, epoch: number, job: number, stat
     }
   }
   for (const status of [undefined, 'FAILED'] as const) {
-    const query = { job, fromIndex: 5000, limit: 50, ...(status ? { status } : {}) };
+    const query = { job, fromIndex: 5000, limit: 50, ...(status ? { status, among: 'failed' as const } : {}) };
     const page = indexOf(await listQuery(db, query).explain('json'));
     check(
       page.join() === 'Index Scan task_pkey',
@@ -207,7 +207,7 @@ for (const [state, prepare] of states) {
     const store = await withStore(t);
     const epoch = await lead(store);
     const { job } = await store.jobs.create(newJob(LARGE), pages());
-    await prepare(store, async (rows) => void (await store.jobs.materialise(epoch, job.seq, rows)));
+    await prepare(store, async (rows) => void (await makeRows(store, epoch, job.seq, rows)));
     await checkPlans(store, epoch, job.seq, state, (condition, message) => t.ok(condition, message));
   });
 }

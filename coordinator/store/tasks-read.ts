@@ -14,6 +14,7 @@ type Reads = Pick<
   | 'nextDueInMs'
   | 'live'
   | 'list'
+  | 'made'
   | 'attempts'
   | 'results'
   | 'inputs'
@@ -31,6 +32,7 @@ export function taskReads(database: Database): Reads {
     nextDueInMs: (jobs) => nextDueInMs(database, jobs),
     live: () => live(database),
     list: (query) => list(database, query),
+    made: (job) => made(database, job),
     attempts: (job, index) => attempts(database, job, index),
     results: (job, fromIndex, limit) => results(database, job, fromIndex, limit),
     inputs: (refs) => inputs(database, refs),
@@ -133,8 +135,9 @@ export function listQuery(db: Kysely<Schema>, query: Parameters<TaskStore['list'
     .orderBy('t.index')
     .limit(query.limit);
   if (query.status) select = select.where('t.status', '=', query.status);
+  if (query.toIndex !== undefined) select = select.where('t.index', '<', query.toIndex);
   // A failed task left an attempt behind. Three of them among a million are found by that, not by looking at all.
-  if (query.status === 'FAILED')
+  if (query.among === 'failed')
     select = select.where('t.index', 'in', (failed) =>
       failed
         .selectFrom('task_attempt as a')
@@ -143,7 +146,26 @@ export function listQuery(db: Kysely<Schema>, query: Parameters<TaskStore['list'
         .where('a.job', '=', query.job)
         .where('a.index', '>=', query.fromIndex),
     );
+  else if (query.among === 'returned')
+    select = select.where('t.index', 'in', (back) =>
+      back
+        .selectFrom('task as d')
+        .select('d.index')
+        .distinct()
+        .where('d.job', '=', query.job)
+        .where('d.due_at', 'is not', null)
+        .where('d.index', '>=', query.fromIndex),
+    );
+  else if (query.among !== undefined)
+    select = select.where(sql<boolean>`t.index = any (${ints(query.among, (index) => index)})`);
   return select;
+}
+
+async function made(database: Database, job: number): Promise<number> {
+  const row = await database.run((db) =>
+    db.selectFrom('job').select(['materialised', 'skipped']).where('seq', '=', job).executeTakeFirst(),
+  );
+  return row ? row.materialised - row.skipped : 0;
 }
 
 async function list(database: Database, query: Parameters<TaskStore['list']>[0]): Promise<TaskRow[]> {

@@ -231,7 +231,7 @@ export function copiesConform({ withStore, originals }: Subject): void {
     const second = await copied(store, epoch);
     await store.tasks.settle(epoch, [settlement(second.copy), settlement({ ...second.original, index: 1 })]);
     t.equal(await originals(store), 1, 'the ordinary way leaves it, without effect');
-    await store.jobs.remove(second.job.seq);
+    await store.jobs.remove([second.job.seq]);
     t.equal(await originals(store), 0);
   });
 

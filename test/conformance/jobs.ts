@@ -1,5 +1,15 @@
 import { test } from 'tap';
-import { assignedJob, failed, lead, madeJob, newJob, pages, retrying, settlement } from '../support/store-fixtures.js';
+import {
+  assignedJob,
+  failed,
+  lead,
+  madeJob,
+  makeRows,
+  newJob,
+  pages,
+  retrying,
+  settlement,
+} from '../support/store-fixtures.js';
 import { OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
 import type { Subject } from './subject.js';
 
@@ -33,7 +43,10 @@ export function jobsConform({ withStore }: Subject): void {
       drained = true;
     }
     await t.rejects(
-      store.jobs.create(newJob(1, { idempotencyKey: 'k', specDigest: () => (drained ? 'other' : 'early') }), inputs()),
+      store.jobs.create(
+        newJob(1, { idempotencyKey: 'k', hasInputs: true, specDigest: () => (drained ? 'other' : 'early') }),
+        inputs(),
+      ),
       { code: 'IDEMPOTENCY_CONFLICT' },
     );
     t.ok(drained, 'the digest is asked for after the inputs');
@@ -45,7 +58,7 @@ export function jobsConform({ withStore }: Subject): void {
     const store = await withStore(t);
     const epoch = await lead(store);
     const { job } = await store.jobs.create(newJob(100), pages());
-    await store.jobs.materialise(epoch, job.seq, 10);
+    await makeRows(store, epoch, job.seq, 10);
     const { tasks } = await store.tasks.assign(epoch, [{ job: job.seq, node: 1, from: 0, to: 6 }]);
     const [a, b, c] = tasks.sort((x, y) => x.index - y.index);
     if (!a || !b || !c) throw new Error('six tasks were assigned');
@@ -56,7 +69,7 @@ export function jobsConform({ withStore }: Subject): void {
     t.match(await store.jobs.requestCancel(epoch, job.seq, undefined), { status: 'RUNNING' });
     t.same(await store.tasks.assign(epoch, [{ job: job.seq, node: 1, from: 6, to: 10 }]), { tasks: [], jobs: [] });
     t.same(await store.tasks.due([job.seq], 10), [], 'nothing of it is due any more');
-    t.equal(await store.jobs.materialise(epoch, job.seq, 50), 10, 'nothing more is made');
+    t.equal(await makeRows(store, epoch, job.seq, 50), undefined, 'nothing more is made');
 
     const first = await store.tasks.cancel(epoch, job.seq, 0, 4);
     t.match(first, { nextIndex: 4, cancelled: 3 + 90, job: { status: 'RUNNING', counts: { materialised: 100 } } });
@@ -133,7 +146,7 @@ export function jobsConform({ withStore }: Subject): void {
       newJob(8, { hasInputs: true }),
       pages(['0', '1', '2', '3', '4', '5', '6', '7']),
     );
-    await store.jobs.materialise(epoch, job.seq, 4);
+    await makeRows(store, epoch, job.seq, 4);
     const { tasks } = await store.tasks.assign(epoch, [{ job: job.seq, node: 1, from: 0, to: 3 }]);
     await store.tasks.settle(
       epoch,

@@ -6,6 +6,7 @@ import {
   lead,
   lost,
   madeJob,
+  makeRows,
   newJob,
   newNode,
   pages,
@@ -191,7 +192,7 @@ export function tasksConform({ withStore }: Subject): void {
     const store = await withStore(t);
     const epoch = await lead(store);
     const { job } = await store.jobs.create(newJob(10), pages());
-    await store.jobs.materialise(epoch, job.seq, 6);
+    await makeRows(store, epoch, job.seq, 6);
     const first = await store.tasks.assign(epoch, [{ job: job.seq, node: 1, from: 0, to: 9 }]);
     t.equal(first.tasks.length, 6, 'rows that do not exist cannot be assigned');
     t.equal(first.jobs[0]?.cursor, 6);

@@ -33,6 +33,12 @@ export const newJob = (total: number, over: Partial<NewJob> = {}): NewJob => {
   };
 };
 
+/** Makes the next rows of one job; returns how many it has then, undefined when it takes none. */
+export async function makeRows(store: Store, epoch: number, job: number, rows: number): Promise<number | undefined> {
+  const [made] = await store.jobs.materialise(epoch, [{ job, rows }]);
+  return made?.rows;
+}
+
 /** A new leader of a store in which nobody led. */
 export async function lead(store: Store): Promise<number> {
   const epoch = await store.leader.take(await store.leader.read(), unique('coordinator-'));
@@ -44,7 +50,7 @@ export async function madeJob(store: Store, epoch: number, total: number, onFail
   const job = newJob(total);
   if (onFailure !== undefined) job.spec.onFailure = onFailure;
   const created = await store.jobs.create(job, pages());
-  await store.jobs.materialise(epoch, created.job.seq, total);
+  await makeRows(store, epoch, created.job.seq, total);
   return created.job;
 }
 

@@ -38,6 +38,7 @@ export function create(tables: Tables, given: NewJob, inputs: string[]): Awaited
   const seq = Math.max(0, ...tables.jobs.keys()) + 1;
   const job = newRecord(seq, given, inputs, tables.now());
   tables.jobs.set(seq, job);
+  if (!given.hasInputs) makeRows(tables, job, given.firstRows ?? 0);
   return { job: toRow(job), created: true };
 }
 
@@ -70,12 +71,21 @@ export function taskTotals(tables: Tables): JobCounts {
   return totals;
 }
 
-export function materialise(tables: Tables, epoch: number, seq: number, limit: number): number {
+export function materialise(
+  tables: Tables,
+  epoch: number,
+  wanted: readonly { job: number; rows: number }[],
+): Awaited<ReturnType<JobStore['materialise']>> {
   tables.requireLead(epoch);
-  const job = tables.open(seq, { assignable: true });
-  if (!job) return tables.jobs.get(seq)?.counts.materialised ?? 0;
+  return wanted.flatMap(({ job: seq, rows }) => {
+    const job = tables.open(seq, { assignable: true });
+    return job ? [{ job: seq, rows: makeRows(tables, job, rows) }] : [];
+  });
+}
+
+function makeRows(tables: Tables, job: JobRecord, rows: number): number {
   const { counts } = job;
-  const after = Math.min(counts.total, counts.materialised + limit);
+  const after = Math.min(counts.total, counts.materialised + rows);
   for (let index = counts.materialised; index < after; index++)
     job.tasks.push(newTask(index, job.inputs[index], tables.now()));
   counts.queued += after - counts.materialised;
@@ -97,7 +107,9 @@ export function requestCancel(
   return toChange(job);
 }
 
-export function remove(tables: Tables, seq: number): void {
+export const remove = (tables: Tables, seqs: readonly number[]): void => seqs.forEach((seq) => removeOne(tables, seq));
+
+function removeOne(tables: Tables, seq: number): void {
   const job = tables.jobs.get(seq);
   if (!job || !isTerminal(job.status)) return;
   tables.jobs.delete(seq);

@@ -116,9 +116,14 @@ export function otherStores(tables: Tables, read: RunStatement, write: RunStatem
         read('blobs.unusedSince', () =>
           [...tables.blobs].flatMap(([digest, blob]) => (blob.usedAtMs < ms ? [digest] : [])).slice(0, limit),
         ),
-      touch: (digests) =>
-        write('blobs.touch', () => {
-          for (const digest of digests) Object.assign(tables.blobs.get(digest) ?? {}, { usedAtMs: tables.now() });
+      use: (digests) =>
+        write('blobs.use', () => {
+          const known = digests.flatMap((digest) => {
+            const blob = tables.blobs.get(digest);
+            if (blob) blob.usedAtMs = tables.now();
+            return blob ? [[digest, blob.sizeBytes] as const] : [];
+          });
+          return new Map(known);
         }),
       forget: (digests) =>
         write('blobs.forget', () => {

@@ -49,14 +49,22 @@ export const live = (tables: Tables): Result<'live'> =>
     );
 
 export function list(tables: Tables, query: Parameters<TaskStore['list']>[0]): Result<'list'> {
-  const tasks = (tables.jobs.get(query.job)?.tasks ?? []).filter(
-    (task) => task.index >= query.fromIndex && (query.status === undefined || task.status === query.status),
-  );
+  const { among, fromIndex, toIndex = Number.POSITIVE_INFINITY } = query;
+  const isAmong = ({ index, dueAtMs }: TaskRecord): boolean => {
+    if (among === 'returned') return dueAtMs !== undefined;
+    if (among === 'failed') return tables.attempts.some((one) => one.job === query.job && one.index === index);
+    return among === undefined || among.includes(index);
+  };
+  const tasks = (tables.jobs.get(query.job)?.tasks ?? [])
+    .filter(({ index }) => index >= fromIndex && index < toIndex)
+    .filter((task) => (query.status === undefined || task.status === query.status) && isAmong(task));
   return tasks.slice(0, query.limit).map((task) => {
     const { dueAtMs: _due, runningAtMs: _running, failedNodes: _failed, input: _input, ...row } = task;
     return { ...row, job: query.job, node: task.node === undefined ? undefined : tables.nodes.get(task.node)?.name };
   });
 }
+
+export const made = (tables: Tables, job: number): number => tables.jobs.get(job)?.tasks.length ?? 0;
 
 export const attempts = (tables: Tables, job: number, index: number): Result<'attempts'> =>
   tables.attempts

@@ -1,0 +1,113 @@
+/**
+ * Keeping submissions. Those that come at the same time are kept by one statement and so by one commit (group commit);
+ * their first task rows come with them, so that a small job needs no further round trip before it can be placed.
+ *
+ * One submission that the database refuses must not cost the others theirs: what fails together is tried again one by one.
+ */
+import { type RawBuilder, type Selectable, sql } from 'kysely';
+import { Batcher } from '../../common/batcher.js';
+import { MeshError, toMeshError } from '../../common/errors.js';
+import { groupBy } from '../../common/group-by.js';
+import { OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
+import { DEFAULT_NAMESPACE, type NewJob } from '../ports.js';
+import { bigints, ints, texts } from './arrays.js';
+import type { Database } from './database.js';
+import { lease } from './leading.js';
+import type { JobTable } from './schema.js';
+
+const TOGETHER_MAX = 100;
+
+const ON_FAILURE = {
+  [OnFailure.UNSPECIFIED]: 'finish',
+  [OnFailure.FINISH]: 'finish',
+  [OnFailure.FAIL_FAST]: 'fail-fast',
+  [OnFailure.PARTIAL]: 'partial',
+} as const;
+
+interface Insert {
+  job: NewJob;
+  resolve: (row: Selectable<JobTable> | undefined) => void;
+  reject: (error: unknown) => void;
+}
+
+type CreatedRow = Selectable<JobTable> | { leading: number; id: null };
+
+/** `epoch` undefined: nobody's lead is asked for. */
+export function createStatement(epoch: number | undefined, jobs: readonly NewJob[]): RawBuilder<CreatedRow> {
+  return sql<CreatedRow>`
+    with ${epoch === undefined ? sql`lease as materialized (select 1)` : lease(epoch)},
+    made as (
+      insert into job (
+        id, submitter, idempotency_key, spec_digest, name, type, priority, on_failure, spec, retry_of, has_inputs,
+        namespace, staged_bytes, total, materialised, queued
+      )
+      select u.id, u.submitter, u.idempotency_key, u.spec_digest, u.name, u.type, u.priority, u.on_failure,
+        u.spec::jsonb, u.retry_of, u.has_inputs = 1, u.namespace, u.staged_bytes, u.total, u.rows, u.rows
+      from lease, unnest(
+        ${texts(jobs, (job) => job.id)}, ${texts(jobs, (job) => job.submitter)},
+        ${texts(jobs, (job) => job.idempotencyKey)}, ${texts(jobs, (job) => job.specDigest())},
+        ${texts(jobs, ({ spec }) => spec.name)},
+        ${texts(jobs, ({ spec }) => (spec.work?.$case === 'function' ? 'function' : 'process'))},
+        ${ints(jobs, ({ spec }) => spec.priority)}, ${texts(jobs, ({ spec }) => ON_FAILURE[spec.onFailure])},
+        ${texts(jobs, ({ spec }) => JSON.stringify(spec))}, ${texts(jobs, (job) => job.retryOf)},
+        ${ints(jobs, (job) => (job.hasInputs ? 1 : 0))},
+        ${texts(jobs, (job) => job.namespace ?? DEFAULT_NAMESPACE)},
+        ${bigints(jobs, (job) => job.stagedBytes?.() ?? 0)}, ${ints(jobs, (job) => job.total)},
+        ${ints(jobs, firstRows)}
+      ) with ordinality as u(
+        id, submitter, idempotency_key, spec_digest, name, type, priority, on_failure, spec, retry_of, has_inputs,
+        namespace, staged_bytes, total, rows, position
+      )
+      order by u.position
+      on conflict (submitter, idempotency_key) do nothing
+      returning *
+    ),
+    rows as (
+      insert into task (job, index)
+      select m.seq, i.index from made m cross join lateral generate_series(0, m.materialised - 1) as i(index)
+    )
+    select (select count(*) from lease) as leading, m.* from (select) as always left join made m on true`;
+}
+
+/** Rows of tasks with inputs are made from the stored inputs. */
+const firstRows = ({ hasInputs, total, firstRows: wanted = 0 }: NewJob): number =>
+  hasInputs ? 0 : Math.min(total, wanted);
+
+export class JobInserts {
+  readonly #batcher: Batcher<Insert>;
+
+  constructor(private readonly database: Database) {
+    this.#batcher = new Batcher({
+      itemsMax: TOGETHER_MAX,
+      flush: (inserts) => this.#flush(inserts),
+      onError: (error, inserts) => inserts.forEach(({ reject }) => reject(error)),
+    });
+  }
+
+  /** The row; undefined when its key is another job's, or when the epoch does not lead (ask which). */
+  add(job: NewJob): Promise<Selectable<JobTable> | undefined> {
+    return new Promise((resolve, reject) => this.#batcher.add({ job, resolve, reject }));
+  }
+
+  async #flush(inserts: readonly Insert[]): Promise<void> {
+    for (const [epoch, group] of groupBy(inserts, ({ job }) => job.epoch)) {
+      try {
+        await this.#insert(epoch, group);
+      } catch (error) {
+        // What was not answered may have been committed: its submitter finds out by the key, and we by the id.
+        if (group.length === 1 || toMeshError(error).code === 'DATABASE_DOWN')
+          group.forEach(({ reject }) => reject(error));
+        else for (const insert of group) await this.#insert(epoch, [insert]).catch(insert.reject);
+      }
+    }
+  }
+
+  async #insert(epoch: number | undefined, inserts: readonly Insert[]): Promise<void> {
+    const jobs = inserts.map(({ job }) => job);
+    const { rows } = await this.database.run((db) => createStatement(epoch, jobs).execute(db));
+    const first = rows[0];
+    if (!first) throw new MeshError('INTERNAL', 'a submission was answered with nothing');
+    const byId = new Map(rows.flatMap((row) => (row.id === null ? [] : [[row.id, row] as const])));
+    for (const { job, resolve } of inserts) resolve(byId.get(job.id));
+  }
+}
