@@ -24,9 +24,10 @@ export const submitterOf = ({ role, name }: { role: Role; name: string }): strin
 
 /** Columns of the job row, moved in the same statement as the tasks they count. */
 export interface JobCounts {
-  /** Tasks the job will have; rows may not exist yet. */
   total: number;
+  /** Tasks that the counters below know: those that have a row, because they were assigned once, and the skipped. */
   materialised: number;
+  /** Assigned once, and waiting again. */
   queued: number;
   assigned: number;
   running: number;

@@ -50,8 +50,6 @@ export interface NewJob {
    * asked for.
    */
   epoch?: number | undefined;
-  /** So many task rows are made with it, where the tasks have no inputs; default none. */
-  firstRows?: number;
 }
 
 /** What a statement that moves tasks says about their jobs, so that memory follows the store. */
@@ -78,14 +76,6 @@ export interface JobStore {
   countByStatus(): Promise<Map<JobStatus, number>>;
   /** Sums of the task counters over all retained jobs, for the metrics. */
   taskTotals(): Promise<JobCounts>;
-  /**
-   * Makes the next `rows` task rows of each job; idempotent. Says how many rows each has now; those that are cancelled,
-   * have ended or are not there are left out.
-   */
-  materialise(
-    epoch: number,
-    wanted: readonly { job: number; rows: number }[],
-  ): Promise<{ job: number; rows: number }[]>;
   /** Marks it; undefined when it was terminal already. `error` is set for fail-fast. */
   requestCancel(epoch: number, seq: number, error: string | undefined): Promise<JobChange | undefined>;
   /** Deletes terminal jobs and everything of them, in bounded statements. */

@@ -2,7 +2,7 @@
 import type { AttemptOutcome, TaskRef, TaskStatus } from '../core/task.js';
 import type { JobChange } from './jobs.js';
 
-/** A contiguous range of fresh tasks for one node, or returned tasks by index. */
+/** A range of fresh tasks for one node, going on where the job's last one ended, or returned tasks by index. */
 export type AssignItem =
   | { job: number; node: number; from: number; to: number }
   | { job: number; node: number; indexes: number[] };
@@ -97,7 +97,10 @@ export interface TaskQuery {
 }
 
 export interface TaskStore {
-  /** QUEUED or due RETRYING → ASSIGNED; raises generation, moves the cursor, starts the job. */
+  /**
+   * Fresh, or due RETRYING or QUEUED → ASSIGNED; raises generation, moves the cursor, starts the job. Makes the rows of fresh
+   * tasks; a range that does not begin at the job's cursor is left.
+   */
   assign(epoch: number, items: AssignItem[]): Promise<{ tasks: AssignedTask[]; jobs: JobChange[] }>;
   /** ASSIGNED → RUNNING. `ageMs` since the attempt started. */
   markRunning(

@@ -1,5 +1,4 @@
 import { test } from 'tap';
-import { makeRows } from '../../test/support/store-fixtures.js';
 import { MeshError } from '../../common/errors.js';
 import { elapse, jobUntil, PlayedAgent, startPlane, submit } from '../../test/support/plane.js';
 import { withStore } from '../../test/support/postgres.js';
@@ -145,7 +144,6 @@ test('a coordinator that starts again finishes what was being cancelled, and doe
   const failing = await submit(first.plane, 3, { onFailure: OnFailure.FAIL_FAST, retries: 0 });
   await first.plane.stop();
   await store.jobs.requestCancel(1, marked.seq, undefined);
-  await makeRows(store, 1, failing.seq, 10);
   const { tasks } = await store.tasks.assign(1, [{ job: failing.seq, node: agent.node, from: 0, to: 1 }]);
   await store.tasks.settle(
     1,

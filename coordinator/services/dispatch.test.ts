@@ -2,7 +2,7 @@ import { test } from 'tap';
 import { MeshError } from '../../common/errors.js';
 import { elapse, jobUntil, PlayedAgent, startPlane, submit } from '../../test/support/plane.js';
 import { withStore } from '../../test/support/postgres.js';
-import { lost, makeRows, newJob, pages } from '../../test/support/store-fixtures.js';
+import { lost, newJob, pages } from '../../test/support/store-fixtures.js';
 import { Outcome } from '../../proto/gen/mesh/v1/agent.js';
 import type { AssignItem, Store } from '../ports.js';
 
@@ -85,7 +85,6 @@ test('six thousand returned tasks that no node can take delay nobody else’s', 
   // Those of the hopeless one came back first.
   for (const job of [hopeless, newJob(2)]) {
     const { seq } = (await store.jobs.create(job, pages())).job;
-    await makeRows(store, epoch, seq, job.total);
     const { tasks } = await store.tasks.assign(epoch, [{ job: seq, node: 1, from: 0, to: job.total }]);
     await store.tasks.settle(
       epoch,

@@ -1,10 +1,9 @@
 import { test } from 'tap';
 import { digestOf } from '../../test/support/store-fixtures.js';
-import { elapse, jobUntil, PlayedAgent, startPlane, submission, submit } from '../../test/support/plane.js';
+import { PlayedAgent, startPlane, submission, submit } from '../../test/support/plane.js';
 import { withStore } from '../../test/support/postgres.js';
 import type { TaskInput } from '../../proto/gen/mesh/v1/common.js';
 import { receiveBlobs } from '../rpc/receive.js';
-import type { Store } from '../ports.js';
 
 const item = (value: string, files: TaskInput['files'] = []): TaskInput => ({ value, files });
 
@@ -15,29 +14,25 @@ async function* pagesOf(pages: TaskInput[][], onPage: (page: number) => Promise<
   }
 }
 
-const untilMade = (parts: { plane: Parameters<typeof jobUntil>[0]['plane']; store: Store }, id: string) =>
-  (async () => {
-    for (;;) {
-      const row = await parts.store.jobs.get(id);
-      if (row && row.counts.materialised === row.counts.total) return row;
-    }
-  })();
-
-test('a job is acknowledged by its commit; its rows follow, and its items with them', async (t) => {
-  const parts = await startPlane(t);
-  const { plane, store } = parts;
-  const items = [[item('a'), item('b')], [item('c')]];
+test('a job is acknowledged by its commit; its items reach its tasks in order', async (t) => {
+  const { plane } = await startPlane(t);
   const job = await plane.intake.submit({
     ...submission(3, { array: undefined }),
     hasItems: true,
-    items: pagesOf(items),
+    items: pagesOf([[item('a'), item('b')], [item('c')]]),
   });
-  t.match(job, { status: 'QUEUED', submitter: 'anna', counts: { total: 3 } });
-  await untilMade(parts, job.id);
-  const inputs = await store.tasks.inputs([0, 1, 2].map((index) => ({ job: job.seq, index, generation: 0 })));
+  t.match(job, { status: 'QUEUED', submitter: 'anna', counts: { total: 3, materialised: 0 } });
+  const agent = new PlayedAgent(plane, 'attic', 3);
+  await agent.connect();
+  const { groups } = await agent.mailbox.next('assign');
   t.same(
-    inputs.map((text) => (JSON.parse(text ?? '{}') as TaskInput).value),
-    ['a', 'b', 'c'],
+    groups.map(({ indexes, inputs }) => [indexes, inputs.map(({ value }) => value)]),
+    [
+      [
+        [0, 1, 2],
+        ['a', 'b', 'c'],
+      ],
+    ],
   );
 });
 
@@ -155,41 +150,4 @@ test('a disk that is short takes no new jobs', async (t) => {
     )
   );
   await t.rejects(submit(plane, 1), { code: 'DISK_FULL' });
-});
-
-test('rows are made in batches and by whoever leads: the next coordinator goes on where the last one was', async (t) => {
-  const store = await withStore(t);
-  let batches = 0;
-  const dying: Store = {
-    ...store,
-    jobs: {
-      ...store.jobs,
-      materialise: async (...call) => {
-        if (++batches > 1) throw new Error('the power is gone');
-        return store.jobs.materialise(...call);
-      },
-    },
-  };
-  const first = await startPlane(t, { store: dying });
-  const job = await submit(first.plane, 25_000);
-  while (batches < 2) await new Promise((resolve) => setImmediate(resolve));
-  await first.plane.stop();
-  t.equal((await store.jobs.get(job.id))?.counts.materialised, 10_256);
-  const second = await startPlane(t, { store });
-  const row = await untilMade(second, job.id);
-  t.match(row.counts, { materialised: 25_000, queued: 25_000 });
-  while (second.plane.jobs.get(job.seq)?.row.counts.queued !== 25_000) await new Promise((r) => setImmediate(r));
-});
-
-test('a job whose rows cannot be made does not spin', async (t) => {
-  const store = await withStore(t);
-  let asked = 0;
-  const stuck: Store = {
-    ...store,
-    jobs: { ...store.jobs, materialise: async () => (asked++, []) },
-  };
-  const { plane, clock } = await startPlane(t, { store: stuck });
-  await submit(plane, 300);
-  await elapse(clock, 3000);
-  t.ok(asked >= 2 && asked <= 6, `asked ${asked} times in three seconds`);
 });

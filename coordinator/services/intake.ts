@@ -1,6 +1,6 @@
 /**
- * Where jobs come in. The commit of the specification (with the inputs, in chunks) acknowledges a job, its first task
- * rows included; the others are made as the planner comes near them (rows-ahead.ts).
+ * Where jobs come in. The commit of the specification (with the inputs, in chunks) acknowledges a job; its tasks get rows
+ * when they are first assigned, so a job of a million is taken as quickly as one of ten and delays nobody behind it.
  */
 import { createHash, type Hash } from 'node:crypto';
 import type { Clock } from '../../common/clock.js';
@@ -18,7 +18,6 @@ import type { JobRow, Store } from '../ports.js';
 import type { Actor, Audit } from './audit.js';
 import type { BlobDepot } from './blob-depot.js';
 import type { Jobs } from './jobs.js';
-import { FIRST_ROWS, RowsAhead } from './rows-ahead.js';
 import { type Limits, shownLimit, specLimits } from './limits.js';
 import type { Secrets } from './secrets.js';
 import type { Namespaces } from './namespaces.js';
@@ -39,7 +38,7 @@ export interface IntakeOptions {
   log: Logger;
   epoch: () => number;
   namespaces: Namespaces;
-  /** Rows were made or a job came in: there may be work to place. */
+  /** A job came in: there may be work to place. */
   onWork: () => void;
   limits: Limits;
   /** False when the disk is too full to promise anything. */
@@ -60,32 +59,27 @@ export interface Submission {
 export class Intake implements Service {
   readonly name = 'intake';
   readonly #options: IntakeOptions;
-  readonly #rows: RowsAhead;
-  readonly #loop: Loop;
+  readonly #finder: Loop;
   /** Ids of jobs whose commit was not answered, and until when they are looked for; monotonic. */
   readonly #unsure = new Map<string, number>();
 
   constructor(options: IntakeOptions) {
     this.#options = options;
-    this.#rows = new RowsAhead(options);
-    this.#loop = new Loop({
-      name: 'intake.rows',
+    this.#finder = new Loop({
+      name: 'intake.finder',
       clock: options.clock,
       everyMs: 1000,
-      turn: () => this.#turn(),
-      onError: (error) => options.log.error({ event: 'intake.failed', err: error }, 'could not make task rows'),
+      turn: () => this.#findOut(),
+      onError: (error) => options.log.error({ event: 'intake.failed', err: error }, 'could not look for jobs'),
     });
   }
 
   async start(): Promise<void> {
-    const { jobs } = this.#options;
-    for (const job of jobs.all()) this.#rows.follow(job);
-    jobs.onAdvance = () => this.#loop.wake();
-    await this.#loop.start();
+    await this.#finder.start();
   }
 
   async stop(): Promise<void> {
-    await this.#loop.stop();
+    await this.#finder.stop();
   }
 
   /** Commits a job. @throws MeshError BAD_SPEC, OVERLOADED, DISK_FULL, QUOTA, IDEMPOTENCY_CONFLICT */
@@ -128,7 +122,6 @@ export class Intake implements Service {
             admitted = await namespaces.admit(namespace, { tasks: spec.taskCount, cpuMillis, bytes: files.bytes });
           },
           epoch: epoch(),
-          firstRows: FIRST_ROWS,
         },
         this.#readItems(submission, executor, hash, files),
       )
@@ -144,16 +137,15 @@ export class Intake implements Service {
       secrets.used(submission.actor, job);
       log.info({ event: 'job.accepted', job: job.id, tasks: job.counts.total, submitter: job.submitter });
       this.#take(job);
-    } else if (this.#unsure.has(job.id)) this.#loop.wake();
+    } else if (this.#unsure.has(job.id)) this.#finder.wake();
     admitted?.release();
     return job;
   }
 
   /** It is planned from now on. */
   #take(row: JobRow): void {
-    const job = this.#options.jobs.add(row);
-    if (job.row.counts.materialised > 0) this.#options.onWork();
-    if (this.#rows.follow(job)) this.#loop.wake();
+    this.#options.jobs.add(row);
+    this.#options.onWork();
   }
 
   #remember(id: string): void {
@@ -222,13 +214,6 @@ export class Intake implements Service {
           { hint: 'name the size of the file whose digest is given' },
         );
     }
-  }
-
-  async #turn(): Promise<void> {
-    await this.#findOut();
-    if (!(await this.#rows.make())) return;
-    this.#options.onWork();
-    this.#loop.wake();
   }
 }
 

@@ -40,11 +40,9 @@ const BACKOFF_CAP_MS = 10 * 60_000;
 export type Waiting = ReadonlyMap<string, ReadonlySet<LiveJob>>;
 
 export class Jobs {
-  /** The planner went on in a job that has tasks without a row. */
-  onAdvance: () => void = () => undefined;
   readonly #live = new Map<number, LiveJob>();
   readonly #byId = new Map<string, LiveJob>();
-  /** With rows that were never assigned, by group. */
+  /** With tasks that were never assigned, by group. */
   readonly #waiting = new Map<string, Set<LiveJob>>();
   /** By what is run; the oldest are forgotten. */
   readonly #times = new Map<string, TaskTime>();
@@ -115,12 +113,12 @@ export class Jobs {
     return live;
   }
 
-  /** Rows that exist and were never assigned. */
-  fresh(job: LiveJob): number {
-    return Math.max(0, job.row.counts.materialised - job.row.cursor);
+  /** Tasks that were never assigned. */
+  fresh({ row }: LiveJob): number {
+    return row.counts.total - row.cursor;
   }
 
-  /** Jobs with rows that were never assigned, by group. */
+  /** Jobs with tasks that were never assigned, by group. */
   waiting(): Waiting {
     return this.#waiting;
   }
@@ -145,25 +143,12 @@ export class Jobs {
     return time;
   }
 
-  /** Rows were made: a job has so many now. False when that was known, or the job has gone. */
-  made(seq: number, rows: number): boolean {
-    const counts = this.#live.get(seq)?.row.counts;
-    // What a statement said meanwhile may count these rows already.
-    if (!counts || rows <= counts.materialised) return false;
-    counts.queued += rows - counts.materialised;
-    counts.materialised = rows;
-    this.#sort(this.#live.get(seq) as LiveJob);
-    return true;
-  }
-
   /** Follows the store; retires jobs that ended. Returns the jobs that this change ended. */
   apply(changes: readonly JobChange[]): JobRow[] {
     const ended: JobRow[] = [];
     for (const change of changes) {
       const live = this.#live.get(change.seq);
       if (live) {
-        const { materialised, total } = change.counts;
-        if (change.cursor > live.row.cursor && materialised < total) this.onAdvance();
         // Answers of two statements may arrive in the other order; a cursor never goes back.
         Object.assign(live.row, change, { cursor: Math.max(live.row.cursor, change.cursor) });
         if (isTerminal(change.status)) {

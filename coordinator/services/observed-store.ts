@@ -1,5 +1,5 @@
 import type { Clock } from '../../common/clock.js';
-import type { JobStore, Store, TaskStore } from '../ports.js';
+import type { Store, TaskStore } from '../ports.js';
 
 export type ObserveBatch = (op: string, seconds: number, rows: number) => void;
 
@@ -11,7 +11,7 @@ export function observed(store: Store, clock: Clock, observe: ObserveBatch): Sto
     observe(op, (clock.monotonicMs() - beganMs) / 1000, rows);
     return result;
   };
-  const { tasks, jobs } = store;
+  const { tasks } = store;
   const observedTasks: TaskStore = {
     ...tasks,
     assign: (epoch, items) => {
@@ -27,12 +27,5 @@ export function observed(store: Store, clock: Clock, observe: ObserveBatch): Sto
     readopt: (epoch, items) => timed('readopt', items.length, () => tasks.readopt(epoch, items)),
     cancel: (epoch, job, from, limit) => timed('cancel', limit, () => tasks.cancel(epoch, job, from, limit)),
   };
-  const observedJobs: JobStore = {
-    ...jobs,
-    materialise: (epoch, wanted) => {
-      const rows = wanted.reduce((sum, job) => sum + job.rows, 0);
-      return timed('materialise', rows, () => jobs.materialise(epoch, wanted));
-    },
-  };
-  return { ...store, tasks: observedTasks, jobs: observedJobs };
+  return { ...store, tasks: observedTasks };
 }

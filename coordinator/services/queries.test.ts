@@ -79,10 +79,9 @@ test('lists come in pages that join without a gap; wrong cursors and statuses sa
 });
 
 test('tasks: pages, one by its index, and numbers no store can hold', async (t) => {
-  const { plane, store } = await startPlane(t);
+  const { plane } = await startPlane(t);
   const { queries } = plane;
   const job = await submit(plane, 5);
-  while ((await store.jobs.get(job.id))?.counts.materialised !== 5);
   const all = { status: '', limit: 2, cursor: '' };
   const first = await queries.tasks(job, all);
   t.same([first.rows.map(({ index }) => index), first.next], [[0, 1], '2']);

@@ -1,21 +1,11 @@
 import { test } from 'tap';
 import { withStore } from '../../test/support/postgres.js';
-import {
-  failed,
-  lead,
-  makeRows,
-  newJob,
-  pages,
-  retracted,
-  retrying,
-  settlement,
-} from '../../test/support/store-fixtures.js';
+import { failed, lead, newJob, pages, retracted, retrying, settlement } from '../../test/support/store-fixtures.js';
 import { TASK_STATUSES, type TaskStatus } from '../core/task.js';
 import type { JobRow, Store } from '../ports.js';
 import { TaskPages } from './task-pages.js';
 
 const TOTAL = 14_000;
-const MADE = 13_000;
 const GIVEN = 12_000;
 /** What became of some tasks; those before GIVEN completed, the others wait. */
 const SPECIAL = new Map<number, TaskStatus>([
@@ -31,7 +21,6 @@ const SPECIAL = new Map<number, TaskStatus>([
 async function makeJob(store: Store): Promise<{ epoch: number; job: JobRow }> {
   const epoch = await lead(store);
   const { job } = await store.jobs.create(newJob(TOTAL), pages());
-  await makeRows(store, epoch, job.seq, MADE);
   const { tasks } = await store.tasks.assign(epoch, [{ job: job.seq, node: 1, from: 0, to: GIVEN }]);
   const end = { RETRYING: retrying, FAILED: failed, QUEUED: retracted };
   await store.tasks.settle(

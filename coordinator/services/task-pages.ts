@@ -3,7 +3,7 @@
  * where such tasks are, and never further than LOOK_MAX tasks. Where that finds too few, the page is short, even empty,
  * and says where to go on.
  *
- * A task that waits and has no row yet (rows-ahead.ts) looks as its row will.
+ * A task that was never assigned has no row; it is shown as what it is.
  */
 import type { JobCounts } from '../core/job.js';
 import type { TaskStatus } from '../core/task.js';
@@ -69,7 +69,7 @@ export class TaskPages {
   /** What came back lies before the cursor, what was never given away behind it. */
   async #queued(job: JobRow, fromIndex: number, limit: number): Promise<TaskPage> {
     const { cursor, counts } = job;
-    const back = fromIndex < cursor ? counts.queued - (counts.materialised - cursor) : 0;
+    const back = fromIndex < cursor ? counts.queued : 0;
     const query = { job: job.seq, status: 'QUEUED' as const, limit: limit + 1 };
     if (back > LOOK_MAX) {
       const page = await this.#scan(job, 'QUEUED', fromIndex, cursor, limit);
@@ -78,12 +78,7 @@ export class TaskPages {
     const returned =
       back > 0 ? await this.store.tasks.list({ ...query, fromIndex, toIndex: cursor, among: 'returned' }) : [];
     if (returned.length > limit) return cut(returned, limit);
-    const from = Math.max(fromIndex, cursor);
-    const fresh =
-      from < counts.materialised
-        ? await this.store.tasks.list({ ...query, fromIndex: from, toIndex: counts.materialised })
-        : [];
-    return cut(fill(job, [...returned, ...fresh], Math.max(from, counts.materialised), limit), limit);
+    return cut(fill(job, returned, Math.max(fromIndex, cursor), limit), limit);
   }
 
   async #cancelled(job: JobRow, fromIndex: number, limit: number): Promise<TaskPage> {

@@ -1,6 +1,5 @@
 /**
- * Keeping submissions. Those that come at the same time are kept by one statement and so by one commit (group commit);
- * their first task rows come with them, so that a small job needs no further round trip before it can be placed.
+ * Keeping submissions. Those that come at the same time are kept by one statement and so by one commit (group commit).
  *
  * One submission that the database refuses must not cost the others theirs: what fails together is tried again one by one.
  */
@@ -39,10 +38,10 @@ export function createStatement(epoch: number | undefined, jobs: readonly NewJob
     made as (
       insert into job (
         id, submitter, idempotency_key, spec_digest, name, type, priority, on_failure, spec, retry_of, has_inputs,
-        namespace, staged_bytes, total, materialised, queued
+        namespace, staged_bytes, total
       )
       select u.id, u.submitter, u.idempotency_key, u.spec_digest, u.name, u.type, u.priority, u.on_failure,
-        u.spec::jsonb, u.retry_of, u.has_inputs = 1, u.namespace, u.staged_bytes, u.total, u.rows, u.rows
+        u.spec::jsonb, u.retry_of, u.has_inputs = 1, u.namespace, u.staged_bytes, u.total
       from lease, unnest(
         ${texts(jobs, (job) => job.id)}, ${texts(jobs, (job) => job.submitter)},
         ${texts(jobs, (job) => job.idempotencyKey)}, ${texts(jobs, (job) => job.specDigest())},
@@ -52,26 +51,17 @@ export function createStatement(epoch: number | undefined, jobs: readonly NewJob
         ${texts(jobs, ({ spec }) => JSON.stringify(spec))}, ${texts(jobs, (job) => job.retryOf)},
         ${ints(jobs, (job) => (job.hasInputs ? 1 : 0))},
         ${texts(jobs, (job) => job.namespace ?? DEFAULT_NAMESPACE)},
-        ${bigints(jobs, (job) => job.stagedBytes?.() ?? 0)}, ${ints(jobs, (job) => job.total)},
-        ${ints(jobs, firstRows)}
+        ${bigints(jobs, (job) => job.stagedBytes?.() ?? 0)}, ${ints(jobs, (job) => job.total)}
       ) with ordinality as u(
         id, submitter, idempotency_key, spec_digest, name, type, priority, on_failure, spec, retry_of, has_inputs,
-        namespace, staged_bytes, total, rows, position
+        namespace, staged_bytes, total, position
       )
       order by u.position
       on conflict (submitter, idempotency_key) do nothing
       returning *
-    ),
-    rows as (
-      insert into task (job, index)
-      select m.seq, i.index from made m cross join lateral generate_series(0, m.materialised - 1) as i(index)
     )
     select (select count(*) from lease) as leading, m.* from (select) as always left join made m on true`;
 }
-
-/** Rows of tasks with inputs are made from the stored inputs. */
-const firstRows = ({ hasInputs, total, firstRows: wanted = 0 }: NewJob): number =>
-  hasInputs ? 0 : Math.min(total, wanted);
 
 export class JobInserts {
   readonly #batcher: Batcher<Insert>;

@@ -7,7 +7,6 @@ import {
   failed,
   lead,
   madeJob,
-  makeRows,
   newJob,
   pages,
   untilBlocked,
@@ -29,28 +28,27 @@ test('of many submissions with one key at once, one makes the job and all get it
   t.equal(await inputRows(store), 1, 'the losers left no inputs');
 });
 
-test('inputs are chunked, become rows in order, and are gone then', async (t) => {
+test('inputs are chunked, go to the rows of their tasks in order, and are gone then', async (t) => {
   const store = await withStore(t);
   const epoch = await lead(store);
   const inputs = Array.from({ length: 2500 }, (_, i) => JSON.stringify({ value: `file "${i}" \\ ü\n` }));
-  const given = newJob(2500, { hasInputs: true });
-  const { job } = await store.jobs.create(given, pages(inputs.slice(0, 7), [], inputs.slice(7)));
+  const { job } = await store.jobs.create(
+    newJob(2500, { hasInputs: true }),
+    pages(inputs.slice(0, 7), [], inputs.slice(7)),
+  );
   t.equal(await inputRows(store), 3);
-  t.equal(await makeRows(store, epoch, job.seq, 1200), 1200);
+  const given = async (...ends: number[]): Promise<(string | undefined)[]> => {
+    const items = ends.slice(1).map((to, place) => ({ job: job.seq, node: 1, from: ends[place] as number, to }));
+    const { tasks } = await store.tasks.assign(epoch, items);
+    return tasks.sort((x, y) => x.index - y.index).map((task) => task.input);
+  };
+  t.same(await given(0, 3, 999), inputs.slice(0, 999));
+  t.equal(await inputRows(store), 3);
+  t.same(await given(999, 1001), inputs.slice(999, 1001));
   t.equal(await inputRows(store), 2, 'a chunk that is used up is deleted');
-  t.same(
-    await Promise.all([1, 2, 3].map(() => makeRows(store, epoch, job.seq, 500))).then((n) =>
-      n.sort((a = 0, b = 0) => a - b),
-    ),
-    [1700, 2200, 2500],
-  );
-  t.equal(await makeRows(store, epoch, job.seq, 500), 2500, 'repeating it changes nothing');
+  t.same(await given(999, 1001), [], 'repeating it gives nothing');
+  t.same(await given(1001, 1500, 2500), inputs.slice(1001));
   t.equal(await inputRows(store), 0);
-  const { tasks } = await store.tasks.assign(epoch, [{ job: job.seq, node: 1, from: 0, to: 2500 }]);
-  t.same(
-    tasks.sort((a, b) => a.index - b.index).map((task) => task.input),
-    inputs,
-  );
   t.same(
     await store.tasks.inputs([
       { job: job.seq, index: 5, generation: 1 },
@@ -104,11 +102,11 @@ test('a job that ended is removed with everything of it; a live one is not', asy
 test('an earlier holder of a job row makes the next statement wait, not fail', async (t) => {
   const store = await withStore(t);
   const epoch = await lead(store);
-  const job = await madeJob(store, epoch, 2);
+  const job = await madeJob(store, 2);
   const other = await openTransaction(t, store, `select 1 from job where seq = ${job.seq} for update`);
   const assigned = store.tasks.assign(epoch, [{ job: job.seq, node: 1, from: 0, to: 2 }]);
   await untilBlocked(store);
-  t.match(await countsOf(store, job.id), { queued: 2 });
+  t.match(await countsOf(store, job.id), { assigned: 0 });
   await other.commit();
   t.equal((await assigned).tasks.length, 2);
 });

@@ -1,9 +1,8 @@
-import { type RawBuilder, type Selectable, sql } from 'kysely';
+import { type Selectable, sql } from 'kysely';
 import { MeshError } from '../../common/errors.js';
 import { JobSpec } from '../../proto/gen/mesh/v1/mesh.js';
 import type { JobCounts } from '../core/job.js';
 import type { JobChange, JobRow, JobStore, NewJob } from '../ports.js';
-import { bigints, ints } from './arrays.js';
 import type { Database } from './database.js';
 import { JobInserts } from './job-create.js';
 import { dropInputs, storeInputs } from './job-inputs.js';
@@ -57,11 +56,6 @@ const others = (database: Database): Omit<JobStore, 'create'> => ({
         from job`.execute(db),
     );
     return rows[0] as JobCounts;
-  },
-  materialise: async (epoch, wanted) => {
-    if (wanted.length === 0) return [];
-    const row = await runAsLeader(database, epoch, materialiseStatement(epoch, wanted));
-    return row.made.map(({ job, rows }) => ({ job, rows }));
   },
   requestCancel: (epoch, seq, error) => requestCancel(database, epoch, seq, error),
   remove: (jobs) => removeJobs(database, jobs),
@@ -172,58 +166,6 @@ async function list(database: Database, query: Parameters<JobStore['list']>[0]):
     return select.execute();
   });
   return rows.map(toJobRow);
-}
-
-interface MaterialiseRow {
-  leading: number;
-  made: { job: number; rows: number }[];
-}
-
-/**
- * Makes the next rows of each job from where the locked job says they end, so repeating it, or two leaders' doing it, makes
- * each row once. A job that is cancelled or at its end gets none.
- */
-export function materialiseStatement(
-  epoch: number,
-  wanted: readonly { job: number; rows: number }[],
-): RawBuilder<MaterialiseRow> {
-  return sql<MaterialiseRow>`
-    with ${lease(epoch)},
-    locked as materialized (
-      select j.seq, j.id, j.has_inputs, j.materialised as first, least(j.total, j.materialised + u.rows) as after
-      from unnest(${bigints(wanted, ({ job }) => job)}, ${ints(wanted, ({ rows }) => rows)}) as u(job, rows)
-      join job j on j.seq = any (array[u.job])
-      where j.completed_at is null and not j.cancelling and exists (select from lease)
-      order by j.seq for no key update of j
-    ),
-    made as (
-      insert into task (job, index, input)
-      select l.seq, i.index, null from locked l cross join lateral generate_series(l.first, l.after - 1) as i(index)
-      where not l.has_inputs
-      union all
-      select l.seq, c.from_index + i.position::integer - 1, i.input
-      from locked l
-      join job_input c on c.job_id = l.id and c.from_index < l.after and c.to_index > l.first
-      cross join lateral unnest(c.inputs) with ordinality as i(input, position)
-      where l.has_inputs and c.from_index + i.position - 1 >= l.first and c.from_index + i.position - 1 < l.after
-      returning job
-    ),
-    used as (
-      delete from job_input c using locked l where l.has_inputs and c.job_id = l.id and c.to_index <= l.after
-    ),
-    moved as (
-      update job j set materialised = j.materialised + n.rows, queued = j.queued + n.rows
-      from (select job, count(*)::integer as rows from made group by job) n
-      where j.seq = any (array[n.job])
-      returning j.seq, j.materialised
-    )
-    select (select count(*) from lease) as leading, (
-      select coalesce(json_agg(json_build_object('job', seq, 'rows', materialised)), '[]') from (
-        select seq, materialised from moved
-        union all
-        select l.seq, l.first from locked l where l.first >= l.after
-      ) as m
-    ) as made`;
 }
 
 async function requestCancel(

@@ -29,10 +29,10 @@ export const lease = (epoch: number): RawBuilder<unknown> =>
  */
 export const lockedJobs = (
   jobs: Iterable<number>,
-  options: { assignable: boolean; shared?: boolean },
+  options: { assignable: boolean; shared?: boolean; columns?: RawBuilder<unknown> },
 ): RawBuilder<unknown> => sql`
   locked as materialized (
-    select seq from job
+    select ${options.columns ?? sql`seq`} from job
     where seq = any(${bigints([...new Set(jobs)], (seq) => seq)}) and completed_at is null
       ${options.assignable ? sql`and not cancelling` : sql``} and exists (select from lease)
     order by seq ${options.shared ? sql`for key share` : sql`for no key update`}
@@ -56,7 +56,8 @@ const live = sql.raw(
 
 /**
  * `moved`: applies the CTE `delta` (job, queued, assigned, running, retrying, completed, failed, cancelled, cursor) to the
- * jobs. `making` is true where the statement also counts tasks whose rows are never made (cancel).
+ * jobs. A cursor says that the rows before it have been made. `making` is true where the statement also counts tasks whose
+ * rows are never made (cancel).
  */
 export const movedJobs = (options: { making: boolean } = { making: false }): RawBuilder<unknown> => {
   const missing = options.making ? sql`0` : sql`(j.total - j.materialised)`;
@@ -67,7 +68,7 @@ export const movedJobs = (options: { making: boolean } = { making: false }): Raw
       queued = j.queued + d.queued, assigned = j.assigned + d.assigned, running = j.running + d.running,
       retrying = j.retrying + d.retrying, completed = j.completed + d.completed, failed = j.failed + d.failed,
       cancelled = j.cancelled + d.cancelled + ${skip}, skipped = j.skipped + ${skip},
-      materialised = j.materialised + ${skip}, cursor = greatest(j.cursor, d.cursor),
+      materialised = greatest(j.materialised, d.cursor) + ${skip}, cursor = greatest(j.cursor, d.cursor),
       started_at = case when d.cursor > 0 then coalesce(j.started_at, now()) else j.started_at end,
       status = job_outcome(
         j.started_at is not null or d.cursor > 0, ${live}, ${missing}, j.cancelling, j.error, j.on_failure,

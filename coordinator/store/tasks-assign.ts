@@ -14,9 +14,13 @@ import {
   verdict,
 } from './leading.js';
 
+type FreshItem = Extract<AssignItem, { from: number }>;
+
 /** The changed tasks column by column: a tenth of the bytes of a row per task, and parsed natively. */
 interface AssignRow extends Verdict {
-  tasks: {
+  /** How many rows were made of each job that had fresh tasks: of its ranges, which follow one another, the first so many. */
+  made: { job: number; rows: number; inputs: string[] | null }[];
+  returned: {
     job: number[];
     index: number[];
     generation: number[];
@@ -27,67 +31,98 @@ interface AssignRow extends Verdict {
   };
 }
 
-const assigned = sql.raw(`
-  status = 'ASSIGNED', generation = t.generation + 1, assigned_at = now(), due_at = null, running_at = null,
-  started_at = null`);
+/**
+ * A fresh task's row is made by its first assignment: what waits untouched costs nothing but its job's row and its input.
+ * A range is taken only where it goes on from the rows there are, so rows never have a gap and none is made twice.
+ */
+const fresh = (ranges: readonly FreshItem[]) => sql`
+  wanted as materialized (
+    select r.job, r.node, r.first, r.after, l.id, l.has_inputs, l.created_at
+    from (
+      select *, coalesce(sum(after - first) over (
+        partition by job order by position rows between unbounded preceding and 1 preceding
+      ), 0) as before
+      from unnest(
+        ${bigints(ranges, (r) => r.job)}, ${ints(ranges, (r) => r.node)},
+        ${ints(ranges, (r) => r.from)}, ${ints(ranges, (r) => r.to)}
+      ) with ordinality as u(job, node, first, after, position)
+    ) r join locked l on l.seq = r.job
+    where r.first = l.materialised + r.before and r.after <= l.total
+  ),
+  fresh as (
+    insert into task (job, index, generation, status, node, assigned_at, queued_at, input)
+    select w.job, i.index, 1, 'ASSIGNED', w.node, now(), w.created_at, null
+    from wanted w cross join lateral generate_series(w.first, w.after - 1) as i(index)
+    where not w.has_inputs
+    union all
+    select w.job, greatest(w.first, c.from_index) + i.position::integer - 1, 1, 'ASSIGNED', w.node, now(), w.created_at, i.input
+    from wanted w
+    join job_input c on c.job_id = w.id and c.from_index < w.after and c.to_index > w.first
+    cross join lateral unnest(
+      c.inputs[greatest(w.first - c.from_index, 0) + 1 : least(w.after, c.to_index) - c.from_index]
+    ) with ordinality as i(input, position)
+    where w.has_inputs
+    returning job, index, input
+  ),
+  made as (
+    select job, count(*)::integer as rows, max(index) + 1 as cursor,
+      json_agg(input order by index) filter (where input is not null) as inputs
+    from fresh group by job
+  ),
+  used as (
+    delete from job_input c using locked l join made m on m.job = l.seq
+    where l.has_inputs and c.job_id = l.id and c.to_index <= m.cursor
+  )`;
 
 /**
- * QUEUED or due RETRYING → ASSIGNED. Fresh tasks are taken in ranges; returned ones by index, in two updates, because
- * only that tells which of the two states a task came from without reading it twice. Conditions are written so that the
- * primary key is the only index that fits them (leading.ts, `keyOf`): `coalesce` keeps the index on due_at out.
+ * Fresh and due RETRYING or QUEUED → ASSIGNED. Fresh tasks are taken in ranges; returned ones by index, in two updates,
+ * because only that tells which of the two states a task came from without reading it twice. Conditions are written so
+ * that the primary key is the only index that fits them (leading.ts, `keyOf`): `coalesce` keeps the index on due_at out.
  */
 export function assignStatement(epoch: number, items: readonly AssignItem[]): RawBuilder<AssignRow> {
-  const ranges = items.flatMap((item) => ('from' in item ? [item] : []));
   const returned = items.flatMap((item) =>
     'indexes' in item ? item.indexes.map((index) => ({ job: item.job, node: item.node, index })) : [],
   );
   const fromReturned = (status: 'QUEUED' | 'RETRYING') => sql`
-    update task t set ${assigned}, node = u.node
+    update task t set status = 'ASSIGNED', generation = t.generation + 1, assigned_at = now(), due_at = null,
+      running_at = null, started_at = null, node = u.node
     from unnest(
       ${bigints(returned, (u) => u.job)}, ${ints(returned, (u) => u.index)}, ${ints(returned, (u) => u.node)}
     ) as u(job, index, node)
     where ${keyOf(sql`u.job`, sql`u.index`)} and t.status = ${sql.lit(status)} and coalesce(t.due_at <= now(), false)
       and ${isLocked(sql`u.job`)}
     returning t.job, t.index, t.generation, t.node, t.failures, t.losses, t.input`;
+  const columns = sql`seq, id, has_inputs, materialised, total, created_at`;
   return sql<AssignRow>`
     with ${lease(epoch)},
     ${lockedJobs(
       items.map((item) => item.job),
-      { assignable: true, shared: true },
+      { assignable: true, shared: true, columns },
     )},
-    fresh as (
-      update task t set ${assigned}, node = r.node
-      from unnest(
-        ${bigints(ranges, (r) => r.job)}, ${ints(ranges, (r) => r.node)},
-        ${ints(ranges, (r) => r.from)}, ${ints(ranges, (r) => r.to)}
-      ) as r(job, node, first, after)
-      where t.job = any (array[r.job]) and t.index >= r.first and t.index < r.after and t.status = 'QUEUED' and t.due_at is null
-        and ${isLocked(sql`r.job`)}
-      returning t.job, t.index, t.generation, t.node, t.failures, t.losses, t.input
-    ),
+    ${fresh(items.filter((item) => 'from' in item))},
     requeued as (${fromReturned('QUEUED')}),
     retried as (${fromReturned('RETRYING')}),
-    changed as (
-      select 'fresh' as source, * from fresh
-      union all select 'requeued', * from requeued
-      union all select 'retried', * from retried
-    ),
+    changed as (select 1 as requeued, * from requeued union all select 0, * from retried),
     delta as (
-      select job, -(count(*) filter (where source <> 'retried'))::integer as queued, count(*)::integer as assigned,
-        0 as running, -(count(*) filter (where source = 'retried'))::integer as retrying,
-        0 as completed, 0 as failed, 0 as cancelled,
-        coalesce(max(index) filter (where source = 'fresh') + 1, 0) as cursor
-      from changed group by job
+      select job, -sum(requeued)::integer as queued, sum(assigned)::integer as assigned, 0 as running,
+        -sum(retried)::integer as retrying, 0 as completed, 0 as failed, 0 as cancelled, max(cursor) as cursor
+      from (
+        select job, 0 as requeued, 0 as retried, rows as assigned, cursor from made
+        union all
+        select job, sum(requeued), count(*) - sum(requeued), count(*), 0 from changed group by job
+      ) of_job group by job
     ),
     ${movedJobs()}
-    select ${verdict}, (
-      select json_build_object(
-        'job', coalesce(json_agg(job), '[]'), 'index', coalesce(json_agg(index), '[]'),
-        'generation', coalesce(json_agg(generation), '[]'), 'node', coalesce(json_agg(node), '[]'),
-        'failures', coalesce(json_agg(failures), '[]'), 'losses', coalesce(json_agg(losses), '[]'),
-        'input', coalesce(json_agg(input), '[]')
-      ) from changed
-    ) as tasks`;
+    select ${verdict},
+      (select coalesce(json_agg(json_build_object('job', job, 'rows', rows, 'inputs', inputs)), '[]') from made) as made,
+      (
+        select json_build_object(
+          'job', coalesce(json_agg(job), '[]'), 'index', coalesce(json_agg(index), '[]'),
+          'generation', coalesce(json_agg(generation), '[]'), 'node', coalesce(json_agg(node), '[]'),
+          'failures', coalesce(json_agg(failures), '[]'), 'losses', coalesce(json_agg(losses), '[]'),
+          'input', coalesce(json_agg(input), '[]')
+        ) from changed
+      ) as returned`;
 }
 
 export async function assign(
@@ -97,17 +132,31 @@ export async function assign(
 ): Promise<{ tasks: AssignedTask[]; jobs: JobChange[] }> {
   if (items.length === 0) return { tasks: [], jobs: [] };
   const row = await runAsLeader(database, epoch, assignStatement(epoch, items));
-  const { tasks } = row;
-  return {
-    tasks: tasks.job.map((job, i) => ({
-      job,
-      index: tasks.index[i] as number,
-      generation: tasks.generation[i] as number,
-      node: tasks.node[i] as number,
-      failures: tasks.failures[i] as number,
-      losses: tasks.losses[i] as number,
-      input: tasks.input[i] ?? undefined,
-    })),
-    jobs: row.jobs.map(toJobChange),
-  };
+  return { tasks: [...madeTasks(items, row.made), ...returnedTasks(row.returned)], jobs: row.jobs.map(toJobChange) };
 }
+
+/** Which fresh tasks these are is known from what was asked for. */
+function madeTasks(items: readonly AssignItem[], made: AssignRow['made']): AssignedTask[] {
+  const left = new Map(made.map(({ job, rows, inputs }) => [job, { rows, inputs, taken: 0 }]));
+  const tasks: AssignedTask[] = [];
+  for (const item of items) {
+    const ofJob = 'from' in item ? left.get(item.job) : undefined;
+    if (!ofJob || !('from' in item)) continue;
+    const { job, node, from } = item;
+    const to = Math.min(item.to, from + ofJob.rows - ofJob.taken);
+    for (let index = from; index < to; index++, ofJob.taken++)
+      tasks.push({ job, index, generation: 1, node, failures: 0, losses: 0, input: ofJob.inputs?.[ofJob.taken] });
+  }
+  return tasks;
+}
+
+const returnedTasks = ({ job, index, generation, node, failures, losses, input }: AssignRow['returned']) =>
+  job.map((seq, i) => ({
+    job: seq,
+    index: index[i] as number,
+    generation: generation[i] as number,
+    node: node[i] as number,
+    failures: failures[i] as number,
+    losses: losses[i] as number,
+    input: input[i] ?? undefined,
+  }));

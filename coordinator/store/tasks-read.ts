@@ -161,10 +161,13 @@ export function listQuery(db: Kysely<Schema>, query: Parameters<TaskStore['list'
   return select;
 }
 
-async function made(database: Database, job: number): Promise<number> {
-  const row = await database.run((db) =>
-    db.selectFrom('job').select(['materialised', 'skipped']).where('seq', '=', job).executeTakeFirst(),
+const madeQuery = (database: Database, job: number) =>
+  database.run((db) =>
+    db.selectFrom('job').select(['total', 'materialised', 'skipped']).where('seq', '=', job).executeTakeFirst(),
   );
+
+async function made(database: Database, job: number): Promise<number> {
+  const row = await madeQuery(database, job);
   return row ? row.materialised - row.skipped : 0;
 }
 
@@ -233,11 +236,30 @@ async function results(
       .execute(),
   );
   const stop = rows.findIndex((row) => !TERMINAL.has(row.status));
-  return rows.slice(0, stop === -1 ? rows.length : stop).map((row) => ({
+  const ended = rows.slice(0, stop === -1 ? rows.length : stop).map((row) => ({
     index: row.index,
     status: row.status,
     resultJson: row.result_json ?? undefined,
     output: row.output ?? undefined,
+  }));
+  return rows.length > 0 ? ended : cancelledUnmade(database, job, fromIndex, limit);
+}
+
+/** Past the rows: tasks that were cancelled before they got one. */
+async function cancelledUnmade(
+  database: Database,
+  job: number,
+  fromIndex: number,
+  limit: number,
+): ReturnType<TaskStore['results']> {
+  const row = await madeQuery(database, job);
+  if (!row || row.skipped === 0 || fromIndex < row.materialised - row.skipped) return [];
+  const count = Math.max(0, Math.min(limit, row.total - fromIndex));
+  return Array.from({ length: count }, (_, place) => ({
+    index: fromIndex + place,
+    status: 'CANCELLED' as const,
+    resultJson: undefined,
+    output: undefined,
   }));
 }
 

@@ -1,9 +1,24 @@
 import { type RawBuilder, sql } from 'kysely';
-import type { JobChange, Settled, Settlement } from '../ports.js';
+import type { Settled, Settlement } from '../ports.js';
 import { base64s, bigints, boundedMs, doubles, ints, texts, whole } from './arrays.js';
-import { completeStatement, type SettledRow } from './tasks-complete.js';
+import { completeStatement, inOrder, type Run, toRuns } from './tasks-complete.js';
 import type { Database } from './database.js';
-import { isLocked, keyOf, lease, lockedJobs, movedJobs, runAsLeader, toJobChange, verdict } from './leading.js';
+import {
+  isLocked,
+  keyOf,
+  lease,
+  lockedJobs,
+  movedJobs,
+  runAsLeader,
+  toJobChange,
+  type Verdict,
+  verdict,
+} from './leading.js';
+
+export interface SettledRow extends Verdict {
+  /** 1-based positions of the settlements that matched. */
+  accepted: number[];
+}
 
 /** `unnest` of the settlements, in the order of the column list of `u` below. */
 const given = (items: readonly Settlement[]): RawBuilder<unknown> => sql`
@@ -76,22 +91,35 @@ export function settleStatement(epoch: number, items: readonly Settlement[]): Ra
     select ${verdict}, (select coalesce(json_agg(position), '[]') from settled) as accepted`;
 }
 
+const isSuccess = (item: Settlement): boolean => item.outcome === 'succeeded' && item.to === 'COMPLETED';
+
 /** Successes go the short way; both kinds in one batch are two statements, each a transaction of its own. */
 export async function settle(database: Database, epoch: number, items: readonly Settlement[]): Promise<Settled> {
-  const accepted = new Array<boolean>(items.length).fill(false);
-  const jobs = new Map<number, JobChange>();
-  for (const [statement, positions] of [
-    [completeStatement, positionsOf(items, (item) => item.outcome === 'succeeded' && item.to === 'COMPLETED')],
-    [settleStatement, positionsOf(items, (item) => item.outcome !== 'succeeded' || item.to !== 'COMPLETED')],
-  ] as const) {
-    if (positions.length === 0) continue;
-    const part = positions.length === items.length ? items : positions.map((position) => items[position] as Settlement);
-    const row = await runAsLeader(database, epoch, statement(epoch, part));
-    for (const position of row.accepted) accepted[positions[position - 1] as number] = true;
-    for (const job of row.jobs) jobs.set(job.seq, toJobChange(job));
-  }
+  const successes = items.filter(isSuccess);
+  if (successes.length === items.length) return complete(database, epoch, items);
+  const others = items.filter((item) => !isSuccess(item));
+  const completed = successes.length > 0 ? await complete(database, epoch, successes) : { accepted: [], jobs: [] };
+  const row = await runAsLeader(database, epoch, settleStatement(epoch, others));
+  const settled = new Set(row.accepted);
+  let [nextSuccess, nextOther] = [0, 0];
+  const accepted = items.map((item) =>
+    isSuccess(item) ? completed.accepted[nextSuccess++] === true : settled.has(++nextOther),
+  );
+  const jobs = new Map(completed.jobs.map((job) => [job.seq, job]));
+  for (const job of row.jobs) jobs.set(job.seq, toJobChange(job));
   return { accepted, jobs: [...jobs.values()] };
 }
 
-const positionsOf = (items: readonly Settlement[], matches: (item: Settlement) => boolean): number[] =>
-  items.flatMap((item, position) => (matches(item) ? [position] : []));
+async function complete(database: Database, epoch: number, items: readonly Settlement[]): Promise<Settled> {
+  const positions = inOrder(items);
+  const ordered = positions.map((position) => items[position] as Settlement);
+  const row = await runAsLeader(database, epoch, completeStatement(epoch, ordered));
+  const accepted = new Array<boolean>(items.length).fill(false);
+  const runs = toRuns(ordered);
+  for (const [number, indexes] of row.accepted) {
+    const { first, size, before } = runs[number - 1] as Run;
+    const places = indexes?.map((index) => index - first) ?? Array.from({ length: size }, (_, place) => place);
+    for (const place of places) accepted[positions[before + place] as number] = true;
+  }
+  return { accepted, jobs: row.jobs.map(toJobChange) };
+}

@@ -1,5 +1,5 @@
 import { test } from 'tap';
-import { assignedJob, countsOf, failed, lead, makeRows, newJob, pages, settlement } from '../support/store-fixtures.js';
+import { assignedJob, countsOf, failed, lead, newJob, pages, settlement } from '../support/store-fixtures.js';
 import type { Subject } from './subject.js';
 
 /** Who leads (LeaderStore), and that nobody else writes. */
@@ -43,7 +43,7 @@ export function leaderConforms({ withStore }: Subject): void {
     const refused = { code: 'LEADERSHIP_LOST' };
     for (const wrong of [epoch, epoch + 2]) {
       await t.rejects(store.jobs.create(newJob(1, { epoch: wrong }), pages()), refused);
-      await t.rejects(makeRows(store, wrong, waiting.job.seq, 10), refused);
+      await t.rejects(store.tasks.assign(wrong, [{ job: waiting.job.seq, node: 1, from: 0, to: 1 }]), refused);
       await t.rejects(store.jobs.requestCancel(wrong, job.seq, undefined), refused);
       await t.rejects(store.tasks.assign(wrong, [{ job: job.seq, node: 1, from: 0, to: 3 }]), refused);
       await t.rejects(store.tasks.markRunning(wrong, [{ ...task, ageMs: 1 }]), refused);

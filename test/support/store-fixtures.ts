@@ -33,12 +33,6 @@ export const newJob = (total: number, over: Partial<NewJob> = {}): NewJob => {
   };
 };
 
-/** Makes the next rows of one job; returns how many it has then, undefined when it takes none. */
-export async function makeRows(store: Store, epoch: number, job: number, rows: number): Promise<number | undefined> {
-  const [made] = await store.jobs.materialise(epoch, [{ job, rows }]);
-  return made?.rows;
-}
-
 /** A new leader of a store in which nobody led. */
 export async function lead(store: Store): Promise<number> {
   const epoch = await store.leader.take(await store.leader.read(), unique('coordinator-'));
@@ -46,11 +40,10 @@ export async function lead(store: Store): Promise<number> {
   return epoch;
 }
 
-export async function madeJob(store: Store, epoch: number, total: number, onFailure?: OnFailure): Promise<JobRow> {
+export async function madeJob(store: Store, total: number, onFailure?: OnFailure): Promise<JobRow> {
   const job = newJob(total);
   if (onFailure !== undefined) job.spec.onFailure = onFailure;
   const created = await store.jobs.create(job, pages());
-  await makeRows(store, epoch, created.job.seq, total);
   return created.job;
 }
 
@@ -61,7 +54,7 @@ export async function assignedJob(
   total: number,
   onFailure?: OnFailure,
 ): Promise<{ job: JobRow; tasks: AssignedTask[] }> {
-  const job = await madeJob(store, epoch, total, onFailure);
+  const job = await madeJob(store, total, onFailure);
   const { tasks } = await store.tasks.assign(epoch, [{ job: job.seq, node: 1, from: 0, to: total }]);
   return { job, tasks: tasks.sort((a, b) => a.index - b.index) };
 }

@@ -3,7 +3,7 @@ import { MeshError } from '../../../common/errors.js';
 import type { JobCounts } from '../../../coordinator/core/job.js';
 import { isTerminal } from '../../../coordinator/core/job.js';
 import type { JobChange, JobRow, JobStore, NewJob } from '../../../coordinator/ports.js';
-import { type JobRecord, newRecord, newTask, type Tables, toChange, toRow } from './tables.js';
+import { type JobRecord, newRecord, type Tables, toChange, toRow } from './tables.js';
 
 const recordOf = (tables: Tables, matches: (job: JobRecord) => boolean): JobRecord | undefined => {
   for (const job of tables.jobs.values()) if (matches(job)) return job;
@@ -38,7 +38,6 @@ export function create(tables: Tables, given: NewJob, inputs: string[]): Awaited
   const seq = Math.max(0, ...tables.jobs.keys()) + 1;
   const job = newRecord(seq, given, inputs, tables.now());
   tables.jobs.set(seq, job);
-  if (!given.hasInputs) makeRows(tables, job, given.firstRows ?? 0);
   return { job: toRow(job), created: true };
 }
 
@@ -69,28 +68,6 @@ export function taskTotals(tables: Tables): JobCounts {
   for (const { counts } of tables.jobs.values())
     for (const name of Object.keys(totals) as (keyof JobCounts)[]) totals[name] += counts[name];
   return totals;
-}
-
-export function materialise(
-  tables: Tables,
-  epoch: number,
-  wanted: readonly { job: number; rows: number }[],
-): Awaited<ReturnType<JobStore['materialise']>> {
-  tables.requireLead(epoch);
-  return wanted.flatMap(({ job: seq, rows }) => {
-    const job = tables.open(seq, { assignable: true });
-    return job ? [{ job: seq, rows: makeRows(tables, job, rows) }] : [];
-  });
-}
-
-function makeRows(tables: Tables, job: JobRecord, rows: number): number {
-  const { counts } = job;
-  const after = Math.min(counts.total, counts.materialised + rows);
-  for (let index = counts.materialised; index < after; index++)
-    job.tasks.push(newTask(index, job.inputs[index], tables.now()));
-  counts.queued += after - counts.materialised;
-  counts.materialised = after;
-  return after;
 }
 
 export function requestCancel(

@@ -73,7 +73,12 @@ export const attempts = (tables: Tables, job: number, index: number): Result<'at
     .map(({ job: _job, index: _index, node, ...rest }) => ({ ...rest, node: tables.nodes.get(node)?.name ?? '' }));
 
 export function results(tables: Tables, job: number, fromIndex: number, limit: number): Result<'results'> {
-  const rows = (tables.jobs.get(job)?.tasks ?? []).slice(fromIndex, fromIndex + limit);
+  const record = tables.jobs.get(job);
+  const rows = (record?.tasks ?? []).slice(fromIndex, fromIndex + limit);
+  if (record && record.skipped > 0 && fromIndex >= record.tasks.length)
+    return Array.from({ length: Math.max(0, Math.min(limit, record.counts.total - fromIndex)) }, (_, place) => ({
+      ...{ index: fromIndex + place, status: 'CANCELLED' as const, resultJson: undefined, output: undefined },
+    }));
   const stop = rows.findIndex((row) => row.finishedAtMs === undefined);
   return rows
     .slice(0, stop === -1 ? rows.length : stop)

@@ -156,6 +156,7 @@ export class Tables {
       counts[name] += delta[name] ?? 0;
     const cursor = delta.cursor ?? 0;
     job.cursor = Math.max(job.cursor, cursor);
+    counts.materialised = Math.max(counts.materialised, cursor);
     if (cursor > 0) job.startedAtMs ??= this.now();
     const live = counts.queued + counts.assigned + counts.running + counts.retrying;
     job.status = outcomeOf(job, live, counts.total - counts.materialised);

@@ -12,7 +12,7 @@ import type {
   Settlement,
   TaskStore,
 } from '../../../coordinator/ports.js';
-import { type Delta, type JobRecord, type Tables, type TaskRecord, toChange } from './tables.js';
+import { type Delta, type JobRecord, newTask, type Tables, type TaskRecord, toChange } from './tables.js';
 
 type Move<T> = { changed: T[]; jobs: JobChange[] };
 
@@ -53,8 +53,8 @@ export function assign(tables: Tables, epoch: number, items: readonly AssignItem
   tables.requireLead(epoch);
   const deltas = new Deltas();
   const tasks: AssignedTask[] = [];
-  const take = (job: JobRecord, task: TaskRecord, node: number, cursor: number): void => {
-    deltas.add(job, { [COUNTER[task.status as LiveStatus]]: -1, assigned: 1, cursor });
+  const take = (job: JobRecord, task: TaskRecord, node: number, delta: Delta): void => {
+    deltas.add(job, { ...delta, assigned: 1 });
     const cleared = { dueAtMs: undefined, runningAtMs: undefined, startedAtMs: undefined };
     Object.assign(
       task,
@@ -69,13 +69,18 @@ export function assign(tables: Tables, epoch: number, items: readonly AssignItem
     const job = tables.open(item.job, { assignable: true });
     if (!job) continue;
     if ('from' in item) {
-      for (const task of job.tasks.slice(item.from, item.to))
-        if (task.status === 'QUEUED' && task.dueAtMs === undefined) take(job, task, item.node, task.index + 1);
+      if (item.from !== job.tasks.length || item.to > job.counts.total) continue;
+      for (let index = item.from; index < item.to; index++) {
+        const task = newTask(index, job.inputs[index], job.createdAtMs);
+        job.tasks.push(task);
+        take(job, task, item.node, { cursor: index + 1 });
+      }
     } else {
       for (const index of item.indexes) {
         const task = job.tasks[index];
         const waits = task?.status === 'QUEUED' || task?.status === 'RETRYING';
-        if (task && waits && task.dueAtMs !== undefined && task.dueAtMs <= tables.now()) take(job, task, item.node, 0);
+        if (task && waits && task.dueAtMs !== undefined && task.dueAtMs <= tables.now())
+          take(job, task, item.node, { [COUNTER[task.status as LiveStatus]]: -1 });
       }
     }
   }
