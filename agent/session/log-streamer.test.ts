@@ -124,7 +124,7 @@ test('no more than the window is under way; it moves as the coordinator stores',
   await streamer.drained(spool);
 });
 
-test('drained: when all is stored, when the session is gone, or after a while; not before', async (t) => {
+test('drained: when all is stored, when the session is gone, or after a while without progress; not before', async (t) => {
   const { clock, streams, streamer, spool, print } = make(t);
   streamer.follow(REF, spool);
   print('12345');
@@ -151,6 +151,11 @@ test('drained: when all is stored, when the session is gone, or after a while; n
   clock.advance(9999);
   await turn();
   t.notOk(patience.done);
+  streams[1]?.store(REF, 6);
+  clock.advance(9999);
+  await turn();
+  t.notOk(patience.done, 'as long as more of it is stored it is worth waiting');
+  streams[1]?.store(REF, 6);
   clock.advance(1);
   await turn();
   t.ok(patience.done);

@@ -14,7 +14,7 @@ import type { AgentCalls } from './dialer.js';
 const MESSAGE_BYTES = 256 * 1024;
 /** Bytes of one attempt that were sent and not acknowledged. */
 const WINDOW_BYTES = 2 * 1024 * 1024;
-/** How long the end of an attempt waits for its output to arrive before the result is sent without it. */
+/** How long the end of an attempt waits without any more of its output being stored before the result is sent without it. */
 const DRAIN_MS = 10_000;
 /** After a stream that broke by itself. */
 const RETRY_MS = 1000;
@@ -26,7 +26,7 @@ interface Followed {
   storedOffset: number;
   pumping: boolean;
   again: boolean;
-  done: (() => void)[];
+  waiting: { timer: Timer; resolve: () => void }[];
   forget: () => void;
 }
 
@@ -64,7 +64,7 @@ export class LogStreamer implements Service {
     const entry: Followed = {
       ref: { job, index, generation },
       spool,
-      ...{ sentOffset: 0, storedOffset: 0, pumping: false, again: false, done: [], forget: () => undefined },
+      ...{ sentOffset: 0, storedOffset: 0, pumping: false, again: false, waiting: [], forget: () => undefined },
     };
     entry.forget = spool.onData(() => this.#pump(entry));
     this.#followed.set(spool, entry);
@@ -88,19 +88,18 @@ export class LogStreamer implements Service {
     entry.forget();
     this.#followed.delete(spool);
     this.#byRef.delete(keyOf(entry.ref));
-    for (const resolve of entry.done) resolve();
+    release(entry);
   }
 
-  /** Resolves when all of it is stored, when nobody can take it, or after a while. */
+  /**
+   * Resolves when all of it is stored, when nobody can take it, or when nothing more was stored for a while: the spool is
+   * bounded, so as long as some of it arrives, all of it does.
+   */
   drained(spool: OutputSpool): Promise<void> {
     const entry = this.#followed.get(spool);
     if (!entry || entry.storedOffset >= spool.totalBytes || !this.#connected()) return Promise.resolve();
     return new Promise((resolve) => {
-      const timer = this.clock.after(DRAIN_MS, resolve);
-      entry.done.push(() => {
-        timer.cancel();
-        resolve();
-      });
+      entry.waiting.push({ timer: this.clock.after(DRAIN_MS, resolve), resolve });
       this.#pump(entry);
     });
   }
@@ -118,7 +117,7 @@ export class LogStreamer implements Service {
     this.#unblock();
     for (const entry of this.#followed.values()) {
       entry.sentOffset = entry.storedOffset;
-      for (const resolve of entry.done.splice(0)) resolve();
+      release(entry);
     }
   }
 
@@ -155,8 +154,14 @@ export class LogStreamer implements Service {
   #stored(response: StreamLogsResponse): void {
     const entry = this.#byRef.get(keyOf(response));
     if (!entry) return;
-    entry.storedOffset = Math.max(entry.storedOffset, response.storedOffset);
-    if (entry.storedOffset >= entry.spool.totalBytes) for (const resolve of entry.done.splice(0)) resolve();
+    if (response.storedOffset > entry.storedOffset) {
+      entry.storedOffset = response.storedOffset;
+      for (const wait of entry.waiting) {
+        wait.timer.cancel();
+        wait.timer = this.clock.after(DRAIN_MS, wait.resolve);
+      }
+    }
+    if (entry.storedOffset >= entry.spool.totalBytes) release(entry);
     this.#pump(entry);
   }
 
@@ -184,6 +189,14 @@ export class LogStreamer implements Service {
       entry.again = true;
       if (!stream.write({ ...entry.ref, chunks })) await new Promise<void>((resolve) => this.#blocked.add(resolve));
     }
+  }
+}
+
+/** Nobody waits for its output any longer. */
+function release({ waiting }: Followed): void {
+  for (const { timer, resolve } of waiting.splice(0)) {
+    timer.cancel();
+    resolve();
   }
 }
 

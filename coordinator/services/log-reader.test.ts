@@ -206,3 +206,84 @@ test('a follower of a job ends with it, however it ends', async (t) => {
   await done;
   t.equal(textOf(seen), 'x');
 });
+
+const MIB = 2 ** 20;
+/** A MiB of one attempt's output, told by its place in it. */
+const mib = (place: number): OutputChunk => ({
+  ...{ stream: Stream.STDOUT, offset: place * MIB, atMs: 1 },
+  data: Buffer.alloc(MIB, 65 + place),
+});
+
+/** What came of a task: its bytes in runs of the same one ("A 1048576"), notes as they are. */
+function runsOf(entries: readonly LogEntry[], index: number): string[] {
+  const runs: { byte: string; bytes: number }[] = [];
+  for (const { data, stream: from, ...entry } of entries) {
+    if (entry.index !== index) continue;
+    if (from === Stream.SYSTEM) runs.push({ byte: textOf([{ ...entry, stream: from, data }]).trim(), bytes: 0 });
+    for (let at = 0, end = 0; from !== Stream.SYSTEM && at < data.length; at = end) {
+      while (end < data.length && data[end] === data[at]) end++;
+      const byte = String.fromCharCode(data[at] ?? 0);
+      const last = runs.at(-1);
+      if (last?.byte === byte) last.bytes += end - at;
+      else runs.push({ byte, bytes: end - at });
+    }
+  }
+  return runs.map(({ byte, bytes }) => (bytes === 0 ? byte : `${byte} ${bytes}`));
+}
+
+const wholeMib = (from: number, to: number): string[] =>
+  Array.from({ length: to - from }, (_, i) => `${String.fromCharCode(65 + from + i)} ${MIB}`);
+
+test('a reader that lags behind gets all that is stored, from where he stopped, in order', async (t) => {
+  const parts = await startPlane(t);
+  const { agent, job, held } = await running(parts, 4);
+  const [a, b, c, short] = held as [HeldTask, HeldTask, HeldTask, HeldTask];
+  const gone = new AbortController();
+  const reader = parts.plane.logReader.read(job, { ...whole, follow: true }, gone.signal);
+  const seen: LogEntry[] = [];
+  const first = reader.next();
+  await stream(parts, agent, a, mib(0));
+  seen.push(...((await first).value ?? []));
+  // He reads no more for now: three tasks print what their logs hold, more than anybody would keep in memory.
+  for (let place = 0; place < 14; place++) for (const task of [a, b, c]) await stream(parts, agent, task, mib(place));
+  await agent.finish([short], { output: tail(0, 's') });
+  // One attempt ends, and he knows of neither its end nor what came before.
+  await agent.finish([b], { output: { chunks: [{ ...mib(14), data: Buffer.from('end') }], totalBytes: 14 * MIB + 3 } });
+  let begun: () => void = () => undefined;
+  const reading = new Promise<void>((resolve) => (begun = resolve));
+  const rest = (async () => {
+    for await (const entries of reader) {
+      seen.push(...entries);
+      // While he reads of the first, another prints on.
+      if (seen.length === 4) for (let place = 14; place < 16; place++) await stream(parts, agent, c, mib(place));
+      if (seen.length === 4) begun();
+    }
+  })();
+  await reading;
+  await agent.finish([a], {});
+  await agent.finish([c], {});
+  await rest;
+  t.strictSame(runsOf(seen, a.index), wholeMib(0, 14));
+  t.strictSame(runsOf(seen, b.index), [...wholeMib(0, 14), 'e 1', 'n 1', 'd 1']);
+  t.strictSame(runsOf(seen, c.index), wholeMib(0, 16));
+  t.strictSame(runsOf(seen, short.index), ['s 1']);
+});
+
+test('of what lies between, a reader that lags behind gets the note, with its exact size', async (t) => {
+  const parts = await startPlane(t);
+  const { agent, job, held } = await running(parts);
+  const [task] = held as [HeldTask];
+  const reader = parts.plane.logReader.read(job, { ...whole, follow: true }, new AbortController().signal);
+  const seen: LogEntry[] = [];
+  const first = reader.next();
+  await stream(parts, agent, task, mib(0));
+  seen.push(...((await first).value ?? []));
+  for (let place = 1; place < 30; place++) await stream(parts, agent, task, mib(place));
+  await agent.finish([task], {});
+  for await (const entries of reader) seen.push(...entries);
+  t.strictSame(runsOf(seen, task.index), [
+    ...wholeMib(0, 8),
+    `[${14 * MIB} bytes of output left out]`,
+    ...wholeMib(22, 30),
+  ]);
+});

@@ -87,6 +87,52 @@ test('head and tail are kept within one and a half limits, and a note says how m
   await log.close();
 });
 
+test('what is within the limit is shown whole, wherever its parts end', async (t) => {
+  const logs = new LogStore(temporaryDirectory(t), 1000);
+  const log = logs.open(KEY);
+  // Three of these fill the head to 450 bytes, so that the tails hold more than half a limit together.
+  for (let offset = 0; offset < 900; offset += 150) await log.append([chunk(offset, 150)]);
+  await log.append([chunk(900, 100)]);
+  await log.close();
+  t.same(
+    shape(await readAll(logs)),
+    [0, 150, 300, 450, 600, 750, 900].map((offset) => [offset, offset === 900 ? 100 : 150]),
+  );
+});
+
+test('what an agent left out itself counts for nothing', async (t) => {
+  const logs = new LogStore(temporaryDirectory(t), 1000);
+  const log = logs.open(KEY);
+  await log.append([chunk(0, 400), chunk(5000, 50)]);
+  for (let offset = 5050; offset < 5450; offset += 100) await log.append([chunk(offset, 100)]);
+  await log.close();
+  t.same(shape(await readAll(logs)), [
+    [0, 400],
+    '[4600 bytes of output left out]\n',
+    [5000, 50],
+    ...[5050, 5150, 5250, 5350].map((offset) => [offset, 100]),
+  ]);
+});
+
+test('reading from an offset begins in the middle of whatever is there', async (t) => {
+  const logs = new LogStore(temporaryDirectory(t), 1000);
+  const log = logs.open(KEY);
+  for (let offset = 0; offset < 2000; offset += 100) await log.append([chunk(offset, 100)]);
+  await log.close();
+  const from = async (offset: number) => {
+    const chunks = [];
+    for await (const found of logs.read(KEY, offset)) chunks.push(found);
+    return shape(chunks);
+  };
+  const all = await from(0);
+  const tail = all.slice(6);
+  t.same(await from(450), [[450, 50], '[1000 bytes of output left out]\n', ...tail]);
+  t.same(await from(1500), tail);
+  t.same((await from(700))[0], '[800 bytes of output left out]\n');
+  t.same(await from(1950), [[1950, 50]]);
+  t.same(await from(2000), []);
+});
+
 test('a later handle goes on where the earlier one stopped, in whatever part that was', async (t) => {
   const logs = new LogStore(temporaryDirectory(t), 1000);
   for (let offset = 0; offset < 5000; offset += 100) {

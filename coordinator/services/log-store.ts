@@ -75,7 +75,7 @@ export class AttemptLog {
    */
   async #restore(): Promise<void> {
     this.#offset = 0;
-    for (const part of await partsInOrder(this.base)) {
+    for (const { part } of await partsInOrder(this.base)) {
       this.#part = part;
       this.#partBytes = 0;
       let whole = 0;
@@ -102,7 +102,9 @@ export class AttemptLog {
     const path = `${this.base}.${this.#part}`;
     await mkdir(join(path, '..'), { recursive: true, mode: 0o700 });
     const dropped = full ? await sizeOf(path) : 0;
-    this.#file = await open(path, full ? 'w' : 'a', 0o600);
+    // A new file, not the old one emptied: whoever reads that one reads it to its end.
+    if (full) await rm(path, { force: true });
+    this.#file = await open(path, 'a', 0o600);
     return dropped;
   }
 
@@ -116,7 +118,7 @@ export class AttemptLog {
 }
 
 /** The parts that exist: the head, then the tails by what they hold. */
-async function partsInOrder(base: string): Promise<Part[]> {
+async function partsInOrder(base: string): Promise<{ part: Part; offset: number }[]> {
   const found: { part: Part; offset: number }[] = [];
   for (const part of ['head', 'tail0', 'tail1'] as const) {
     for await (const chunk of readFrames(`${base}.${part}`)) {
@@ -124,7 +126,7 @@ async function partsInOrder(base: string): Promise<Part[]> {
       break;
     }
   }
-  return found.sort((a, b) => a.offset - b.offset).map(({ part }) => part);
+  return found.sort((a, b) => a.offset - b.offset);
 }
 
 export class LogStore {
@@ -145,24 +147,39 @@ export class LogStore {
     return existsSync(`${this.#base(key)}.head`);
   }
 
-  /** The stored chunks in order, with a note where something was left out. Empty when nothing was streamed. */
-  async *read(key: AttemptKey): AsyncGenerator<OutputChunk> {
+  /**
+   * The stored chunks from an offset on, in order, with a note where something was left out. Empty when nothing was
+   * streamed.
+   */
+  async *read(key: AttemptKey, fromOffset = 0): AsyncGenerator<OutputChunk> {
     const base = this.#base(key);
     const parts = await partsInOrder(base);
-    // Two tails may hold more than a half-limit together; what is shown is within the limit.
-    const last = parts.at(-1);
-    const tailFrom = last && last !== 'head' ? (await endOf(`${base}.${last}`)) - this.bytesMax / 2 : 0;
-    let next = 0;
-    for (const part of parts) {
-      for await (const chunk of readFrames(`${base}.${part}`)) {
-        if (part !== 'head' && chunk.offset < tailFrom) continue;
-        // A tail that was begun anew meanwhile is ahead of the one that is read next.
-        if (chunk.offset < next) continue;
+    let tailFrom: number | undefined;
+    let next = fromOffset;
+    for (const [turn, { part }] of parts.entries()) {
+      const following = parts[turn + 1];
+      // Nothing in it is wanted: the next one begins before.
+      if (following && following.offset <= next) continue;
+      // Two tails may hold more than a half-limit together; what is shown is within the limit.
+      if (part !== 'head') tailFrom ??= await this.#shownFrom(base, parts);
+      for await (const stored of readFrames(`${base}.${part}`)) {
+        if (part !== 'head' && stored.offset < (tailFrom ?? 0)) continue;
+        // Seen, or a tail that was begun anew meanwhile and is ahead of the one that is read next.
+        const chunk = unseen(stored, next);
+        if (!chunk) continue;
         if (chunk.offset > next) yield leftOut(next, chunk);
         next = chunk.offset + chunk.data.length;
         yield chunk;
       }
     }
+  }
+
+  /** Where the end begins that is shown: head and end together are within the limit. */
+  async #shownFrom(base: string, parts: readonly { part: Part; offset: number }[]): Promise<number> {
+    const [first, last] = [parts[0], parts.at(-1)];
+    if (!last) return 0;
+    const headBytes = first?.part === 'head' ? (await extentOf(`${base}.head`)).bytes : 0;
+    return (await extentOf(`${base}.${last.part}`)).end - (this.bytesMax - headBytes);
   }
 
   /** What the disk holds of a job. */
@@ -178,11 +195,21 @@ export class LogStore {
   }
 }
 
-/** The offset behind the last stored byte of a part. */
-async function endOf(path: string): Promise<number> {
-  let end = 0;
-  for await (const chunk of readFrames(path)) end = chunk.offset + chunk.data.length;
-  return end;
+/** How many bytes of output a part holds, and the offset behind the last; something may have been left out between. */
+async function extentOf(path: string): Promise<{ bytes: number; end: number }> {
+  const extent = { bytes: 0, end: 0 };
+  for await (const chunk of readFrames(path)) {
+    extent.bytes += chunk.data.length;
+    extent.end = chunk.offset + chunk.data.length;
+  }
+  return extent;
+}
+
+/** The part of a chunk from an offset on; undefined when there is none. */
+export function unseen(chunk: OutputChunk, from: number): OutputChunk | undefined {
+  if (chunk.offset + chunk.data.length <= from) return undefined;
+  if (chunk.offset >= from) return chunk;
+  return { ...chunk, offset: from, data: chunk.data.subarray(from - chunk.offset) };
 }
 
 /** The note a reader finds where output was left out. */
