@@ -20,5 +20,7 @@ export interface BenchOptions {
 export interface Bench {
   name: string;
   about: string;
+  /** Left out unless it is named: it prepares another bench. */
+  byNameOnly?: boolean;
   run: (options: BenchOptions) => Promise<Result>;
 }

@@ -1,78 +1,153 @@
-/** One task that prints about 20 MB/s: is every byte that is kept streamed, and does memory stay flat? */
+/**
+ * Ten tasks that print 10 MB/s each, on two agents, and two people who follow the job: one who reads as fast as it comes,
+ * one who reads 1 MB/s until the job ends. Every byte that either sees is checked against what belongs there. First an
+ * amount within the log bound of an attempt, of which nothing may be missing; then six times the bound, of which the
+ * first and the last half are kept and a note with the exact size of what lies between.
+ */
 import { join } from 'node:path';
-import { systemClock } from '../common/clock.js';
+import { pause, systemClock } from '../common/clock.js';
+import { Stream } from '../proto/gen/mesh/v1/common.js';
+import type { MeshConnection } from '../sdk/connect.js';
 import type { Bench, BenchOptions } from './bench.js';
-import { startBenchMesh } from './mesh-side.js';
-import { toMiB, watchMemory } from './process-memory.js';
+import { type BenchMesh, startBenchMesh } from './mesh-side.js';
+import { PatternReader, printer } from './pattern.js';
+import { type MemoryWatch, residentMemory, toMiB, watchMemory } from './process-memory.js';
 import type { Result, Row } from './report.js';
 
-const CHUNK_BYTES = 2_000_000;
-const CHUNKS_A_SECOND = 10;
+const AGENTS = 2;
+const TASKS = 10;
+/** Megabytes that each task prints a second. */
+const RATE = 10;
+const SLOW_BYTES_A_SECOND = 1_000_000;
+/** Megabytes that a task prints within the log bound of 16 MiB, and beyond it. */
+const WITHIN = 15;
+const BEYOND = 100;
+/** Of half the bound this much is certain to be shown: it is given up by the message and by the block. */
+const HALF_BYTES_MIN = 7 * 2 ** 20;
 
-/** Prints `seconds` times CHUNKS_A_SECOND chunks, each at its own time, so that what printing costs is not added. */
-const printer = (seconds: number): string => `
-const line = 'x'.repeat(99) + '\\n';
-const chunk = line.repeat(${CHUNK_BYTES / 100});
-const from = performance.now();
-let sent = 0;
-function next() {
-  if (sent === ${seconds * CHUNKS_A_SECOND}) return;
-  sent++;
-  const write = () => process.stdout.write(chunk, next);
-  setTimeout(write, Math.max(0, from + sent * ${1000 / CHUNKS_A_SECOND} - performance.now()));
-}
-next();
-`;
+type Seen = ReturnType<PatternReader['finish']>[];
 
-async function run({ smoke, workDir, say }: BenchOptions): Promise<Result> {
-  const seconds = smoke ? 1 : 10;
-  const mesh = await startBenchMesh({ dataDir: join(workDir, 'mesh'), agents: 1 });
-  const [agentPid] = mesh.agentPids;
-  if (agentPid === undefined) throw new Error('there is no agent');
-  try {
-    const watches = { coordinator: watchMemory(mesh.coordinatorPid), agent: watchMemory(agentPid) };
-    say(`a task prints ${CHUNKS_A_SECOND * CHUNK_BYTES} bytes a second for ${seconds} s, somebody follows it`);
-    const fromMs = systemClock.monotonicMs();
-    const argv = [process.execPath, '-e', printer(seconds)];
-    const { id } = await mesh.submit({
-      name: 'printer',
-      taskCount: 1,
-      work: { $case: 'process', value: { argv, environment: {} } },
-    });
-    let received = 0;
-    for await (const { items } of mesh.connection.mesh.readLogs({ job: id, follow: true })) {
-      for (const item of items) received += item.data.length;
+/** Follows a job, at `bytesASecond` until `ended` aborts. @throws when something is not what was printed there */
+async function follow(
+  { mesh }: Pick<MeshConnection, 'mesh'>,
+  job: string,
+  chunks: number,
+  tasks: number,
+  slow?: { bytesASecond: number; ended: AbortSignal },
+): Promise<Seen> {
+  const readers = Array.from({ length: tasks }, (_, task) => new PatternReader(task, chunks));
+  const fromMs = systemClock.monotonicMs();
+  let bytes = 0;
+  for await (const { items } of mesh.readLogs({ job, follow: true })) {
+    for (const { index, stream, data } of items) {
+      bytes += data.length;
+      if (stream === Stream.SYSTEM) readers[index]?.skip(Buffer.from(data).toString());
+      else readers[index]?.take(data);
     }
-    const job = await mesh.wait(id);
-    const elapsedMs = systemClock.monotonicMs() - fromMs;
-    if (job.status !== 'COMPLETED') throw new Error(`the job is ${job.status}: ${job.error}`);
-    const coordinator = await watches.coordinator.stop();
-    const agent = await watches.agent.stop();
-    const row = (what: string, bytes: number): Row => ({ what, unit: 'MiB', values: [toMiB(bytes)] });
+    if (!slow || slow.ended.aborted) continue;
+    const dueMs = fromMs + (bytes * 1000) / slow.bytesASecond;
+    await pause(systemClock, Math.max(0, dueMs - systemClock.monotonicMs()), slow.ended);
+  }
+  return readers.map((reader) => reader.finish());
+}
+
+/** One job and its readers. */
+async function print(mesh: BenchMesh, slowly: MeshConnection, chunks: number, tasks: number) {
+  const { id } = await mesh.submit({
+    name: 'printers',
+    taskCount: tasks,
+    array: { start: 0, step: 1 },
+    work: { $case: 'process', value: { argv: printer(chunks, RATE), environment: {} } },
+  });
+  const ended = new AbortController();
+  const job = mesh.wait(id).finally(() => ended.abort());
+  const [{ status, error }, normal, slow] = await Promise.all([
+    job,
+    follow(mesh.connection, id, chunks, tasks),
+    follow(slowly, id, chunks, tasks, { bytesASecond: SLOW_BYTES_A_SECOND, ended: ended.signal }),
+  ]);
+  if (status !== 'COMPLETED') throw new Error(`the job is ${status}: ${error}`);
+  return { normal, slow, late: await follow(mesh.connection, id, chunks, tasks) };
+}
+
+const leftOut = (seen: Seen): number => seen.reduce((bytes, { leftOutBytes }) => bytes + leftOutBytes, 0);
+
+/** Growth over what the process had before anything was printed. */
+const growth = async (watches: { idleBytes: number; watch: MemoryWatch }[]): Promise<number> =>
+  Math.max(
+    ...(await Promise.all(
+      watches.map(async ({ idleBytes, watch }) => toMiB((await watch.stop()).highestBytes - idleBytes)),
+    )),
+  );
+
+async function measure(mesh: BenchMesh, slowly: MeshConnection, options: BenchOptions): Promise<Row[]> {
+  const { smoke, runs, say } = options;
+  const [within, beyond] = smoke ? [2, 40] : [WITHIN, BEYOND];
+  const rows: Record<string, Row> = {
+    rate: { what: 'printed, all tasks together', unit: 'MB/s', values: [], aims: [{ atLeast: 100 }] },
+    lost: { what: 'missing of what is within the log bound', unit: 'bytes', values: [], aims: [{ atMost: 0 }] },
+    coordinator: { what: 'coordinator, RSS growth', unit: 'MiB', values: [], aims: [{ atMost: 50 }] },
+    agent: { what: 'agent, RSS growth, the larger of the two', unit: 'MiB', values: [] },
+    kept: { what: 'read afterwards of an attempt beyond the bound, at least', unit: 'MiB', values: [] },
+    slow: { what: 'seen by the slow reader of an attempt beyond the bound, at least', unit: 'MiB', values: [] },
+  };
+  const idle = (pid: number) => ({ pid, idleBytes: residentMemory(pid).nowBytes });
+  const coordinator = idle(mesh.coordinatorPid);
+  const agents = mesh.agentPids.map(idle);
+  const watched = ({ pid, idleBytes }: { pid: number; idleBytes: number }) => ({
+    idleBytes,
+    watch: watchMemory(pid),
+  });
+  for (let run = 1; run <= runs; run++) {
+    const watches = { coordinator: [watched(coordinator)], agent: agents.map(watched) };
+    const small = await print(mesh, slowly, within, TASKS);
+    const large = await print(mesh, slowly, beyond, TASKS);
+    for (const { headBytes, seenBytes } of [...large.slow, ...large.late])
+      if (headBytes < HALF_BYTES_MIN || seenBytes < 2 * HALF_BYTES_MIN)
+        throw new Error(`of an attempt only ${headBytes} and ${seenBytes - headBytes} bytes are kept`);
+    rows.rate?.values.push(large.late.reduce((sum, { tookMs }) => sum + (beyond * 1000) / tookMs, 0));
+    rows.lost?.values.push(leftOut(small.normal) + leftOut(small.slow) + leftOut(small.late));
+    rows.coordinator?.values.push(await growth(watches.coordinator));
+    rows.agent?.values.push(await growth(watches.agent));
+    const least = (seen: Seen): number => toMiB(Math.min(...seen.map(({ seenBytes }) => seenBytes)));
+    rows.kept?.values.push(least(large.late));
+    rows.slow?.values.push(least(large.slow));
+    const said = Object.values(rows).map(({ what, unit, values }) => `${what} ${values.at(-1)?.toFixed(1)} ${unit}`);
+    say(`run ${run} of ${runs}: ${said.join(', ')}`);
+  }
+  return Object.values(rows);
+}
+
+async function run(options: BenchOptions): Promise<Result> {
+  const mesh = await startBenchMesh({
+    dataDir: join(options.workDir, 'mesh'),
+    agents: AGENTS,
+    slots: TASKS / AGENTS,
+  });
+  const slowly = await mesh.connectAgain();
+  try {
     return {
       name: 'logs',
-      title: `A task that prints ${formatRate()} for ${seconds} s, followed by one reader`,
-      rows: [
-        row('coordinator RSS before', coordinator.firstBytes),
-        row('coordinator RSS highest', coordinator.highestBytes),
-        row('agent RSS before', agent.firstBytes),
-        row('agent RSS highest', agent.highestBytes),
-        row('output printed', seconds * CHUNKS_A_SECOND * CHUNK_BYTES),
-        row('output that reached the reader', received),
-        { what: 'submission → end of the job', unit: 'ms', values: [elapsedMs] },
+      title: `${TASKS} tasks that print ${RATE} MB/s each, followed by a slow and by a normal reader`,
+      rows: await measure(mesh, slowly, options),
+      config: {
+        'coordinator, agents': { settings: 'defaults', agents: String(AGENTS), 'slots each': String(TASKS / AGENTS) },
+        readers: { normal: 'as fast as it comes', slow: '1 MB/s until the job ends, then as fast as it comes' },
+      },
+      notes: [
+        `A run prints ${WITHIN} MB a task, within the log bound of 16 MiB, then ${BEYOND} MB a task, beyond it.`,
+        'Every byte that a reader saw was compared with what was printed there; notes say what was left out, to the byte.',
+        'Growth is the highest of a run over what the process had before anything was printed.',
       ],
-      config: { 'coordinator, agent': { settings: 'defaults' } },
-      notes: ['An attempt keeps the first and the last half of its log bound; what is between them is left out.'],
     };
   } finally {
+    await slowly.close();
     await mesh.stop();
   }
 }
 
-const formatRate = (): string => `${(CHUNK_BYTES * CHUNKS_A_SECOND) / 1e6} MB/s`;
-
 export const logs: Bench = {
   name: 'logs',
-  about: 'one task printing 20 MB/s for 10 s: memory of agent and coordinator',
+  about: '100 MB/s of task output from 10 tasks, with a slow reader: is all of it there, is memory flat?',
   run,
 };

@@ -9,14 +9,16 @@ import { isErrorCode, MeshError, systemCode } from '../common/errors.js';
 import { makeProgram, runProgram } from '../common/program.js';
 import type { Bench } from './bench.js';
 import { churn } from './churn.js';
+import { graphileSweep } from './graphile-sweep.js';
 import { keepResult } from './keep.js';
+import { latency } from './latency.js';
 import { logs } from './logs.js';
 import { million } from './million.js';
 import { circumstances, formatResult } from './report.js';
 import { startup } from './startup.js';
 import { throughput } from './throughput.js';
 
-const BENCHES: readonly Bench[] = [throughput, million, churn, startup, logs];
+const BENCHES: readonly Bench[] = [throughput, latency, million, churn, startup, logs, graphileSweep];
 
 /** Runs of which the median is taken, unless somebody asks for another number. */
 const RUNS = 5;
@@ -73,8 +75,8 @@ async function bench(names: string[], flags: Flags): Promise<void> {
   const around = circumstances(smoke);
   const kept = isWorthKeeping(flags);
   if (!kept) say('the results are printed, not kept');
-  for (const { name, run } of BENCHES) {
-    if (names.length > 0 && !names.includes(name)) continue;
+  for (const { name, run, byNameOnly = false } of BENCHES) {
+    if (names.length > 0 ? !names.includes(name) : byNameOnly) continue;
     process.stderr.write(`${name}\n`);
     const workDir = mkdtempSync(join(flags.work, 'mesh-bench-'));
     try {

@@ -29,7 +29,9 @@ export interface BenchMesh {
   database: DatabaseAddress;
   submit(spec: Omit<SpecOptions, 'work'> & { work?: SpecOptions['work'] }, items?: Iterable<string>): Promise<Job>;
   wait(id: string): Promise<Job>;
-  /** The function that does nothing; its module is uploaded once, then only asked for by digest. */
+  /** A second connection, to be closed by whoever asked for it. */
+  connectAgain(): Promise<MeshConnection>;
+  /** The function that does nothing, as work; its module is uploaded once, then only asked for by digest. */
   noop(): Promise<SpecOptions['work']>;
   stop(): Promise<void>;
 }
@@ -83,6 +85,7 @@ export async function startBenchMesh({ dataDir, agents, slots, settings }: Bench
         };
         return submitJob(connection.mesh, { ...submission, items: inputs() });
       },
+      connectAgain: () => connect({ profile: mesh.adminProfile, environment }),
       noop: () => noopWork(connection),
       wait: (id) => waitForJob(connection.mesh, id, { timeoutMs: RUN_MS_MAX }),
       stop: async () => {
@@ -129,7 +132,7 @@ export function makeMeshSide(bench: BenchMesh, config: Record<string, string>): 
     name: 'planetary-mesh',
     config,
     async run(tasks) {
-      const work = await noopWork(bench.connection);
+      const work = await bench.noop();
       const from = systemClock.monotonicMs();
       const { id } = await bench.submit({ name: 'noop', work, taskCount: tasks });
       const job = await bench.wait(id);

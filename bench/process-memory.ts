@@ -19,7 +19,7 @@ export interface MemoryWatch {
   stop(): Promise<{ firstBytes: number; highestBytes: number; lastBytes: number }>;
 }
 
-/** Samples a process until it is stopped. */
+/** Samples a process until it is stopped, or gone: that is for somebody else to notice. */
 export function watchMemory(pid: number, everyMs = 100): MemoryWatch {
   const stopping = new AbortController();
   const firstBytes = residentMemory(pid).nowBytes;
@@ -28,7 +28,11 @@ export function watchMemory(pid: number, everyMs = 100): MemoryWatch {
   const sampling = (async () => {
     while (!stopping.signal.aborted) {
       await pause(systemClock, everyMs, stopping.signal);
-      lastBytes = residentMemory(pid).nowBytes;
+      try {
+        lastBytes = residentMemory(pid).nowBytes;
+      } catch {
+        return;
+      }
       highestBytes = Math.max(highestBytes, lastBytes);
     }
   })();

@@ -7,14 +7,15 @@ import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import type { Bench, BenchOptions } from './bench.js';
 import { createDatabase, type DatabaseAddress, describeServer, settleDatabase } from './database.js';
-import { makeGraphileSide } from './graphile-side.js';
+import { makeBossSide } from './boss-side.js';
+import { GRAPHILE_BEST, GRAPHILE_DEFAULT, type GraphileSettings, makeGraphileSide } from './graphile-side.js';
 import { makeMeshSide, startBenchMesh } from './mesh-side.js';
 import { installedVersion, type Result } from './report.js';
 import type { Side } from './side.js';
 import { type Contender, takeTurns } from './turns.js';
 
 /** A side as a contender; each run finds its database vacuumed and analysed. */
-function contend(side: Side, tasks: number, database: DatabaseAddress): Contender & { side: Side } {
+export function contend(side: Side, tasks: number, database: DatabaseAddress): Contender & { side: Side } {
   const once = async (count: number): Promise<number> => {
     await settleDatabase(database);
     return (count * 1000) / (await side.run(count));
@@ -28,21 +29,32 @@ function contend(side: Side, tasks: number, database: DatabaseAddress): Contende
   };
 }
 
+/** Their rates do not depend on the number of tasks; fewer keep the bench short. */
+const SHARE = { 'pg-boss': 0.2, 'graphile-worker, default': 0.1 };
+
 async function run(options: BenchOptions): Promise<Result> {
   const { smoke, agents, workDir, say } = options;
-  const tasks = options.tasks ?? (smoke ? 2000 : 100_000);
+  const tasks = options.tasks ?? (smoke ? 2000 : 200_000);
   const slots = availableParallelism();
   say(`starting a mesh with ${agents} agent${agents === 1 ? '' : 's'}`);
   const mesh = await startBenchMesh({ dataDir: join(workDir, 'mesh'), agents, slots });
   const sides: Side[] = [];
   try {
-    const graphile = async (mode: 'default' | 'batched', count: number): Promise<Contender & { side: Side }> => {
-      const database = await createDatabase(mesh.database, `graphile_${mode}`);
-      const side = await makeGraphileSide(mode, database);
+    const graphile = async (name: string, settings: GraphileSettings, count: number) => {
+      const database = await createDatabase(mesh.database, `graphile_${sides.length}`);
+      const side = await makeGraphileSide(name, settings, database);
       sides.push(side);
       return contend(side, count, database);
     };
-    const batched = await graphile('batched', tasks);
+    const best = await graphile('graphile-worker, batched', GRAPHILE_BEST, tasks);
+    const plain = await graphile(
+      'graphile-worker, default',
+      GRAPHILE_DEFAULT,
+      Math.ceil(tasks * SHARE['graphile-worker, default']),
+    );
+    const bossDatabase = await createDatabase(mesh.database, 'boss');
+    const boss = await makeBossSide(bossDatabase);
+    sides.push(boss);
     const meshSide = makeMeshSide(mesh, {
       coordinator: 'defaults',
       agents: String(agents),
@@ -51,18 +63,21 @@ async function run(options: BenchOptions): Promise<Result> {
       process: 'coordinator, agents and client in processes of their own, mutual TLS 1.3',
     });
     const ours = contend(meshSide, tasks, mesh.database);
-    ours.row.aims = [{ atLeast: 3, of: batched.row.what }];
-    // Its rate does not depend on the number; a tenth keeps the bench short.
-    const plain = await graphile('default', Math.ceil(tasks / 10));
-    const rows = await takeTurns([batched, ours, plain], options);
+    ours.row.aims = [{ atLeast: 3, of: best.row.what }];
+    const theirs = contend(boss, Math.ceil(tasks * SHARE['pg-boss']), bossDatabase);
+    const rows = await takeTurns([ours, best, plain, theirs], options);
     const { server_version = '', ...server } = await describeServer(mesh.database);
-    const config = Object.fromEntries([batched, ours, plain].map(({ side }) => [side.name, side.config]));
+    const config = Object.fromEntries([meshSide, ...sides].map((side) => [side.name, side.config]));
     return {
       name: 'throughput',
       title: 'Durable no-op tasks a second, submission to last commit',
       rows,
-      base: batched.side.name,
-      versions: { PostgreSQL: server_version, 'graphile-worker': installedVersion('graphile-worker') },
+      base: best.row.what,
+      versions: {
+        PostgreSQL: server_version,
+        'graphile-worker': installedVersion('graphile-worker'),
+        'pg-boss': installedVersion('pg-boss'),
+      },
       config: { ...config, 'PostgreSQL, the same server for all': server },
       notes: ['Insertion counts on all sides; every completion is a durable commit.'],
     };
@@ -74,6 +89,6 @@ async function run(options: BenchOptions): Promise<Result> {
 
 export const throughput: Bench = {
   name: 'throughput',
-  about: 'durable no-op tasks a second, next to graphile-worker on the same PostgreSQL',
+  about: 'durable no-op tasks a second, next to graphile-worker and pg-boss on the same PostgreSQL',
   run,
 };

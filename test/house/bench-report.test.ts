@@ -4,6 +4,7 @@ import { toConnectionString } from '../../bench/database.js';
 import { residentMemory, watchMemory } from '../../bench/process-memory.js';
 import { judge } from '../../bench/aims.js';
 import { replaceBetween } from '../../bench/keep.js';
+import { PatternReader, printer } from '../../bench/pattern.js';
 import { plotAims } from '../../bench/plot.js';
 import { circumstances, formatResult, formatTable, installedVersion, toJson } from '../../bench/report.js';
 import type { Result } from '../../bench/report.js';
@@ -111,6 +112,29 @@ test('contenders take turns after their warm-up', async (t) => {
     { what: 'a', unit: 's', values: [3, 5] },
     { what: 'b', unit: 's', values: [4, 6] },
   ]);
+});
+
+test('a reader of printed output notices what is missing, repeated or wrong', async (t) => {
+  const [program = '', ...argv] = printer(2, 100).map((word) => word.replace('{index}', '7'));
+  const { stdout } = spawnSync(program, argv, { maxBuffer: 1 << 24 });
+  const read = (task: number, ...pieces: (Buffer | string)[]) => {
+    const reader = new PatternReader(task, 2);
+    for (const piece of pieces) {
+      if (typeof piece === 'string') reader.skip(piece);
+      else reader.take(piece);
+    }
+    return reader.finish();
+  };
+  t.match(read(7, stdout), { leftOutBytes: 0, seenBytes: 2_000_019, headBytes: 2_000_019 });
+  t.match(read(7, stdout.subarray(0, 12_345), stdout.subarray(12_345)), { leftOutBytes: 0 });
+  const note = '[1000000 bytes of output left out]\n';
+  t.match(read(7, stdout.subarray(0, 5), note, stdout.subarray(1_000_005)), { leftOutBytes: 1_000_000, headBytes: 5 });
+  t.throws(() => read(6, stdout), /wrong output at 0/);
+  t.throws(() => read(7, stdout.subarray(0, 20_000), stdout.subarray(10_000)), /wrong output at 20000/);
+  t.throws(() => read(7, stdout.subarray(0, 5), note, stdout.subarray(1_000_004)), /wrong output/);
+  t.throws(() => read(7, stdout.subarray(0, -20)), /1999999 bytes/);
+  t.throws(() => read(7, stdout, stdout.subarray(-19)), /2000038 bytes/);
+  t.throws(() => read(7, 'something was left out'), /says nothing of its size/);
 });
 
 test('the version of a package is that which is installed', async (t) => {
