@@ -285,7 +285,7 @@ CASE status
     WHEN 'CANCELLED'::text THEN finished_at IS NOT NULL AND due_at IS NULL
     ELSE false
 END)
-) with (autovacuum_analyze_scale_factor=0.1, autovacuum_vacuum_cost_delay=0, autovacuum_vacuum_insert_scale_factor=0.2, autovacuum_vacuum_scale_factor=0.1, fillfactor=70);
+) with (autovacuum_analyze_scale_factor=1, autovacuum_vacuum_cost_delay=0, autovacuum_vacuum_insert_scale_factor=2, autovacuum_vacuum_scale_factor=0.1, fillfactor=40);
 CREATE INDEX task_returned ON task USING btree (job, due_at) WHERE (due_at IS NOT NULL);
 
 create table task_attempt (

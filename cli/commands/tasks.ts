@@ -29,8 +29,11 @@ export function build(): Command {
       const options = optionsOf<Options>(command);
       exitOnInterrupt(options.json === true);
       await withConnection(options, async ({ mesh }) => {
-        const { status = '', limit, cursor = '' } = options;
-        const response = await mesh.listTasks({ job: target.job, index: target.index, status, limit, cursor });
+        const { status = '', limit } = options;
+        const ask = (cursor: string) => mesh.listTasks({ job: target.job, index: target.index, status, limit, cursor });
+        let response = await ask(options.cursor ?? '');
+        // Of many tasks a page looks at some: none of them in this status does not mean that there are none.
+        while (response.items.length === 0 && response.next !== '') response = await ask(response.next);
         if (target.index !== undefined && response.items.length === 0 && status === '')
           throw new MeshError('NOT_FOUND', `job ${target.job} has no task ${target.index}`, {
             hint: `see: mesh tasks ${target.job}`,

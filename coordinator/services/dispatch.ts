@@ -155,7 +155,7 @@ export class Dispatch implements Service {
     const { jobs, ledger } = this.#options;
     const prefilled = ledger.prefilled();
     const concerned = new Set<LiveJob>();
-    for (const group of jobs.waiting().values()) for (const job of shortlist(group, waitingOf)) concerned.add(job);
+    for (const group of jobs.waiting().values()) for (const job of shortlist(group, WAITER)) concerned.add(job);
     for (const seq of [...returned.keys(), ...prefilled.map(({ job }) => job)]) {
       const job = jobs.get(seq);
       if (job) concerned.add(job);
@@ -327,11 +327,11 @@ export class Dispatch implements Service {
   }
 }
 
-const waitingOf = ({ row, blockedNodes }: LiveJob): Waiter => ({
-  arrival: row.seq,
-  waiting: row.counts.materialised - row.cursor,
-  isBlocked: blockedNodes.size > 0,
-});
+const WAITER: Waiter<LiveJob> = {
+  arrival: ({ row }) => row.seq,
+  waiting: ({ row }) => row.counts.total - row.cursor,
+  isBlocked: ({ blockedNodes }) => blockedNodes.size > 0,
+};
 
 const toWork = (job: LiveJob, fresh: number, returned: ReturnedTask[]): WorkView => ({
   job: job.row.seq,

@@ -144,8 +144,10 @@ export class Intake implements Service {
 
   /** It is planned from now on. */
   #take(row: JobRow): void {
-    this.#options.jobs.add(row);
-    this.#options.onWork();
+    const { jobs, onWork } = this.#options;
+    const job = jobs.add(row);
+    // Where its like waits already, the next plan is due when room falls free, not for each further job of a burst.
+    if (!jobs.hasLike(job)) onWork();
   }
 
   #remember(id: string): void {

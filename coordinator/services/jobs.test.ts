@@ -83,3 +83,37 @@ test('jobs that wait are told by group, as long as they have tasks that nobody w
   jobs.apply([1, 2].map((seq) => changeOf(rowOf(seq), { status: 'CANCELLED', completedAtMs: 3 })));
   t.same(groups(), [[3]]);
 });
+
+test('a job that runs what another ran begins with what was learned from it', async (t) => {
+  const jobs = new Jobs(new KindRegistry(), new Changes(), 1000);
+  const first = jobs.add(rowOf(1));
+  const waiting = jobs.add(rowOf(2));
+  const foreign = jobs.add({ ...rowOf(3), submitter: 'bert' });
+  t.equal(waiting.taskTime.ms, undefined);
+  first.taskTime.observe(40, 4);
+  t.equal(waiting.taskTime.ms, 10, 'also where it was submitted before');
+  t.equal(jobs.add(rowOf(4)).taskTime.ms, 10);
+  t.equal(foreign.taskTime.ms, undefined, "another submitter's may be something else");
+  waiting.taskTime.observe(300, 1);
+  t.equal(waiting.taskTime.ms, 300, 'its own word counts more');
+});
+
+test('jobs that wait are told by group, as long as they have tasks that nobody was given', async (t) => {
+  const jobs = new Jobs(new KindRegistry(), new Changes(), 1000);
+  const groups = () => [...jobs.waiting().values()].map((group) => [...group].map(({ row }) => row.seq));
+  const first = jobs.add(rowOf(1));
+  const second = jobs.add(rowOf(2));
+  const foreign = jobs.add({ ...rowOf(3), submitter: 'bert' });
+  t.same(groups(), [[1, 2], [3]]);
+  t.ok(jobs.hasLike(first));
+  t.notOk(jobs.hasLike(foreign));
+  second.blockedNodes.add(7);
+  t.notOk(jobs.hasLike(first), 'the other one may find no place where this one does');
+  jobs.apply([changeOf(first.row, { cursor: 10 })]);
+  t.same(groups(), [[2], [3]]);
+  second.row.cancelling = true;
+  jobs.apply([changeOf(second.row, {})]);
+  t.same(groups(), [[3]], 'what is being cancelled waits for nothing');
+  jobs.apply([changeOf(foreign.row, { status: 'CANCELLED', completedAtMs: 3 })]);
+  t.same(groups(), []);
+});

@@ -123,9 +123,16 @@ export class Jobs {
     return this.#waiting;
   }
 
+  /** Another job that the planner would place wherever it places this one, and before it, waits. */
+  hasLike(job: LiveJob): boolean {
+    for (const other of this.#waiting.get(job.group) ?? [])
+      if (other !== job && other.blockedNodes.size === 0) return true;
+    return false;
+  }
+
   #sort(job: LiveJob): void {
     const group = this.#waiting.get(job.group);
-    if (this.fresh(job) > 0) {
+    if (this.fresh(job) > 0 && !job.row.cancelling) {
       if (group) group.add(job);
       else this.#waiting.set(job.group, new Set([job]));
     } else if (group?.delete(job) && group.size === 0) this.#waiting.delete(job.group);

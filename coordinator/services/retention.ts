@@ -10,6 +10,8 @@ import type { LogStore } from './log-store.js';
 
 const EVERY_MS = 30_000;
 const JOBS_PER_TURN = 100;
+/** What a burst of submissions may write between two looks at the disk is far less than what must be free. */
+const LOOK_MS = 100;
 /** Before their time, while the disk is short: so many a turn, none younger, and not on if that frees nothing. */
 const EARLY_PER_TURN = 20;
 const EARLY_AGE_MS = 3_600_000;
@@ -46,6 +48,7 @@ export class Retention implements Service {
   readonly #options: RetentionOptions;
   readonly #loop: Loop;
   #short = false;
+  #lookedMs = Number.NEGATIVE_INFINITY;
   /** What was free when jobs were last removed before their time, and until when that is not tried again. */
   #early: { freeBytes: number; pausedUntilMs: number } | undefined;
 
@@ -65,14 +68,15 @@ export class Retention implements Service {
     return !this.#short;
   }
 
-  /** The same, looked at now: a disk fills up faster than turns come. */
+  /** The same, looked at within LOOK_MS: a disk fills up faster than turns come. */
   async hasRoom(): Promise<boolean> {
-    await this.#look();
+    if (this.#options.clock.monotonicMs() - this.#lookedMs >= LOOK_MS) await this.#look();
     return this.accepts;
   }
 
   async #look(): Promise<number> {
-    const { directory, minFreeBytes, log } = this.#options;
+    const { directory, minFreeBytes, clock, log } = this.#options;
+    this.#lookedMs = clock.monotonicMs();
     const freeBytes = await (this.#options.freeBytes ?? diskFree)(directory);
     const short = freeBytes < minFreeBytes;
     if (short !== this.#short) log.warn({ event: short ? 'disk.short' : 'disk.recovered', freeBytes, minFreeBytes });

@@ -126,3 +126,20 @@ test('the database refuses rows that break an invariant', async (t) => {
   ];
   for (const statement of broken) await t.rejects(statement.execute(db), { code: '23514' });
 });
+
+test('jobs that come together are kept together; one that is refused costs the others nothing', async (t) => {
+  const store = await withStore(t);
+  const epoch = await lead(store);
+  const given = Array.from({ length: 30 }, (_, n) => newJob(n + 1, { epoch, idempotencyKey: `k${n % 29}` }));
+  const [bad] = given.splice(4, 1, newJob(0, { epoch }));
+  const answers = await Promise.allSettled(given.map((job) => store.jobs.create(job, pages())));
+  t.match(answers[4], { status: 'rejected' }, 'no job has no tasks');
+  t.ok(bad);
+  const kept = answers.flatMap((answer) => (answer.status === 'fulfilled' ? [answer.value] : []));
+  t.equal(kept.length, 29);
+  t.equal(kept.filter(({ created }) => created).length, 28, 'of two with one key the first is kept');
+  t.equal(answers[29]?.status === 'fulfilled' && answers[29].value.job.id, given[0]?.id);
+  t.ok(new Set(kept.map(({ job }) => job.seq)).size === 28);
+  const commits = kept.map(({ job }) => job.createdAtMs);
+  t.ok(new Set(commits).size < 28, 'most of them in the same moment');
+});

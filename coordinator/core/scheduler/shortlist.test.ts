@@ -2,10 +2,22 @@ import { test } from 'tap';
 import { SeededRandom } from '../../../test/support/random.js';
 import { lowest, shortlist, type Waiter } from './shortlist.js';
 
-const waiters = (count: number, over: (arrival: number) => Partial<Waiter> = () => ({})): Waiter[] =>
+interface Job {
+  arrival: number;
+  waiting: number;
+  isBlocked: boolean;
+}
+
+const WAITER: Waiter<Job> = {
+  arrival: (job) => job.arrival,
+  waiting: (job) => job.waiting,
+  isBlocked: (job) => job.isBlocked,
+};
+
+const waiters = (count: number, over: (arrival: number) => Partial<Job> = () => ({})): Job[] =>
   Array.from({ length: count }, (_, arrival) => ({ arrival, waiting: 1000, isBlocked: false, ...over(arrival) }));
 
-const listed = (jobs: readonly Waiter[]): Waiter[] => [...shortlist(new Set(jobs), (job) => job)];
+const listed = (jobs: readonly Job[]): Job[] => [...shortlist(new Set(jobs), WAITER)];
 
 test('a few hundred jobs are all looked at', async (t) => {
   const jobs = waiters(256, (arrival) => ({ waiting: arrival }));

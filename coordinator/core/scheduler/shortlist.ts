@@ -6,11 +6,11 @@
  *
  * Up to ALL_MAX jobs are all looked at. Beyond, one pass and no sort; a plan costs what the list costs.
  */
-export interface Waiter {
-  arrival: number;
+export interface Waiter<T> {
+  arrival: (job: T) => number;
   /** Tasks. */
-  waiting: number;
-  isBlocked: boolean;
+  waiting: (job: T) => number;
+  isBlocked: (job: T) => boolean;
 }
 
 const ALL_MAX = 256;
@@ -19,20 +19,19 @@ const TASKS = 20_000;
 const OLDEST_MAX = 4096;
 const SMALLEST = 64;
 
-export function shortlist<T>(jobs: ReadonlySet<T>, of: (job: T) => Waiter): Iterable<T> {
+export function shortlist<T>(jobs: ReadonlySet<T>, { arrival, waiting, isBlocked }: Waiter<T>): Iterable<T> {
   if (jobs.size <= ALL_MAX) return jobs;
-  const open: { job: T; arrival: number; waiting: number }[] = [];
+  const open: T[] = [];
   const chosen = new Set<T>();
   let tasks = 0;
   for (const job of jobs) {
-    const { arrival, waiting, isBlocked } = of(job);
-    tasks += waiting;
-    if (isBlocked) chosen.add(job);
-    else open.push({ job, arrival, waiting });
+    tasks += waiting(job);
+    if (isBlocked(job)) chosen.add(job);
+    else open.push(job);
   }
   const oldest = Math.min(OLDEST_MAX, Math.max(ALL_MAX, Math.ceil((TASKS * jobs.size) / Math.max(1, tasks))));
-  for (const { job } of lowest(open, oldest, ({ arrival }) => arrival)) chosen.add(job);
-  for (const { job } of lowest(open, SMALLEST, ({ waiting }) => waiting)) chosen.add(job);
+  for (const job of lowest(open, oldest, arrival)) chosen.add(job);
+  for (const job of lowest(open, SMALLEST, waiting)) chosen.add(job);
   return chosen;
 }
 
@@ -54,7 +53,8 @@ export function lowest<T>(items: readonly T[], count: number, keyOf: (item: T) =
     }
   };
   for (let at = (heap.length >> 1) - 1; at >= 0; at--) sink(at);
-  for (const item of items.slice(count)) {
+  for (let at = count; at < items.length; at++) {
+    const item = items[at] as T;
     if (keyOf(item) >= keyOf(heap[0] as T)) continue;
     heap[0] = item;
     sink(0);

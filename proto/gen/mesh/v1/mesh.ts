@@ -224,7 +224,9 @@ export interface ListTasksRequest {
 }
 
 export interface ListTasksResponse {
+  /** In index order; may be fewer than asked for, even none, with a next: only so many tasks are looked at. */
   items: Task[];
+  /** Where to go on; empty at the end. */
   next: string;
 }
 
