@@ -29,12 +29,13 @@ export const printer = (chunks: number, perSecond: number): string[] => [
   const task = '{index}'.padStart(2, '0');
   const from = performance.now();
   const print = (sent) => {
-    if (sent === ${chunks})
-      return process.stdout.write('took ' + Math.round(performance.now() - from).toString().padStart(10, '0') + ' ms\\n');
     for (let at = 0, block = sent * ${CHUNK_BYTES / BLOCK_BYTES}; at < chunk.length; at += ${BLOCK_BYTES}, block++)
       chunk.write('#' + task + ' ' + String(block).padStart(8, '0') + '\\n', at);
-    process.stdout.write(chunk, () =>
-      setTimeout(print, Math.max(0, from + (sent + 1) * ${1000 / perSecond} - performance.now()), sent + 1));
+    process.stdout.write(chunk, () => {
+      if (sent + 1 < ${chunks})
+        return setTimeout(print, Math.max(0, from + (sent + 1) * ${1000 / perSecond} - performance.now()), sent + 1);
+      process.stdout.write('took ' + Math.round(performance.now() - from).toString().padStart(10, '0') + ' ms\\n');
+    });
   };
   print(0);`,
 ];

@@ -11,7 +11,15 @@ import { join } from 'node:path';
 import { BinaryReader, BinaryWriter } from '@bufbuild/protobuf/wire';
 import { OutputChunk, Stream } from '../../proto/gen/mesh/v1/common.js';
 
-const READ_BYTES = 256 * 1024;
+/** Field 1 of a frame is a chunk, field 4 of a chunk its data, the last field it has; both with a length. */
+const FRAME_TAG = (1 << 3) | 2;
+const DATA_TAG = (4 << 3) | 2;
+const NOTHING = Buffer.alloc(0);
+const READ_BYTES = 128 * 1024;
+/** Between two places of a file at which reading may begin. */
+const MARK_BYTES = 256 * 1024;
+/** A part that is begun anew between the look at what there is and its opening is looked for again. */
+const TRIES_MAX = 3;
 
 export interface AttemptKey {
   jobId: string;
@@ -21,41 +29,55 @@ export interface AttemptKey {
 
 type Part = 'head' | 'tail0' | 'tail1';
 
+/** What one part holds: offsets of the output, of which something may have been left out between. */
+interface Extent {
+  part: Part;
+  start: number;
+  end: number;
+  /** Of output, and on disk. */
+  bytes: number;
+  size: number;
+  /** Where in the file some of the frames begin, so that a reader need not begin at the first. */
+  marks: { offset: number; position: number }[];
+}
+
 /** Appends one attempt's chunks. Calls must not overlap. */
 export class AttemptLog {
-  #offset = 0;
-  #part: Part = 'head';
-  #partBytes = 0;
+  #extents: Extent[] = [];
   #file: FileHandle | undefined;
   #restored = false;
 
+  /** @param live what is known of every log that is written now, by its base */
   constructor(
     private readonly base: string,
     private readonly bytesMax: number,
+    private readonly live: Map<string, readonly Extent[]>,
   ) {}
 
   /** Everything before this offset is stored or was left out for good. */
   get offset(): number {
-    return this.#offset;
+    return this.#extents.at(-1)?.end ?? 0;
   }
 
   /** Returns by how much what the disk holds of it has grown, or shrunk. */
   async append(chunks: readonly OutputChunk[]): Promise<number> {
     if (!this.#restored) await this.#restore();
-    const writer = new BinaryWriter();
+    const pieces: Uint8Array[] = [];
     let bytes = 0;
-    let offset = this.#offset;
+    let offset = this.offset;
+    let start: number | undefined;
     for (const chunk of chunks) {
       const end = chunk.offset + chunk.data.length;
       if (end <= offset) continue;
       const known = Math.max(0, offset - chunk.offset);
       const fresh = known === 0 ? chunk : { ...chunk, offset, data: chunk.data.subarray(known) };
-      OutputChunk.encode(fresh, writer.uint32(10).fork()).join();
+      pieces.push(frameHead(fresh), fresh.data);
+      start ??= fresh.offset;
       bytes += fresh.data.length;
       offset = end;
     }
-    if (bytes === 0) return 0;
-    const frames = writer.finish();
+    if (start === undefined) return 0;
+    const frames = Buffer.concat(pieces);
     let dropped = 0;
     try {
       dropped = await this.#turnPart(bytes);
@@ -64,8 +86,8 @@ export class AttemptLog {
       await this.close().catch(() => undefined);
       throw error;
     }
-    this.#offset = offset;
-    this.#partBytes += bytes;
+    const extent = this.#extents.at(-1);
+    if (extent) extend(extent, { start, end: offset, bytes, size: frames.length });
     return frames.length - dropped;
   }
 
@@ -74,37 +96,40 @@ export class AttemptLog {
    * what is appended behind one could never be read.
    */
   async #restore(): Promise<void> {
-    this.#offset = 0;
-    for (const { part } of await partsInOrder(this.base)) {
-      this.#part = part;
-      this.#partBytes = 0;
-      let whole = 0;
+    this.#extents = await scan(this.base);
+    for (const { part, size } of this.#extents) {
       const path = `${this.base}.${part}`;
-      for await (const chunk of readFrames(path, (bytes) => (whole = bytes))) {
-        this.#partBytes += chunk.data.length;
-        this.#offset = chunk.offset + chunk.data.length;
-      }
-      if (whole < (await sizeOf(path))) await truncate(path, whole);
+      if (size < (await sizeOf(path))) await truncate(path, size);
     }
     this.#restored = true;
+    this.live.set(this.base, this.#extents);
   }
 
-  /** Returns how many bytes on disk are given up for it. */
+  /** Makes the last extent the one to append to. Returns how many bytes on disk are given up for it. */
   async #turnPart(bytes: number): Promise<number> {
-    const full = this.#partBytes > 0 && this.#partBytes + bytes > this.bytesMax / 2;
+    const last = this.#extents.at(-1);
+    const full = last !== undefined && last.bytes > 0 && last.bytes + bytes > this.bytesMax / 2;
     if (this.#file && !full) return 0;
     if (full) {
       await this.#file?.close();
       this.#file = undefined;
-      this.#part = this.#part === 'tail0' ? 'tail1' : 'tail0';
-      this.#partBytes = 0;
     }
-    const path = `${this.base}.${this.#part}`;
+    const tail = last?.part === 'tail0' ? 'tail1' : 'tail0';
+    const part = last ? (full ? tail : last.part) : 'head';
+    const path = `${this.base}.${part}`;
     await mkdir(join(path, '..'), { recursive: true, mode: 0o700 });
-    const dropped = full ? await sizeOf(path) : 0;
-    // A new file, not the old one emptied: whoever reads that one reads it to its end.
-    if (full) await rm(path, { force: true });
+    let dropped = 0;
+    if (full) {
+      // A new file, not the old one emptied: whoever reads that one reads it to its end.
+      dropped = await sizeOf(path);
+      await rm(path, { force: true });
+    }
     this.#file = await open(path, 'a', 0o600);
+    if (full || !last) {
+      const kept = this.#extents.findIndex((extent) => extent.part === part);
+      if (kept >= 0) this.#extents.splice(kept, 1);
+      this.#extents.push({ part, start: this.offset, end: this.offset, bytes: 0, size: 0, marks: [] });
+    }
     return dropped;
   }
 
@@ -113,23 +138,39 @@ export class AttemptLog {
     const file = this.#file;
     this.#file = undefined;
     this.#restored = false;
+    if (this.live.get(this.base) === this.#extents) this.live.delete(this.base);
     await file?.close();
   }
 }
 
-/** The parts that exist: the head, then the tails by what they hold. */
-async function partsInOrder(base: string): Promise<{ part: Part; offset: number }[]> {
-  const found: { part: Part; offset: number }[] = [];
+/** Something was appended. */
+function extend(extent: Extent, { start, end, bytes, size }: Omit<Extent, 'part' | 'marks'>): void {
+  const lastMark = extent.marks.at(-1);
+  if (!lastMark || extent.size - lastMark.position >= MARK_BYTES)
+    extent.marks.push({ offset: start, position: extent.size });
+  if (extent.bytes === 0) extent.start = start;
+  extent.end = end;
+  extent.bytes += bytes;
+  extent.size += size;
+}
+
+/** What is on disk of an attempt: the head, then the tails by what they hold. */
+async function scan(base: string): Promise<Extent[]> {
+  const extents: Extent[] = [];
   for (const part of ['head', 'tail0', 'tail1'] as const) {
-    for await (const chunk of readFrames(`${base}.${part}`)) {
-      found.push({ part, offset: chunk.offset });
-      break;
+    const extent: Extent = { part, start: 0, end: 0, bytes: 0, size: 0, marks: [] };
+    for await (const { chunk, size } of readFrames(`${base}.${part}`)) {
+      const bytes = chunk.data.length;
+      extend(extent, { start: chunk.offset, end: chunk.offset + bytes, bytes, size });
     }
+    if (extent.size > 0) extents.push(extent);
   }
-  return found.sort((a, b) => a.offset - b.offset);
+  return extents.sort((a, b) => a.start - b.start);
 }
 
 export class LogStore {
+  readonly #live = new Map<string, readonly Extent[]>();
+
   constructor(
     private readonly directory: string,
     readonly bytesMax: number,
@@ -140,7 +181,7 @@ export class LogStore {
   }
 
   open(key: AttemptKey): AttemptLog {
-    return new AttemptLog(this.#base(key), this.bytesMax);
+    return new AttemptLog(this.#base(key), this.bytesMax, this.#live);
   }
 
   has(key: AttemptKey): boolean {
@@ -148,38 +189,41 @@ export class LogStore {
   }
 
   /**
-   * The stored chunks from an offset on, in order, with a note where something was left out. Empty when nothing was
-   * streamed.
+   * The stored chunks from an offset on, in order, with a note where something was left out; as far as they are stored
+   * now, however slowly they are taken. Empty when nothing was streamed.
    */
   async *read(key: AttemptKey, fromOffset = 0): AsyncGenerator<OutputChunk> {
     const base = this.#base(key);
-    const parts = await partsInOrder(base);
-    let tailFrom: number | undefined;
     let next = fromOffset;
-    for (const [turn, { part }] of parts.entries()) {
-      const following = parts[turn + 1];
-      // Nothing in it is wanted: the next one begins before.
-      if (following && following.offset <= next) continue;
-      // Two tails may hold more than a half-limit together; what is shown is within the limit.
-      if (part !== 'head') tailFrom ??= await this.#shownFrom(base, parts);
-      for await (const stored of readFrames(`${base}.${part}`)) {
-        if (part !== 'head' && stored.offset < (tailFrom ?? 0)) continue;
-        // Seen, or a tail that was begun anew meanwhile and is ahead of the one that is read next.
-        const chunk = unseen(stored, next);
+    const until = (await this.#extents(base)).at(-1)?.end ?? 0;
+    for (let tries = 0; next < until && tries < TRIES_MAX; tries++) {
+      // Anew for each part: while one is read slowly, the tails turn.
+      const extents = await this.#extents(base);
+      const tailFrom = this.#tailFrom(extents);
+      const from = ({ part }: Extent) => Math.max(next, part === 'head' ? 0 : tailFrom);
+      const extent = extents.find((candidate) => candidate.end > from(candidate));
+      if (!extent) return;
+      for await (const stored of readFrom(`${base}.${extent.part}`, extent, from(extent))) {
+        const chunk = unseen(stored, from(extent));
         if (!chunk) continue;
         if (chunk.offset > next) yield leftOut(next, chunk);
         next = chunk.offset + chunk.data.length;
+        tries = 0;
         yield chunk;
       }
     }
   }
 
-  /** Where the end begins that is shown: head and end together are within the limit. */
-  async #shownFrom(base: string, parts: readonly { part: Part; offset: number }[]): Promise<number> {
-    const [first, last] = [parts[0], parts.at(-1)];
-    if (!last) return 0;
-    const headBytes = first?.part === 'head' ? (await extentOf(`${base}.head`)).bytes : 0;
-    return (await extentOf(`${base}.${last.part}`)).end - (this.bytesMax - headBytes);
+  /** A log that is written now is known; of others the files are read once over. */
+  async #extents(base: string): Promise<readonly Extent[]> {
+    return this.#live.get(base) ?? (await scan(base));
+  }
+
+  /** Two tails may hold more than a half-limit together; head and end that are shown are within the limit. */
+  #tailFrom(extents: readonly Extent[]): number {
+    const [first, last] = [extents[0], extents.at(-1)];
+    const headBytes = first?.part === 'head' ? first.bytes : 0;
+    return (last?.end ?? 0) - (this.bytesMax - headBytes);
   }
 
   /** What the disk holds of a job. */
@@ -193,16 +237,6 @@ export class LogStore {
   async removeJob(jobId: string): Promise<void> {
     await rm(join(this.directory, jobId), { recursive: true, force: true });
   }
-}
-
-/** How many bytes of output a part holds, and the offset behind the last; something may have been left out between. */
-async function extentOf(path: string): Promise<{ bytes: number; end: number }> {
-  const extent = { bytes: 0, end: 0 };
-  for await (const chunk of readFrames(path)) {
-    extent.bytes += chunk.data.length;
-    extent.end = chunk.offset + chunk.data.length;
-  }
-  return extent;
 }
 
 /** The part of a chunk from an offset on; undefined when there is none. */
@@ -224,44 +258,73 @@ const sizeOf = (path: string): Promise<number> =>
     () => 0,
   );
 
-/** Reads frames in bounded pieces; a frame cut off by a crash ends the file. `onWhole` hears where the last one ended. */
-async function* readFrames(path: string, onWhole?: (bytes: number) => void): AsyncGenerator<OutputChunk> {
+/** The chunks of a part that reach beyond an offset, and some before. Nothing when the part was begun anew meanwhile. */
+async function* readFrom(path: string, { marks }: Extent, fromOffset: number): AsyncGenerator<OutputChunk> {
+  const mark = marks.findLast(({ offset }) => offset <= fromOffset) ?? marks[0];
+  let isExpected = false;
+  for await (const { chunk } of readFrames(path, mark?.position)) {
+    isExpected ||= chunk.offset === mark?.offset;
+    if (!isExpected) return;
+    yield chunk;
+  }
+}
+
+/** Everything of a frame before its data, which are not copied for it: the length of all, then the chunk's other fields. */
+function frameHead(chunk: OutputChunk): Uint8Array {
+  const fields = OutputChunk.encode({ ...chunk, data: NOTHING })
+    .uint32(DATA_TAG)
+    .uint32(chunk.data.length)
+    .finish();
+  const head = new BinaryWriter().uint32(FRAME_TAG).uint32(fields.length + chunk.data.length);
+  return head.raw(fields).finish();
+}
+
+interface Frame {
+  chunk: OutputChunk;
+  /** On disk. */
+  size: number;
+}
+
+/** Reads frames in bounded pieces; a frame cut off by a crash ends the file. */
+async function* readFrames(path: string, fromPosition = 0): AsyncGenerator<Frame> {
   const size = await sizeOf(path);
-  if (size === 0) return;
-  let whole = 0;
-  const file = await open(path, 'r');
+  if (size <= fromPosition) return;
+  const file = await open(path, 'r').catch(() => undefined);
+  if (!file) return;
   try {
     let rest: Uint8Array = new Uint8Array(0);
-    for (let position = 0; position < size; ) {
-      const { bytesRead, buffer } = await file.read(Buffer.alloc(READ_BYTES), 0, READ_BYTES, position);
+    for (let position = fromPosition; position < size; ) {
+      // What is handed out are views, so each piece has memory of its own.
+      const piece = Buffer.allocUnsafeSlow(rest.length + Math.min(READ_BYTES, size - position));
+      piece.set(rest);
+      const { bytesRead } = await file.read(piece, rest.length, piece.length - rest.length, position);
       if (bytesRead === 0) return;
       position += bytesRead;
-      rest = Buffer.concat([rest, buffer.subarray(0, bytesRead)]);
-      const { chunks, used } = decodeFrames(rest);
-      rest = rest.subarray(used);
-      whole += used;
-      onWhole?.(whole);
-      yield* chunks;
+      const bytes = piece.subarray(0, rest.length + bytesRead);
+      const { frames, used } = decodeFrames(bytes);
+      rest = bytes.subarray(used);
+      yield* frames;
     }
   } finally {
     await file.close();
   }
 }
 
-function decodeFrames(bytes: Uint8Array): { chunks: OutputChunk[]; used: number } {
+function decodeFrames(bytes: Uint8Array): { frames: Frame[]; used: number } {
   const reader = new BinaryReader(bytes);
-  const chunks: OutputChunk[] = [];
+  const frames: Frame[] = [];
   let used = 0;
   while (reader.pos < reader.len) {
     try {
       reader.uint32();
       const length = reader.uint32();
       if (reader.pos + length > reader.len) break;
-      chunks.push(OutputChunk.decode(reader, length));
+      const chunk = OutputChunk.decode(reader, length);
+      frames.push({ chunk, size: reader.pos - used });
       used = reader.pos;
     } catch {
       break;
     }
   }
-  return { chunks, used };
+  return { frames, used };
 }
