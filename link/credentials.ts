@@ -6,17 +6,18 @@
 import type { X509Certificate } from 'node:crypto';
 import { createSecureContext, type DetailedPeerCertificate, type PeerCertificate, type SecureContext } from 'node:tls';
 import { type ChannelCredentials, type ChannelOptions, credentials } from '@grpc/grpc-js';
-import { chainFromPem, checkPresented, presentedBy } from '../common/identity/chain.js';
+import { checkPresented, presentedBy } from '../common/identity/chain.js';
 import type { Identity } from '../common/identity/identity.js';
+import { type Roots, readRoots } from '../common/identity/roots.js';
 import { type Clock, systemClock } from '../common/clock.js';
 
-/** All three are PEM. */
+/** All three are PEM. Another certificate is another object: what is made from one is remembered by it. */
 export interface Credential {
   /** Leaf first, then the intermediate. */
-  certificateChain: string;
-  privateKey: string;
+  readonly certificateChain: string;
+  readonly privateKey: string;
   /** Every root that is trusted: several while the mesh replaces its root by another. */
-  root: string;
+  readonly root: string;
 }
 
 /** What suffices to verify a coordinator without an identity of one's own. */
@@ -28,12 +29,30 @@ export type Trust = Pick<Credential, 'root'> & Partial<Credential>;
  */
 export const SERVER_NAME = 'coordinator';
 
-export const secureContextOf = (trust: Trust): SecureContext =>
-  createSecureContext({
+/** Reading keys and certificates costs more than a handshake does, and an agent dials with the same ones for hours. */
+const contexts = new WeakMap<Trust, SecureContext>();
+const roots = new WeakMap<Trust, Roots>();
+
+export function secureContextOf(trust: Trust): SecureContext {
+  const known = contexts.get(trust);
+  if (known) return known;
+  const context = createSecureContext({
     ca: trust.root,
     minVersion: 'TLSv1.3',
     ...(trust.certificateChain && trust.privateKey ? { cert: trust.certificateChain, key: trust.privateKey } : {}),
   });
+  contexts.set(trust, context);
+  return context;
+}
+
+/** @throws MeshError BAD_CERTIFICATE when one is not the root of a mesh, or they belong to two */
+export function rootsOf(trust: Trust): Roots {
+  const known = roots.get(trust);
+  if (known) return known;
+  const read = readRoots(trust.root);
+  roots.set(trust, read);
+  return read;
+}
 
 /** @throws MeshError BAD_CERTIFICATE unless the chain is a coordinator's of this mesh, valid now */
 export const checkCoordinator = (
@@ -45,7 +64,7 @@ export const checkCoordinator = (
 
 /** Credentials for a channel to a coordinator of this mesh, whatever its address. */
 export function channelCredentials(trust: Trust, meshId: string, clock: Clock = systemClock): ChannelCredentials {
-  const roots = chainFromPem(trust.root);
+  const roots = rootsOf(trust).certificates;
   return credentials.createFromSecureContext(secureContextOf(trust), {
     checkServerIdentity: (_host: string, certificate: PeerCertificate) => {
       try {
@@ -80,4 +99,5 @@ export const channelOptions: ChannelOptions = {
   'grpc.enable_http_proxy': 0,
   'grpc.enable_retries': 0,
   'grpc.service_config_disable_resolution': 1,
+  'grpc.enable_channelz': 0,
 };

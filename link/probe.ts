@@ -4,9 +4,9 @@
  * certificate can be named in the reason; the channel that is opened afterwards verifies everything again.
  */
 import type { X509Certificate } from 'node:crypto';
-import { connect, type TLSSocket } from 'node:tls';
+import { connect, createSecureContext, type SecureContext, type TLSSocket } from 'node:tls';
 import { MeshError, systemCode } from '../common/errors.js';
-import { presentedBy } from '../common/identity/chain.js';
+import { presentedOn } from '../common/identity/chain.js';
 import type { Identity } from '../common/identity/identity.js';
 import { checkCoordinator, SERVER_NAME } from './credentials.js';
 import type { Endpoint } from './endpoints.js';
@@ -28,7 +28,7 @@ export class Impostor extends Refused {
 export async function presentedChain(endpoint: Endpoint, signal: AbortSignal): Promise<X509Certificate[]> {
   const socket = await handshake(endpoint, signal);
   try {
-    const chain = presentedBy(socket.getPeerCertificate(true));
+    const chain = presentedOn(socket);
     if (chain.length === 0) throw new Impostor('presents no certificate');
     return chain;
   } finally {
@@ -45,6 +45,9 @@ function leave(socket: TLSSocket): void {
   socket.end();
 }
 
+/** Made once: it holds nothing but the version, and making one costs more than the handshake. */
+let anonymous: SecureContext | undefined;
+
 function handshake({ host, port }: Endpoint, signal: AbortSignal): Promise<TLSSocket> {
   return new Promise((resolve, reject) => {
     if (signal.aborted) return reject(new Refused('was not asked in time'));
@@ -53,7 +56,7 @@ function handshake({ host, port }: Endpoint, signal: AbortSignal): Promise<TLSSo
       port,
       servername: SERVER_NAME,
       ALPNProtocols: ['h2'],
-      minVersion: 'TLSv1.3',
+      secureContext: (anonymous ??= createSecureContext({ minVersion: 'TLSv1.3' })),
       rejectUnauthorized: false,
     });
     const settle = (act: () => void) => {

@@ -58,3 +58,45 @@ test('a refusal that another would repeat ends it', async (t) => {
   });
   await t.rejects(won, { code: 'REVOKED' });
 });
+
+test('the first address has a start; the others follow twice as many at a time', async (t) => {
+  const clock = new ManualClock();
+  const asked: string[] = [];
+  const silent = new Promise<undefined>(() => undefined);
+  const addresses = ['one', 'two', 'three', 'four', 'five'].map((host) => ({ host, port: 1 }));
+  const answers = new Map<string, () => void>();
+  const won = race({
+    ...{ what: 'mesh x', addresses, discovery: undefined, clock, timeoutMs: 30_000, log: silentLogger },
+    probe: async ({ host }) => {
+      asked.push(host);
+      await Promise.race([silent, new Promise<void>((resolve) => answers.set(host, resolve))]);
+    },
+    commit: async ({ host }) => host,
+  });
+  t.same(asked, ['one']);
+  clock.advance(499);
+  t.same(asked, ['one']);
+  clock.advance(1);
+  t.same(asked, ['one', 'two', 'three']);
+  clock.advance(500);
+  t.same(asked, ['one', 'two', 'three', 'four', 'five']);
+  answers.get('four')?.();
+  t.equal(await won, 'four');
+  t.same(clock.waiting, []);
+});
+
+test('an address that fails makes way for the next at once', async (t) => {
+  const clock = new ManualClock();
+  const asked: string[] = [];
+  const addresses = ['one', 'two', 'three'].map((host) => ({ host, port: 1 }));
+  const won = race({
+    ...{ what: 'mesh x', addresses, discovery: undefined, clock, timeoutMs: 30_000, log: silentLogger },
+    probe: async ({ host }) => {
+      asked.push(host);
+      if (host !== 'three') throw new Error('nobody there');
+    },
+    commit: async ({ host }) => host,
+  });
+  t.equal(await won, 'three');
+  t.same(asked, ['one', 'two', 'three']);
+});

@@ -1,7 +1,9 @@
 /**
  * Asks many candidates at once and takes the first that proves itself. Proving (a probe) is bounded in number and time
  * and runs in parallel; what changes the world (a commit: joining, opening a session) runs one at a time, in the order
- * the probes passed. A candidate that fails makes room and may come again; a refusal by a proven coordinator that
+ * the probes passed. Known addresses come the most promising first, and that one has a start: the others follow when it
+ * fails, or every half second twice as many. A coordinator that a thousand agents come back to at once is so asked by each
+ * once, and not at every address it has. A candidate that fails makes room and may come again; a refusal by a proven coordinator that
  * another would only repeat (a spent token, a revoked certificate) ends the race.
  */
 import type { Clock, Timer } from '../common/clock.js';
@@ -14,7 +16,7 @@ import { Impostor, reasonOf } from './probe.js';
 export interface RaceOptions<P, T> {
   /** For messages: `mesh abc`. */
   what: string;
-  /** Tried from the start, and again and again for as long as there is reason to wait. */
+  /** The most promising first. Tried again and again for as long as there is reason to wait. */
   addresses: readonly Endpoint[];
   discovery: Discovery | undefined;
   clock: Clock;
@@ -31,6 +33,8 @@ const PROBE_MS_MAX = 4000;
 const COMMIT_MS_MAX = 10_000;
 /** An address that failed is left alone this long. */
 const AGAIN_MS = 1000;
+/** What the most promising address is given before the next ones are asked too. */
+const START_MS = 500;
 const REASONS_SHOWN_MAX = 3;
 const REASONS_MAX = 256;
 
@@ -55,6 +59,8 @@ class Race<P, T> {
   readonly #options: RaceOptions<P, T>;
   readonly #ended = new AbortController();
   readonly #waiting: Endpoint[] = [];
+  /** Known addresses whose turn has not come. */
+  readonly #later: Endpoint[];
   readonly #proven: { endpoint: Endpoint; proof: P }[] = [];
   /** Waiting, being asked, or proven. */
   readonly #active = new Set<string>();
@@ -73,10 +79,11 @@ class Race<P, T> {
 
   constructor(options: RaceOptions<P, T>) {
     this.#options = options;
+    this.#later = [...options.addresses];
   }
 
   async run(): Promise<T> {
-    const { addresses, discovery, signal, timeoutMs } = this.#options;
+    const { discovery, signal, timeoutMs } = this.#options;
     const outcome = new Promise<T>((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;
@@ -85,7 +92,7 @@ class Race<P, T> {
     signal?.addEventListener('abort', interrupt, { once: true });
     if (signal?.aborted) interrupt();
     this.#after(timeoutMs, () => this.#reject(this.#lost(true)));
-    for (const endpoint of addresses) this.#offer(endpoint);
+    this.#next(1);
     const unsubscribe = discovery?.onCandidate((candidate) => {
       this.#discovered++;
       this.#offer({ host: candidate.host, port: candidate.port });
@@ -99,6 +106,13 @@ class Race<P, T> {
       signal?.removeEventListener('abort', interrupt);
       for (const timer of this.#timers) timer.cancel();
     }
+  }
+
+  /** Asks so many more of the known addresses now, and twice as many after a while, unless one has proved itself. */
+  #next(count: number): void {
+    for (const endpoint of this.#later.splice(0, count)) this.#offer(endpoint);
+    if (this.#later.length === 0) return;
+    this.#after(START_MS, () => this.#next(this.#committing ? 0 : Math.max(1, count * 2)));
   }
 
   #offer(endpoint: Endpoint): void {
@@ -117,7 +131,7 @@ class Race<P, T> {
   #pump(): void {
     while (this.#probing < PROBES_MAX && this.#waiting.length > 0) void this.#probe(this.#waiting.shift() as Endpoint);
     if (this.#proven.length > 0 && !this.#committing) void this.#commit();
-    const idle = this.#active.size === 0 && !this.#committing && this.#returning === 0;
+    const idle = this.#active.size === 0 && this.#later.length === 0 && !this.#committing && this.#returning === 0;
     if (idle && !this.#options.discovery) this.#reject(this.#lost(false));
   }
 
@@ -154,6 +168,7 @@ class Race<P, T> {
     if (this.#ended.signal.aborted) return;
     this.#failedAtMs.set(key, this.#options.clock.monotonicMs());
     this.#note(key, error);
+    for (const endpoint of this.#later.splice(0, 1)) this.#offer(endpoint);
     this.#options.discovery?.forget(endpoint);
     if (error instanceof MeshError && error.code === 'BAD_CERTIFICATE') this.#hint = error.hint;
     const standsBy = error instanceof MeshError && error.code === 'NOT_LEADER';

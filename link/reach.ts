@@ -1,7 +1,6 @@
 import type { Clock } from '../common/clock.js';
 import { type Logger, silentLogger } from '../common/log.js';
-import { readRoots } from '../common/identity/roots.js';
-import type { Trust } from './credentials.js';
+import { rootsOf, type Trust } from './credentials.js';
 import { Discovery } from './discovery.js';
 import type { Endpoint } from './endpoints.js';
 import { probeCoordinator } from './probe.js';
@@ -30,7 +29,7 @@ export interface ReachOptions<T> {
  */
 export async function reach<T>(options: ReachOptions<T>): Promise<T> {
   const { meshId, credential, clock } = options;
-  const { certificates: roots, digests } = readRoots(credential.root);
+  const { certificates: roots, digests } = rootsOf(credential);
   return withDiscovery(options.discover, digests, clock, options.log, (discovery) =>
     race({
       what: `mesh ${meshId}`,

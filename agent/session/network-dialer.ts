@@ -14,6 +14,11 @@ import type { Dialer, Line } from './dialer.js';
 
 const REACH_MS = 30_000;
 
+/** Heartbeats tell sooner than pings would whether anybody is there; a thousand agents' pings are a thousand answers. */
+const SESSION_OPTIONS = { ...channelOptions, 'grpc.keepalive_time_ms': 2 ** 31 - 1 };
+/** These are open for long and used for moments; a call that is under way is looked after. */
+const OTHER_OPTIONS = { ...channelOptions, 'grpc.keepalive_permit_without_calls': 0 };
+
 export interface NetworkDialerOptions {
   meshId: string;
   /** The one to prove who we are with, at every dial. */
@@ -70,16 +75,16 @@ class NetworkLine implements Line {
     private readonly meshId: string,
     private readonly credential: () => Credential,
   ) {
-    this.agents = this.#client(AgentServiceClient);
+    this.agents = this.#client(AgentServiceClient, SESSION_OPTIONS);
   }
 
   bulk(): AgentServiceClient {
-    this.#bulk ??= this.#client(AgentServiceClient);
+    this.#bulk ??= this.#client(AgentServiceClient, OTHER_OPTIONS);
     return this.#bulk;
   }
 
   authority(): CaServiceClient {
-    this.#authority ??= this.#client(CaServiceClient);
+    this.#authority ??= this.#client(CaServiceClient, OTHER_OPTIONS);
     return this.#authority;
   }
 
@@ -87,7 +92,10 @@ class NetworkLine implements Line {
     for (const client of [this.agents, this.#bulk, this.#authority]) client?.close();
   }
 
-  #client<C>(make: new (target: string, ...rest: [ReturnType<typeof channelCredentials>, object]) => C): C {
-    return new make(grpcTarget(this.endpoint), channelCredentials(this.credential(), this.meshId), channelOptions);
+  #client<C>(
+    make: new (target: string, ...rest: [ReturnType<typeof channelCredentials>, object]) => C,
+    options: typeof channelOptions,
+  ): C {
+    return new make(grpcTarget(this.endpoint), channelCredentials(this.credential(), this.meshId), options);
   }
 }

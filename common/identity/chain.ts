@@ -3,10 +3,19 @@
  * `mesh-ca inspect` judge a chain here. TLS has verified it too, where it was told the roots; this adds what TLS leaves
  * open (exactly one intermediate, of our profile and of the same mesh) and gives reasons that people can read.
  */
-import { X509Certificate } from 'node:crypto';
-import type { DetailedPeerCertificate } from 'node:tls';
+import { type KeyObject, X509Certificate } from 'node:crypto';
+import type { DetailedPeerCertificate, TLSSocket } from 'node:tls';
 import { MeshError } from '../errors.js';
-import { checkAuthority, checkPeer, fieldsOf, type PeerRules } from './check.js';
+import { RecentSet } from '../recent-set.js';
+import {
+  type Authority,
+  checkAuthorityDates,
+  checkPeer,
+  fieldsOf,
+  fingerprintOf,
+  type PeerRules,
+  readAuthority,
+} from './check.js';
 import type { Identity } from './identity.js';
 
 /** Longer than any chain of ours, and a bound on what a peer may make us read. */
@@ -23,9 +32,30 @@ export function presentedBy(leaf: DetailedPeerCertificate | undefined): X509Cert
   const chain: X509Certificate[] = [];
   for (let link = leaf; link?.raw && chain.length < CHAIN_MAX; link = link.issuerCertificate) {
     if (chain.at(-1)?.raw.equals(link.raw)) break;
-    chain.push(new X509Certificate(link.raw));
+    chain.push(certificateOf(link.raw));
   }
   return chain;
+}
+
+/**
+ * The same of a socket that nobody has asked yet: Node gives what is above the leaf away only once. Much cheaper, because
+ * no text is made of anything.
+ */
+export function presentedOn(socket: TLSSocket): X509Certificate[] {
+  const chain: X509Certificate[] = [];
+  for (let link = socket.getPeerX509Certificate(); link && chain.length < CHAIN_MAX; link = link.issuerCertificate)
+    chain.push(link);
+  return chain;
+}
+
+/** A mesh has few coordinators, and each shows the same chain on every connection: it is read once. */
+const presented = new RecentSet<string, X509Certificate>(32);
+
+function certificateOf(der: Buffer): X509Certificate {
+  const digest = fingerprintOf(der);
+  const certificate = presented.touch(digest) ?? new X509Certificate(der);
+  presented.put(digest, certificate);
+  return certificate;
 }
 
 /**
@@ -54,6 +84,57 @@ export function checkPresented(
 const signedBy = (certificate: X509Certificate, issuer: X509Certificate): boolean =>
   certificate.checkIssued(issuer) && certificate.verify(issuer.publicKey);
 
+/** An issuer and the root that signed it, with everything about them checked that their bytes decide. */
+interface KnownIssuer {
+  root: Authority;
+  issuer: Authority;
+  publicKey: KeyObject;
+}
+
+/**
+ * Issuers that were good, by the digests of their bytes and their root's. Every connection of a mesh shows one of a few,
+ * and what was found of it is true of the same bytes for ever, except for the dates, which are asked each time. Only good
+ * ones are kept, and no more than a rotation of several coordinators has; a chain that brings its own root makes room for
+ * itself, and costs the others one look.
+ */
+const knownIssuers = new RecentSet<string, KnownIssuer>(32);
+/** Roots are the same objects for as long as they are trusted. */
+const digests = new WeakMap<X509Certificate, string>();
+
+function digestOf(root: X509Certificate): string {
+  let digest = digests.get(root);
+  if (digest === undefined) digests.set(root, (digest = fingerprintOf(root)));
+  return digest;
+}
+
+/** The dates of both are checked when this returns. @throws MeshError BAD_CERTIFICATE */
+function issuerOf(issuer: X509Certificate, roots: readonly X509Certificate[], nowMs: number): KnownIssuer {
+  const digest = fingerprintOf(issuer);
+  for (const root of roots) {
+    const known = knownIssuers.touch(`${digest}/${digestOf(root)}`);
+    if (!known) continue;
+    checkAuthorityDates(known.root, nowMs);
+    checkAuthorityDates(known.issuer, nowMs);
+    return known;
+  }
+  const root = roots.find((candidate) => signedBy(issuer, candidate));
+  if (!root) throw refused('the chain does not lead to the root certificate of this mesh', 'is this the right mesh?');
+  const found = { root: readAuthority(root, 'root') };
+  checkAuthorityDates(found.root, nowMs);
+  if (!signedBy(root, root)) throw refused('the root certificate is not signed by itself');
+  const known = { ...found, issuer: readAuthority(issuer, 'issuer'), publicKey: issuer.publicKey };
+  checkAuthorityDates(known.issuer, nowMs);
+  if (known.issuer.meshId !== known.root.meshId)
+    throw refused('the issuer and the root of the chain belong to two meshes');
+  knownIssuers.put(`${digest}/${digestOf(root)}`, known);
+  return known;
+}
+
+/** That one of `roots` vouches for this issuer now. @throws MeshError BAD_CERTIFICATE */
+export function checkIssuer(issuer: X509Certificate, roots: readonly X509Certificate[], nowMs: number): void {
+  issuerOf(issuer, roots, nowMs);
+}
+
 /**
  * That a chain (leaf first) leads to one of `roots`, of which only the fingerprints may have been known before. Checks
  * every signature, the profile and dates of root and issuer, that all belong to one mesh, and that the leaf is no
@@ -66,13 +147,9 @@ export function verifyChain(chain: readonly X509Certificate[], roots: readonly X
   const [issuer, ...more] = above;
   if (!issuer || more.length > 0)
     throw refused(`the chain has ${above.length} intermediate certificates; it has exactly one in a mesh`);
-  const root = roots.find((candidate) => signedBy(issuer, candidate));
-  if (!root) throw refused('the chain does not lead to the root certificate of this mesh', 'is this the right mesh?');
-  const meshId = checkAuthority(root, 'root', nowMs);
-  if (!signedBy(root, root)) throw refused('the root certificate is not signed by itself');
-  if (checkAuthority(issuer, 'issuer', nowMs) !== meshId)
-    throw refused('the issuer and the root of the chain belong to two meshes');
-  if (!signedBy(leaf, issuer)) throw refused('the leaf certificate is not signed by the issuer beside it');
+  const { publicKey } = issuerOf(issuer, roots, nowMs);
+  if (!leaf.checkIssued(issuer) || !leaf.verify(publicKey))
+    throw refused('the leaf certificate is not signed by the issuer beside it');
   if (fieldsOf(leaf).basicConstraints?.ca !== false) throw refused('the leaf certificate is itself an authority');
 }
 

@@ -34,10 +34,20 @@ export const fingerprintOf = (certificate: X509Certificate | Uint8Array): string
     .update(certificate instanceof X509Certificate ? certificate.raw : certificate)
     .digest('hex');
 
+/** Several questions are asked of the same certificate; it cannot change. */
+const known = new WeakMap<X509Certificate, CertificateFields>();
+
 /** @throws MeshError BAD_CERTIFICATE when it is not strict DER, or something else than a certificate */
-export function fieldsOf(certificate: X509Certificate | Uint8Array): CertificateFields {
+export function fieldsOf(certificate: X509Certificate | Uint8Array): Readonly<CertificateFields> {
+  if (!(certificate instanceof X509Certificate)) return read(certificate);
+  let fields = known.get(certificate);
+  if (!fields) known.set(certificate, (fields = read(certificate.raw)));
+  return fields;
+}
+
+function read(der: Uint8Array): CertificateFields {
   try {
-    return readCertificate(certificate instanceof X509Certificate ? certificate.raw : certificate);
+    return readCertificate(der);
   } catch (error) {
     if (!(error instanceof DerError)) throw error;
     throw new MeshError('BAD_CERTIFICATE', `the certificate does not parse: ${error.message}`, { cause: error });
@@ -111,17 +121,34 @@ export function checkPeer(certificate: X509Certificate | Uint8Array, rules: Peer
   };
 }
 
-/**
- * The mesh that a certificate of the authority itself, root or issuer, belongs to.
- * @throws MeshError BAD_CERTIFICATE when it does not fit that profile or the time is out of its dates
- */
-export function checkAuthority(certificate: X509Certificate, kind: 'root' | 'issuer', nowMs: number): string {
+/** A certificate of the authority itself, in order but for the question whether it is valid now. */
+export interface Authority {
+  kind: 'root' | 'issuer';
+  meshId: string;
+  fields: CertificateFields;
+}
+
+/** @throws MeshError BAD_CERTIFICATE when it does not fit the profile of its kind */
+export function readAuthority(certificate: X509Certificate, kind: Authority['kind']): Authority {
   const fields = fieldsOf(certificate);
   const meshId = parseMeshUri(onlyUri(fields));
   const problem = profileProblem(fields, kind);
   if (problem) throw refused(`the ${kind} certificate of ${meshId} does not fit the profile: ${problem}`);
+  return { kind, meshId, fields };
+}
+
+/** @throws MeshError BAD_CERTIFICATE when the time is out of its dates */
+export const checkAuthorityDates = ({ kind, meshId, fields }: Authority, nowMs: number): void =>
   checkDates(`the ${kind} certificate of ${meshId}`, fields, nowMs);
-  return meshId;
+
+/**
+ * The mesh that a certificate of the authority itself, root or issuer, belongs to.
+ * @throws MeshError BAD_CERTIFICATE when it does not fit that profile or the time is out of its dates
+ */
+export function checkAuthority(certificate: X509Certificate, kind: Authority['kind'], nowMs: number): string {
+  const authority = readAuthority(certificate, kind);
+  checkAuthorityDates(authority, nowMs);
+  return authority.meshId;
 }
 
 /** @throws MeshError BAD_CERTIFICATE when it is not the root of a mesh */

@@ -25,9 +25,11 @@ import { type ConnectionInjector, Server, ServerCredentials } from '@grpc/grpc-j
 import { type Clock, pause, type Timer } from '../../common/clock.js';
 import { systemCode } from '../../common/errors.js';
 import { chainFromPem } from '../../common/identity/chain.js';
+import { fingerprintOf } from '../../common/identity/check.js';
 import type { Identity } from '../../common/identity/identity.js';
 import type { Service } from '../../common/lifecycle.js';
 import type { Logger } from '../../common/log.js';
+import { RecentSet } from '../../common/recent-set.js';
 import type { Credential } from '../../link/credentials.js';
 import { Census, type Kind } from './census.js';
 import { listenError } from './listen.js';
@@ -62,6 +64,9 @@ export interface CallLike {
 }
 
 const DRAIN_MS = 2000;
+const NO_BYTES = Buffer.alloc(0);
+/** More than a mesh has at a time, a rotation of several coordinators included. */
+const ISSUERS_MAX = 32;
 
 interface Connection {
   raw: Socket;
@@ -69,8 +74,8 @@ interface Connection {
   address: string;
   kind: Kind;
   peer: Peer;
-  /** What the peer presented, leaf first. */
-  chain: readonly X509Certificate[];
+  /** Of an identity: who issued its certificate. */
+  issuer: X509Certificate | undefined;
   timer: Timer;
 }
 
@@ -88,6 +93,7 @@ export class Door implements Service {
   readonly #peerOfCertificate = new WeakMap<object, Peer>();
   /** Refused peers by what `getPeer` prints, to tell them why. It grants nothing. */
   readonly #refusedPeers = new Map<string, Peer>();
+  readonly #issuers = new RecentSet<string, X509Certificate>(ISSUERS_MAX);
   #roots: readonly X509Certificate[];
   #stopping: Promise<void> | undefined;
   #emptied: (() => void) | undefined;
@@ -153,7 +159,7 @@ export class Door implements Service {
   /**
    * The peer of a gRPC call, or of the socket of an HTTP request. For a connection that is gone it is nobody.
    *
-   * grpc-js hands out what `getPeerCertificate` of our own socket returned, and that is an object made for this
+   * grpc-js hands out what `getPeerCertificate` of our own socket returned, and that is an empty object made for this
    * connection: nothing a peer sends can name another's.
    */
   peerOf(source: CallLike | Socket): Peer {
@@ -178,8 +184,8 @@ export class Door implements Service {
     this.#roots = chainFromPem(credential.root);
     if (before.every((root) => this.#roots.some((kept) => kept.raw.equals(root.raw)))) return;
     const nowMs = this.#options.clock.wallMs();
-    for (const { peer, tls, chain } of this.#connections.values())
-      if (peer.kind === 'identity' && !leadsTo(chain, this.#roots, nowMs)) tls?.destroy();
+    for (const { peer, tls, issuer } of this.#connections.values())
+      if (peer.kind === 'identity' && !(issuer && leadsTo(issuer, this.#roots, nowMs))) tls?.destroy();
   }
 
   /** Cuts every connection whose identity the predicate names; returns how many. */
@@ -199,8 +205,11 @@ export class Door implements Service {
       'grpc.max_receive_message_length': messageBytes,
       'grpc.max_send_message_length': this.#limits.messageBytesMax,
       'grpc-node.max_session_memory': memoryMb,
-      'grpc.keepalive_time_ms': 20_000,
+      // Only so that a peer that has vanished gives up its place some time: agents are missed by their heartbeats.
+      'grpc.keepalive_time_ms': 60_000,
       'grpc.keepalive_timeout_ms': 10_000,
+      // Statistics of every call and connection, for a service that is not offered.
+      'grpc.enable_channelz': 0,
     });
     this.#options.register(server);
     return { server, injector: server.createConnectionInjector(ServerCredentials.createInsecure()) };
@@ -217,7 +226,15 @@ export class Door implements Service {
       return;
     }
     const timer = this.#options.clock.after(this.#limits.handshakeMs, () => raw.destroy(), { background: true });
-    this.#connections.set(key, { raw, tls: undefined, address, kind: 'handshake', peer: NOBODY, chain: [], timer });
+    this.#connections.set(key, {
+      raw,
+      tls: undefined,
+      address,
+      kind: 'handshake',
+      peer: NOBODY,
+      issuer: undefined,
+      timer,
+    });
     raw.once('close', () => this.#forget(key));
     this.#tls.emit('connection', raw);
   }
@@ -256,19 +273,34 @@ export class Door implements Service {
     connection.timer.cancel();
     if (kind === 'nobody')
       connection.timer = clock.after(this.#limits.nobodyLifeMs, () => socket.destroy(), { background: true });
-    Object.assign(connection, { tls: socket, kind, peer, chain });
+    Object.assign(connection, {
+      tls: socket,
+      kind,
+      peer,
+      issuer: peer.kind === 'identity' ? this.#shared(chain[1]) : undefined,
+    });
     this.#remember(socket, key, peer);
     if (socket.alpnProtocol === 'h2') this.#grpc[kind].injector.injectConnection(socket);
     else this.#options.http.emit('connection', socket);
+  }
+
+  /** The same certificate is one object, however many connections show it. */
+  #shared(issuer: X509Certificate | undefined): X509Certificate | undefined {
+    if (!issuer) return undefined;
+    const digest = fingerprintOf(issuer);
+    const known = this.#issuers.touch(digest) ?? issuer;
+    this.#issuers.put(digest, known);
+    return known;
   }
 
   #remember(socket: TLSSocket, key: string, peer: Peer): void {
     this.#peerOfSocket.set(socket, peer);
     if (peer.kind === 'refused') this.#refusedPeers.set(peerNameOf(key), peer);
     if (peer.kind !== 'identity' && peer.kind !== 'expired') return;
-    // grpc-js names the certificate of a socket that is authorized, and of no other. What this peer may do, its kind says.
+    // grpc-js names the certificate of a socket that is authorized and shows one with bytes, however few, and of no other.
+    // What this peer may do, its kind says.
     socket.authorized = true;
-    const certificate = socket.getPeerCertificate();
+    const certificate = { raw: NO_BYTES } as PeerCertificate;
     this.#peerOfCertificate.set(certificate, peer);
     socket.getPeerCertificate = (() => certificate) as TLSSocket['getPeerCertificate'];
   }

@@ -1,7 +1,7 @@
 import type { X509Certificate } from 'node:crypto';
 import type { TLSSocket } from 'node:tls';
 import { MeshError, toMeshError } from '../../common/errors.js';
-import { checkPresented, verifyChain } from '../../common/identity/chain.js';
+import { checkIssuer, checkPresented } from '../../common/identity/chain.js';
 import { fieldsOf } from '../../common/identity/check.js';
 import type { Identity } from '../../common/identity/identity.js';
 
@@ -83,10 +83,10 @@ export function chainOf(socket: TLSSocket): X509Certificate[] {
   return leaf.issuerCertificate ? [leaf, leaf.issuerCertificate] : [leaf];
 }
 
-/** Whether the chain that a peer presented leads to one of these roots. */
-export function leadsTo(chain: readonly X509Certificate[], roots: readonly X509Certificate[], nowMs: number): boolean {
+/** Whether what this authority has issued leads to one of these roots. */
+export function leadsTo(issuer: X509Certificate, roots: readonly X509Certificate[], nowMs: number): boolean {
   try {
-    verifyChain(chain, roots, nowMs);
+    checkIssuer(issuer, roots, nowMs);
     return true;
   } catch {
     return false;
