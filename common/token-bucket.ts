@@ -27,6 +27,11 @@ export class TokenBucket {
     return 0;
   }
 
+  /** One that was taken need not have been. */
+  giveBack(): void {
+    this.#tokens = Math.min(this.rate.burst, this.#tokens + 1);
+  }
+
   /** Takes what has been used already, into debt if need be. Returns how long to wait until the debt is paid, or 0. */
   spend(tokens: number, nowMs: number): number {
     this.#fill(nowMs);

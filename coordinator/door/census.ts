@@ -11,19 +11,26 @@ interface Tally {
   identity: number;
 }
 
-/** Counts connections per address, per identity and in all, and says when one more is too many, or comes too soon. */
+/**
+ * Counts connections per address, per identity and in all, and says when one more is too many, or comes too soon. A rate is
+ * the address's until it is known who comes; who proves to be an identity counts for that one instead, so that hundreds of
+ * agents behind one address may return together, and none of them can knock without end.
+ */
 export class Census {
   readonly #limits: DoorLimits;
   readonly #clock: Clock;
   readonly #byAddress = new Map<string, Tally>();
   readonly #byIdentity = new Map<string, number>();
   readonly #arrivals: TokenBuckets;
+  readonly #identityArrivals: TokenBuckets;
   #total = 0;
 
   constructor(limits: DoorLimits, clock: Clock) {
     this.#limits = limits;
     this.#clock = clock;
-    this.#arrivals = new TokenBuckets({ perSecond: limits.connectionsPerSecond, burst: limits.connectionsBurst });
+    const rate = { perSecond: limits.connectionsPerSecond, burst: limits.connectionsBurst };
+    this.#arrivals = new TokenBuckets(rate);
+    this.#identityArrivals = new TokenBuckets(rate);
   }
 
   get total(): number {
@@ -60,6 +67,12 @@ export class Census {
     const open = this.#byIdentity.get(identity) ?? 0;
     if (kind === 'identity' && open >= perIdentityMax)
       return `too many connections of ${identity} (--max-connections-per-identity)`;
+    if (kind === 'identity') {
+      const nowMs = this.#clock.monotonicMs();
+      if (this.#identityArrivals.take(identity, nowMs) > 0)
+        return `connections of ${identity} come too fast (--max-connection-rate)`;
+      this.#arrivals.of(address, nowMs).giveBack();
+    }
     tally.handshake--;
     tally[kind]++;
     if (kind === 'identity') this.#byIdentity.set(identity, open + 1);

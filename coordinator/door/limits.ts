@@ -15,7 +15,7 @@ export interface DoorLimits {
   handshakesPerAddressMax: number;
   /** From one address, without an identity of this mesh. */
   nobodiesPerAddressMax: number;
-  /** New ones from one address. */
+  /** New ones from one address, or of one identity. */
   connectionsPerSecond: number;
   connectionsBurst: number;
   /** How long a connection without an identity lives: enough to join, or to ask for health. */

@@ -31,9 +31,9 @@ test('a value out of its range is refused with the range, each of them', (t) => 
 });
 
 test('two that cannot be together are named together', (t) => {
-  t.throws(() => checkLimits(testLimits({ maxHandshakesPerAddress: 300 })), {
+  t.throws(() => checkLimits(testLimits({ maxHandshakesPerAddress: 2000 })), {
     code: 'BAD_CONFIG',
-    message: '--max-handshakes-per-address (300) is more than --max-connections-per-address (256) lets through',
+    message: '--max-handshakes-per-address (2,000) is more than --max-connections-per-address (1,024) lets through',
     hint: /lower --max-handshakes-per-address or raise --max-connections-per-address/,
   });
   t.throws(() => checkLimits(testLimits({ maxConnections: 200 })), { message: /--max-connections \(200\)/ });

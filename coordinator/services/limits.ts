@@ -66,9 +66,9 @@ export const limitSettings = {
     group: 'Connections',
     unit: 'count',
     describe: 'TCP connections from one address, of whatever kind',
-    ...{ fallback: 256, range: [4, 1_000_000] },
+    ...{ fallback: 1024, range: [4, 1_000_000] },
     beyond: DESTROYED,
-    caveat: 'many agents behind one address (containers, NAT) need more: two for each, and room for people',
+    caveat: 'more than 500 agents behind one address (containers, NAT) need more: two for each, and room for people',
   }),
   maxConnectionsPerIdentity: limit('max-connections-per-identity', {
     group: 'Connections',
@@ -97,7 +97,8 @@ export const limitSettings = {
   maxConnectionRate: limit('max-connection-rate', {
     group: 'Connections',
     unit: 'per second',
-    describe: 'new connections from one address; a handshake costs about a millisecond of CPU',
+    describe:
+      'new connections from one address, and of one certificate name; one with a certificate of this mesh counts for its name alone. A handshake costs one to three milliseconds of CPU',
     ...{ fallback: 50, range: [1, 1_000_000] },
     beyond: DESTROYED,
     caveat: 'scripts that run many short `mesh` commands at a time from one machine',
