@@ -138,7 +138,7 @@ async function run(
   );
   const { work, connection } = parts;
   const renewal = new Renewal({
-    ...{ clock, log, credential, random },
+    ...{ clock, log, credential, random, spreadMs: RENEWAL_SPREAD_MS },
     issue: renewOver(() => connection.authority(), clock),
     onRenewed: (renewed) => {
       credential = renewed;
@@ -162,6 +162,9 @@ async function run(
     },
   };
 }
+
+/** Of a thousand agents that start together with certificates past their time some twenty a second renew. */
+const RENEWAL_SPREAD_MS = 60_000;
 
 const sandboxOptions = (config: AgentConfig): SandboxOptions => ({
   setting: config.sandbox,

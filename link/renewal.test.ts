@@ -12,7 +12,7 @@ const HOUR_MS = 3_600_000;
 const startMs = Date.parse('2027-01-01T00:00:00Z');
 
 /** An agent's certificate of 24 h under a clock that we move, renewed at an authority that answers as `mood` says. */
-function setUp(mood: { failing?: boolean } = {}) {
+function setUp(mood: { failing?: boolean } = {}, spreadMs?: number) {
   const clock = new ManualClock(startMs);
   const mesh = makeTestMesh('test-mesh', startMs);
   const credential = mesh.credential('agent', 'box');
@@ -23,6 +23,7 @@ function setUp(mood: { failing?: boolean } = {}) {
     log: silentLogger,
     credential,
     random: () => 0.5,
+    ...(spreadMs === undefined ? {} : { spreadMs }),
     issue: async (csrDer) => {
       asked++;
       if (mood.failing) throw new Error('nobody there');
@@ -132,4 +133,27 @@ test('an answer for another key is refused', async (t) => {
   t.equal(renewed.length, 0);
   t.equal(clock.waiting.length, 1, 'and it will try again');
   await renewal.stop();
+});
+
+test('what is due at the start waits its share of the spread, or of a tenth of what is left', async (t) => {
+  const early = setUp({}, 60_000);
+  early.clock.advance(dueMs(early.credential) - startMs + 1);
+  await early.renewal.start();
+  await pass(early.clock, 29_000);
+  t.equal(early.asked(), 0, 'others ask now');
+  await pass(early.clock, 2000);
+  t.equal(early.asked(), 1);
+  await early.renewal.stop();
+
+  const late = setUp({}, 60_000);
+  const { notAfterMs } = fieldsOf(new X509Certificate(late.credential.certificateChain));
+  late.clock.advance(notAfterMs - startMs - 10_000);
+  await late.renewal.start();
+  late.clock.advance(400);
+  await settled();
+  t.equal(late.asked(), 0);
+  late.clock.advance(200);
+  await settled();
+  t.equal(late.asked(), 1, 'ten seconds are left: half of one is waited');
+  await late.renewal.stop();
 });

@@ -36,8 +36,13 @@ export interface RenewalOptions {
   issue: (csr: Uint8Array, signal: AbortSignal) => Promise<Issued>;
   /** Stores and uses it. When it throws the renewal counts as failed and is tried again. */
   onRenewed: (credential: Credential) => Promise<void> | void;
-  /** In [0, 1), for the backoff. */
+  /** In [0, 1), for the backoff and the spread. */
   random?: () => number;
+  /**
+   * What is due when this starts is renewed within so long, and within a tenth of what is left of it: machines that all
+   * come back from a power cut do not all ask at once. At once when absent.
+   */
+  spreadMs?: number;
 }
 
 const CHECK_MS_MAX = 60_000;
@@ -67,7 +72,11 @@ export class Renewal implements Service {
 
   async start(): Promise<void> {
     this.#stopped = new AbortController();
-    this.#schedule(0);
+    const { clock, random = Math.random, spreadMs = 0 } = this.#options;
+    const nowMs = clock.wallMs();
+    const isDue = renewalAtMs(this.#dates) <= nowMs;
+    const withinMs = Math.min(spreadMs, Math.max(0, this.#dates.notAfterMs - nowMs) / 10);
+    this.#schedule(isDue ? random() * withinMs : 0);
   }
 
   async stop(): Promise<void> {
