@@ -22,6 +22,8 @@ export interface NodeRow {
 
 export interface NodeStore {
   all(): Promise<NodeRow[]>;
+  /** Of every node that is marked as revoked. */
+  revokedNames(): Promise<string[]>;
   /** By name: a node that returns keeps its id and number; one that was removed is there again. */
   upsert(
     node: Omit<NodeRow, 'seq' | 'draining' | 'revoked' | 'removed' | 'reliability' | 'finished' | 'lastHeartbeatAtMs'>,

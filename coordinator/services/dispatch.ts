@@ -23,18 +23,18 @@ import type {
 } from '../core/scheduler/types.js';
 import type { AssignItem, AssignedTask, LiveTask, Store } from '../ports.js';
 import type { Namespaces } from './namespaces.js';
-import type { Fleet, LiveNode } from './fleet.js';
+import type { Fleet } from './fleet.js';
 import type { Jobs, LiveJob } from './jobs.js';
 import type { PipelineDelay } from './pipeline-delay.js';
 import { problemOf, valuesFor, type ValuesByJob, valuesOf } from './handover.js';
 import type { Secrets } from './secrets.js';
-import { FENCING_PROTOCOL, SANDBOX_PROTOCOL, SECRETS_PROTOCOL, toRefs } from './session.js';
+import { nodeView } from './node-view.js';
+import { toRefs } from './session.js';
 
 /** Returned tasks looked at per turn, shared equally among the jobs that have any. */
 const DUE_PAGE = 5000;
 /** Jobs whose returned tasks are looked at in one turn; the next turn goes on with the jobs that follow. */
 const DUE_JOBS_MAX = 500;
-const UNKNOWN_RTT_MS = 5;
 /** Without a sign that something came back, the store is asked this often anyway. */
 const DUE_LOOK_MS = 1000;
 
@@ -171,52 +171,8 @@ export class Dispatch implements Service {
 
   /** The nodes as the planner sees them now. */
   nodes(): NodeView[] {
-    return [...this.#options.fleet.all()].map((node) => this.#view(node));
-  }
-
-  #view(node: LiveNode): NodeView {
-    const { ledger, jobs } = this.#options;
-    return {
-      ...ledger.room(node.row.seq, (job) => jobs.get(job)?.taskTime.ms),
-      seq: node.row.seq,
-      name: node.row.name,
-      labels: node.labels,
-      executors: node.executors,
-      state: node.session?.open ? node.liveness.state : 'OFFLINE',
-      draining: node.row.draining || node.stopping,
-      revoked: node.row.revoked,
-      load: node.load,
-      rttMs: node.roundTrip?.smoothedMs ?? UNKNOWN_RTT_MS,
-      reliability: node.reliability,
-      fences: (node.session?.protocol ?? 0) >= FENCING_PROTOCOL,
-      sandboxes: node.sandboxes,
-      limits: (node.session?.protocol ?? 0) >= SANDBOX_PROTOCOL,
-      ...this.#withheld(node),
-      finished: node.finished,
-      ...this.#trustOf(node),
-    };
-  }
-
-  /** Why tasks there get no secrets. */
-  #withheld(node: LiveNode): Partial<NodeView> {
-    if (!this.#options.secrets.open) return { noSecrets: 'the coordinator has no key for secrets' };
-    if ((node.session?.protocol ?? 0) < SECRETS_PROTOCOL)
-      return { noSecrets: 'its agent is too old to be given secrets: upgrade it' };
-    if (node.row.capabilities.secretFiles) return {};
-    return { noSecretFiles: 'it has no memory file system for the files of secrets (--secret-file)' };
-  }
-
-  /** Nothing for a node that is trusted, as nearly all are. */
-  #trustOf(node: LiveNode): Partial<NodeView> {
-    const { ledger, clock } = this.#options;
-    const nowMs = clock.monotonicMs();
-    const state = node.trust.state(nowMs);
-    if (state === 'trusted') return {};
-    if (state === 'suspended') return { barred: node.trust.whySuspended(nowMs) };
-    if (ledger.ofNode(node.row.seq).length > 0)
-      return { barred: 'it is on probation: one task at a time, and that one is under way' };
-    const { cpuMillis, memoryBytes, gpus, custom, slots } = ledger.room(node.row.seq).free;
-    return { onTrial: true, free: { cpuMillis, memoryBytes, gpus, custom, slots: Math.min(1, slots) } };
+    const nowMs = this.#options.clock.monotonicMs();
+    return Array.from(this.#options.fleet.all(), (node) => nodeView(node, this.#options, nowMs));
   }
 
   async #commit(result: Plan): Promise<void> {

@@ -254,7 +254,7 @@ export class Enrollment {
       return token.name;
     }
     if (!isName(wish)) throw new MeshError('BAD_NAME', `"${wish.slice(0, 80)}" is not a name`);
-    const revoked = new Set((await nodes.all()).filter((node) => node.revoked).map((node) => node.name));
+    const revoked = new Set(await nodes.revokedNames());
     for (let suffix = 1; suffix <= NAME_TRIES; suffix++) {
       const name = suffix === 1 ? wish : `${wish.slice(0, 58)}-${suffix}`;
       if (!revoked.has(name) && !claimed.has(name) && !(await isHeld(name))) return name;

@@ -60,6 +60,8 @@ export class LiveNode {
 export class Fleet {
   readonly #nodes = new Map<number, LiveNode>();
   readonly #byName = new Map<string, LiveNode>();
+  /** Undefined when a row has changed since it was counted. */
+  #count: number | undefined;
 
   constructor(
     private readonly clock: Clock,
@@ -79,6 +81,7 @@ export class Fleet {
   }
 
   put(row: NodeRow): LiveNode {
+    this.#count = undefined;
     this.ledger.setNode(row.seq, roomOf(row.capabilities));
     const known = this.#nodes.get(row.seq);
     if (!known) return this.#add(row, NodeLiveness.connected(this.liveness, this.clock.monotonicMs()));
@@ -87,6 +90,7 @@ export class Fleet {
   }
 
   #add(row: NodeRow, liveness: NodeLiveness): LiveNode {
+    this.#count = undefined;
     const node = new LiveNode(row, liveness);
     this.ledger.setNode(row.seq, roomOf(row.capabilities));
     this.#nodes.set(row.seq, node);
@@ -102,10 +106,12 @@ export class Fleet {
     return this.#byName.get(name);
   }
 
-  /** Nodes that may get work some time: neither revoked nor removed. */
+  /** Nodes that may get work some time: neither revoked nor removed. Asked for every result, so it is counted once. */
   count(): number {
+    if (this.#count !== undefined) return this.#count;
     let count = 0;
     for (const node of this.all()) if (!node.row.revoked) count++;
+    this.#count = count;
     return count;
   }
 
@@ -144,6 +150,7 @@ export class Fleet {
 
   /** Its certificate is revoked: it gets no more work, and nothing more is heard from it. */
   revoked(node: LiveNode): void {
+    this.#count = undefined;
     node.row = { ...node.row, revoked: true };
     node.session?.close('its certificate is revoked', true);
     this.log.warn({ event: 'node.revoked', node: node.row.name });

@@ -32,7 +32,8 @@ export class Metrics {
   readonly storeRows = this.#histogram('mesh_store_batch_rows', 'Rows in one statement', ROWS, 'op');
 
   constructor() {
-    collectDefaultMetrics({ register: this.registry });
+    // A timer of its own measures the lag of the event loop: ten times a second wakes an idle process little enough.
+    collectDefaultMetrics({ register: this.registry, eventLoopMonitoringPrecision: 100 });
     const info = new Gauge({
       name: 'mesh_build_info',
       help: 'Always 1; the labels say what runs',

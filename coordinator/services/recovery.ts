@@ -67,7 +67,7 @@ export class Recovery {
       if (latest.publicKeyDigest === keyDigest && latest.revokedAtMs === undefined) return latest;
       throw refused('EXPIRED', `the certificate ${serial} of ${name} is not the latest one of this name`, name);
     }
-    if ((await this.#options.nodes.all()).some((node) => node.name === name && node.revoked))
+    if ((await this.#options.nodes.revokedNames()).includes(name))
       throw refused('REVOKED', `the node ${name} is revoked`, name);
     const actor = actorOf({ identity: expired, address });
     const common = { csr, role, name, actor, tokenId: undefined, lifetimeMs: askedLifetimeMs(row) };

@@ -63,5 +63,6 @@ test('of many coordinators with many addresses each is named within the bound', 
   const named = here.roster.addresses();
   t.ok(named.length <= 16);
   for (let i = 0; i < 5; i++) t.ok(named.includes(`10.0.${i}.0:7443`));
+  t.equal(here.roster.addresses(), named, 'made once, however often it is asked for');
   await here.roster.stop();
 });

@@ -46,6 +46,8 @@ export class Roster implements Service {
   #others: LiveCoordinator[] = [];
   /** Read with each turn: every heartbeat asks for the list, and asking the system for its interfaces is no small thing. */
   #own: string[] = [];
+  /** What `addresses` answers until the next look. */
+  #known: { leads: boolean; addresses: string[] } | undefined;
 
   constructor(options: RosterOptions) {
     this.#options = options;
@@ -59,7 +61,7 @@ export class Roster implements Service {
   }
 
   async start(): Promise<void> {
-    this.#own = this.#options.addresses();
+    this.#look();
     await this.#loop.start();
   }
 
@@ -72,8 +74,13 @@ export class Roster implements Service {
 
   /** Looks now: this coordinator began or ceased to lead, or has an address at last. */
   refresh(): void {
-    this.#own = this.#options.addresses();
+    this.#look();
     this.#loop.wake();
+  }
+
+  #look(): void {
+    this.#own = this.#options.addresses();
+    this.#known = undefined;
   }
 
   /** No other coordinator is known. */
@@ -98,8 +105,17 @@ export class Roster implements Service {
     return [own, ...others].sort((a, b) => Number(b.leader) - Number(a.leader));
   }
 
-  /** Where the mesh may be reached, as `host:port`, the leader's addresses first; at most 16. */
+  /**
+   * Where the mesh may be reached, as `host:port`, the leader's addresses first; at most 16. The same array until something
+   * has changed: every heartbeat of every agent asks.
+   */
   addresses(): string[] {
+    const leads = this.#options.leads();
+    if (this.#known?.leads !== leads) this.#known = { leads, addresses: this.#gather() };
+    return this.#known.addresses;
+  }
+
+  #gather(): string[] {
     const all = this.list();
     const share = Math.max(1, Math.floor(ADDRESSES_MAX / all.length));
     return [...new Set(all.flatMap(({ addresses }) => addresses.slice(0, share)))].slice(0, ADDRESSES_MAX);
@@ -113,8 +129,8 @@ export class Roster implements Service {
   }
 
   async #turn(): Promise<void> {
-    const { store, id, name, addresses, trustGeneration, clock } = this.#options;
-    this.#own = addresses();
+    const { store, id, name, trustGeneration, clock } = this.#options;
+    this.#look();
     await store.announce({
       id,
       name,
@@ -129,5 +145,6 @@ export class Roster implements Service {
         ...{ name, addresses, leader, version, trustGeneration },
         lastSeenAtMs: Math.round(clock.wallMs() - ageMs),
       }));
+    this.#known = undefined;
   }
 }

@@ -42,13 +42,15 @@ export function fromRefs(columns: TaskRefs | undefined): TaskRef[] {
   return refs;
 }
 
+const NO_NEWS: string[] = [];
+
 export type Send = (message: NonNullable<SessionResponse['body']>) => void;
 
 /** One connected agent process: what it is told, in batches. */
 export class AgentSession {
   readonly #bodies = new RecentSet<number, true>(SESSION_BODIES_MAX);
   #open = true;
-  #told = '';
+  #told: string[] = NO_NEWS;
   #owedBytes = 0;
   #held: { untilBytes: number; release: () => void } | undefined;
 
@@ -141,10 +143,11 @@ export class AgentSession {
 
   /** The list when it is another than this session was last told, and nothing otherwise. */
   news(coordinators: string[]): string[] {
-    const list = coordinators.join();
-    if (list === this.#told) return [];
-    this.#told = list;
-    return coordinators;
+    const told = this.#told;
+    this.#told = coordinators;
+    const isTold =
+      told === coordinators || (told.length === coordinators.length && told.join() === coordinators.join());
+    return isTold ? NO_NEWS : coordinators;
   }
 
   /** @param coordinators where to go instead, the leader first */

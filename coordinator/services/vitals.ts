@@ -113,8 +113,9 @@ export class Vitals implements Service {
   #giveAway(): void {
     const { fleet, ledger, results, clock } = this.#options;
     this.#excuseStall();
+    const wallMs = clock.wallMs();
     for (const node of fleet.all())
-      if (node.session?.open && clock.wallMs() > node.row.certificateExpiresAtMs)
+      if (node.session?.open && wallMs > node.row.certificateExpiresAtMs)
         node.session.close('its certificate has expired', false);
     for (const node of fleet.expired()) {
       node.session?.close('its lease is over', false);

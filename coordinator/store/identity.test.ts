@@ -141,6 +141,48 @@ test('a node that returns keeps its id, number and flags', async (t) => {
   );
 });
 
+test('nodes that come at once are written together, each with its own answer', async (t) => {
+  const store = await withStore(t);
+  const names = Array.from({ length: 50 }, (_, index) => `node-${index}`);
+  const rows = await Promise.all([
+    ...names.map((name) => store.nodes.upsert(newNode(name))),
+    store.nodes.upsert({ ...newNode('node-7'), version: 'later' }),
+  ]);
+  t.same(
+    rows.slice(0, 50).map(({ name }) => name),
+    names,
+  );
+  t.match(rows[50], { name: 'node-7', seq: rows[7]?.seq, id: rows[7]?.id, version: 'later' });
+  t.equal((await store.nodes.all()).length, 50);
+  t.match(
+    (await store.nodes.all()).find(({ name }) => name === 'node-7'),
+    { version: 'later' },
+  );
+});
+
+test('a node that the database refuses spoils none of those that came with it', async (t) => {
+  const store = await withStore(t);
+  // jsonb has no NUL; the rules of a session refuse it before it gets here.
+  const spoiled = newNode('spoiled');
+  const wrong = { ...spoiled, capabilities: { ...spoiled.capabilities, os: 'a\0b' } };
+  const answers = await Promise.allSettled(
+    [newNode('first'), newNode('attic'), wrong, newNode('cellar')].map((node) => store.nodes.upsert(node)),
+  );
+  t.same(
+    answers.map(({ status }) => status),
+    ['fulfilled', 'fulfilled', 'rejected', 'fulfilled'],
+  );
+  t.equal((await store.nodes.all()).length, 3);
+});
+
+test('the names of revoked nodes', async (t) => {
+  const store = await withStore(t);
+  for (const name of ['attic', 'cellar']) await store.nodes.upsert(newNode(name));
+  t.same(await store.nodes.revokedNames(), []);
+  await store.nodes.setRevoked('cellar', true);
+  t.same(await store.nodes.revokedNames(), ['cellar']);
+});
+
 test('blobs and settings', async (t) => {
   const store = await withStore(t);
   const [a, b, c] = ['a', 'b', 'c'].map(digestOf) as [string, string, string];

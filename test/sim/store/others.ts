@@ -23,6 +23,8 @@ export function otherStores(tables: Tables, read: RunStatement, write: RunStatem
   return {
     nodes: {
       all: () => read('nodes.all', () => [...tables.nodes.values()].map((node) => structuredClone(node))),
+      revokedNames: () =>
+        read('nodes.revokedNames', () => [...tables.nodes.values()].filter((n) => n.revoked).map((n) => n.name)),
       upsert: (node) => write('nodes.upsert', () => upsertNode(tables, node)),
       setDraining: (name, draining) => write('nodes.setDraining', () => changeNode(tables, name, { draining })),
       setRevoked: (name, revoked) => write('nodes.setRevoked', () => void changeNode(tables, name, { revoked })),
