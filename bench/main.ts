@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { isErrorCode, MeshError, systemCode } from '../common/errors.js';
 import { makeProgram, runProgram } from '../common/program.js';
+import { agents } from './agents.js';
 import type { Bench } from './bench.js';
 import { churn } from './churn.js';
 import { graphileSweep } from './graphile-sweep.js';
@@ -18,7 +19,7 @@ import { circumstances, formatResult } from './report.js';
 import { startup } from './startup.js';
 import { throughput } from './throughput.js';
 
-const BENCHES: readonly Bench[] = [throughput, latency, million, churn, startup, logs, graphileSweep];
+const BENCHES: readonly Bench[] = [throughput, latency, million, churn, agents, startup, logs, graphileSweep];
 
 /** Runs of which the median is taken, unless somebody asks for another number. */
 const RUNS = 5;

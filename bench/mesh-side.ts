@@ -5,20 +5,16 @@
 import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { pathToFileURL } from 'node:url';
 import { packageRoot } from '../common/package.js';
 import { systemClock } from '../common/clock.js';
 import type { LocalMesh, LocalMeshEvent } from '../cli/local-mesh.js';
 import type { Job } from '../proto/gen/mesh/v1/mesh.js';
 import type { MeshConnection } from '../sdk/connect.js';
 import type { SpecOptions } from '../sdk/submit.js';
+import { built } from './built.js';
 import type { DatabaseAddress } from './database.js';
 import type { Side } from './side.js';
 import { RUN_MS_MAX } from './until.js';
-
-/** A module of the build, typed as its source. */
-const built = async <Module>(path: string): Promise<Module> =>
-  (await import(pathToFileURL(join(packageRoot, 'dist', path)).href)) as Module;
 
 export interface BenchMesh {
   mesh: LocalMesh;
@@ -42,6 +38,8 @@ export interface BenchMeshOptions {
   slots?: number;
   /** Settings by the name of their variable, such as MESH_RETENTION; defaults for all others. */
   settings?: Record<string, string>;
+  /** A free one when absent. */
+  port?: number;
 }
 
 /** The environment without settings meant for another mesh. */
@@ -49,7 +47,8 @@ export const cleanEnvironment = (): NodeJS.ProcessEnv =>
   Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('MESH_')));
 
 /** @throws MeshError of the build when a process does not become ready; an interruption stops everything. */
-export async function startBenchMesh({ dataDir, agents, slots, settings }: BenchMeshOptions): Promise<BenchMesh> {
+export async function startBenchMesh(options: BenchMeshOptions): Promise<BenchMesh> {
+  const { dataDir, agents, slots, settings, port = 0 } = options;
   const { startLocalMesh } = await built<typeof import('../cli/local-mesh.js')>('cli/local-mesh.js');
   const { connect } = await built<typeof import('../sdk/connect.js')>('sdk/connect.js');
   const { makeSpec, submitJob } = await built<typeof import('../sdk/submit.js')>('sdk/submit.js');
@@ -59,7 +58,7 @@ export async function startBenchMesh({ dataDir, agents, slots, settings }: Bench
   const mesh = await startLocalMesh({
     dataDir,
     agents,
-    port: 0,
+    port,
     slots,
     environment,
     agentName: (number) => `bench-${number}`,
