@@ -78,8 +78,8 @@ export async function join(options: JoinOptions): Promise<Joined> {
   const issuerCsr = issuerKey === undefined ? Buffer.alloc(0) : makeCsr(issuerKey, options.name);
   const request: JoinRequest = { token: options.token.trim(), csr, name: options.name, issuerCsr };
   let foreign: MeshError | undefined;
-  const probe = async (endpoint: Endpoint, signal: AbortSignal): Promise<Proven> => {
-    const proven = await prove(endpoint, rootDigest, clock.wallMs(), signal);
+  const probe = async (endpoint: Endpoint, signal: AbortSignal, reached: () => void): Promise<Proven> => {
+    const proven = await prove(endpoint, rootDigest, clock.wallMs(), signal, reached);
     if (options.meshId === undefined || options.meshId === proven.meshId) return proven;
     foreign = otherMesh(options.meshId, proven.meshId);
     throw foreign;
@@ -111,8 +111,14 @@ const otherMesh = (ours: string, theirs: string): MeshError =>
   });
 
 /** @throws Impostor when the endpoint is not of the token's mesh, MeshError BAD_CERTIFICATE when it does not fit otherwise */
-async function prove(endpoint: Endpoint, rootDigest: string, nowMs: number, signal: AbortSignal): Promise<Proven> {
-  const chain = await presentedChain(endpoint, signal);
+async function prove(
+  endpoint: Endpoint,
+  rootDigest: string,
+  nowMs: number,
+  signal: AbortSignal,
+  reached: () => void,
+): Promise<Proven> {
+  const chain = await presentedChain(endpoint, signal, reached);
   const root = chain.at(-1) as X509Certificate;
   if (fingerprintOf(root) !== rootDigest) throw new Impostor('belongs to another mesh than the token');
   const meshId = readMeshId(root);

@@ -25,8 +25,12 @@ export class Impostor extends Refused {
  * The certificates a server presents, leaf first.
  * @throws Refused, or the error of the connection
  */
-export async function presentedChain(endpoint: Endpoint, signal: AbortSignal): Promise<X509Certificate[]> {
-  const socket = await handshake(endpoint, signal);
+export async function presentedChain(
+  endpoint: Endpoint,
+  signal: AbortSignal,
+  reached?: () => void,
+): Promise<X509Certificate[]> {
+  const socket = await handshake(endpoint, signal, reached);
   try {
     const chain = presentedOn(socket);
     if (chain.length === 0) throw new Impostor('presents no certificate');
@@ -48,7 +52,7 @@ function leave(socket: TLSSocket): void {
 /** Made once: it holds nothing but the version, and making one costs more than the handshake. */
 let anonymous: SecureContext | undefined;
 
-function handshake({ host, port }: Endpoint, signal: AbortSignal): Promise<TLSSocket> {
+function handshake({ host, port }: Endpoint, signal: AbortSignal, reached?: () => void): Promise<TLSSocket> {
   return new Promise((resolve, reject) => {
     if (signal.aborted) return reject(new Refused('was not asked in time'));
     const socket = connect({
@@ -68,6 +72,7 @@ function handshake({ host, port }: Endpoint, signal: AbortSignal): Promise<TLSSo
       settle(() => reject(new Refused('did not answer')));
     };
     signal.addEventListener('abort', abort, { once: true });
+    if (reached) socket.once('connect', reached);
     socket.once('secureConnect', () => settle(() => resolve(socket)));
     socket.on('error', (error) => settle(() => reject(error)));
     socket.once('close', () => settle(() => reject(new Refused('closed the connection'))));
@@ -83,8 +88,9 @@ export async function probeCoordinator(
   expected: { roots: readonly X509Certificate[]; meshId: string },
   nowMs: number,
   signal: AbortSignal,
+  reached?: () => void,
 ): Promise<Identity> {
-  const chain = await presentedChain(endpoint, signal);
+  const chain = await presentedChain(endpoint, signal, reached);
   return verifyCoordinator(chain, expected.roots, expected.meshId, nowMs);
 }
 

@@ -100,3 +100,24 @@ test('an address that fails makes way for the next at once', async (t) => {
   t.equal(await won, 'three');
   t.same(asked, ['one', 'two', 'three']);
 });
+
+test('an address that is reached and busy is waited for before others are asked', async (t) => {
+  const clock = new ManualClock();
+  const asked: string[] = [];
+  const addresses = ['one', 'two', 'three'].map((host) => ({ host, port: 1 }));
+  const won = race({
+    ...{ what: 'mesh x', addresses, discovery: undefined, clock, timeoutMs: 30_000, log: silentLogger },
+    probe: async ({ host }, _signal, reached) => {
+      asked.push(host);
+      if (host !== 'one') return undefined;
+      reached();
+      reached();
+      return new Promise<undefined>(() => undefined);
+    },
+    commit: async ({ host }) => host,
+  });
+  clock.advance(3999);
+  t.same(asked, ['one']);
+  clock.advance(1);
+  t.equal(await won, 'two', 'its time is over');
+});

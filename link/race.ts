@@ -2,7 +2,8 @@
  * Asks many candidates at once and takes the first that proves itself. Proving (a probe) is bounded in number and time
  * and runs in parallel; what changes the world (a commit: joining, opening a session) runs one at a time, in the order
  * the probes passed. Known addresses come the most promising first, and that one has a start: the others follow when it
- * fails, or every half second twice as many. A coordinator that a thousand agents come back to at once is so asked by each
+ * fails, or every half second twice as many, unless somebody there has accepted the connection: whoever is busy is not
+ * helped by being asked at every address. A coordinator that a thousand agents come back to at once is so asked by each
  * once, and not at every address it has. A candidate that fails makes room and may come again; a refusal by a proven coordinator that
  * another would only repeat (a spent token, a revoked certificate) ends the race.
  */
@@ -23,7 +24,8 @@ export interface RaceOptions<P, T> {
   log: Logger;
   signal?: AbortSignal | undefined;
   timeoutMs: number;
-  probe: (endpoint: Endpoint, signal: AbortSignal) => Promise<P>;
+  /** Calls `reached` when a connection is there and the proof is still to come. */
+  probe: (endpoint: Endpoint, signal: AbortSignal, reached: () => void) => Promise<P>;
   commit: (endpoint: Endpoint, proof: P, signal: AbortSignal) => Promise<T>;
 }
 
@@ -68,6 +70,8 @@ class Race<P, T> {
   readonly #reasons = new Map<string, string>();
   readonly #timers = new Set<Timer>();
   #probing = 0;
+  /** Of those, connected. */
+  #reached = 0;
   /** Addresses that will be offered again: a coordinator that stands by may lead in a moment. */
   #returning = 0;
   #committing = false;
@@ -112,7 +116,7 @@ class Race<P, T> {
   #next(count: number): void {
     for (const endpoint of this.#later.splice(0, count)) this.#offer(endpoint);
     if (this.#later.length === 0) return;
-    this.#after(START_MS, () => this.#next(this.#committing ? 0 : Math.max(1, count * 2)));
+    this.#after(START_MS, () => this.#next(this.#committing || this.#reached > 0 ? 0 : Math.max(1, count * 2)));
   }
 
   #offer(endpoint: Endpoint): void {
@@ -137,13 +141,21 @@ class Race<P, T> {
 
   async #probe(endpoint: Endpoint): Promise<void> {
     this.#probing++;
+    let reached = 0;
+    const onReached = () => {
+      this.#reached += 1 - reached;
+      reached = 1;
+    };
     try {
-      const proof = await this.#within(PROBE_MS_MAX, (signal) => this.#options.probe(endpoint, signal));
+      const proof = await this.#within(PROBE_MS_MAX, (signal) => this.#options.probe(endpoint, signal, onReached));
       this.#proven.push({ endpoint, proof });
     } catch (error) {
       this.#fail(endpoint, error);
     }
     this.#probing--;
+    this.#reached -= reached;
+    // Whoever is reached later, by what was given up, is none of them.
+    reached = 1;
     if (!this.#ended.signal.aborted) this.#pump();
   }
 

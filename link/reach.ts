@@ -39,7 +39,8 @@ export async function reach<T>(options: ReachOptions<T>): Promise<T> {
       log: options.log ?? silentLogger,
       signal: options.signal,
       timeoutMs: options.timeoutMs,
-      probe: (endpoint, signal) => probeCoordinator(endpoint, { roots, meshId }, clock.wallMs(), signal),
+      probe: (endpoint, signal, reached) =>
+        probeCoordinator(endpoint, { roots, meshId }, clock.wallMs(), signal, reached),
       commit: (endpoint, _identity, signal) => options.try(endpoint, signal),
     }),
   );
