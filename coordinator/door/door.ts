@@ -142,7 +142,9 @@ export class Door implements Service {
     const { host, port, http, log } = this.#options;
     await new Promise<void>((resolve, reject) => {
       this.#listener.once('error', (error) => reject(listenError(error, host, port)));
-      this.#listener.listen({ port, ...(host === undefined ? {} : { host }) }, resolve);
+      // Whoever finds the queue full is asked by its own kernel to come again, one second later, then two, then four.
+      const backlog = this.#limits.connectionsMax;
+      this.#listener.listen({ port, backlog, ...(host === undefined ? {} : { host }) }, resolve);
     });
     this.#listener.removeAllListeners('error');
     this.#listener.on('error', (error) => log.error({ event: 'door.listen_failed', err: error }));
