@@ -28,6 +28,7 @@ class CrowdProcess {
   }
 
   ask(order: Order): Promise<CrowdAnswer> {
+    if (!this.#child.connected) return Promise.reject(new Error('a crowd of agents has ended'));
     const id = ++this.#last;
     return new Promise((resolve, reject) => {
       this.#open.set(id, { resolve, reject });
