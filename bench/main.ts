@@ -15,11 +15,22 @@ import { keepResult } from './keep.js';
 import { latency } from './latency.js';
 import { logs } from './logs.js';
 import { million } from './million.js';
+import { processes } from './process.js';
 import { circumstances, formatResult } from './report.js';
 import { startup } from './startup.js';
 import { throughput } from './throughput.js';
 
-const BENCHES: readonly Bench[] = [throughput, latency, million, churn, agents, startup, logs, graphileSweep];
+const BENCHES: readonly Bench[] = [
+  throughput,
+  latency,
+  processes,
+  million,
+  churn,
+  agents,
+  startup,
+  logs,
+  graphileSweep,
+];
 
 /** Runs of which the median is taken, unless somebody asks for another number. */
 const RUNS = 5;

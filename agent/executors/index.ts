@@ -12,6 +12,8 @@ import { ProcessExecutor } from './process.js';
 import { prepareTiers, type SandboxOptions } from './sandbox/prepare.js';
 import type { Tiers } from './sandbox/tiers.js';
 import { SecretFiles } from './secret-files.js';
+import { findSpawner } from './spawner/program.js';
+import { Spawner } from './spawner/spawner.js';
 import { StrayWatch, sweepStrays } from './strays.js';
 import { taskUser } from './user.js';
 import { dataDirMarker, prepareWorkRoot } from './workroot.js';
@@ -64,8 +66,10 @@ export async function makeExecutors(
       { event: 'secrets.no-files' },
       'there is no memory file system: this node takes no job with --secret-file',
     );
+  const spawner = new Spawner(findSpawner(), log);
+  await group.run(spawner);
   const shared = { secretFiles, workRoot, files, strays, janitor, tiers, log, nodeName };
-  const processes = new ProcessExecutor({ ...shared, clock, graceMs });
+  const processes = new ProcessExecutor({ ...shared, spawner, clock, graceMs });
   const functions = new FunctionExecutor({ ...shared, slots: options.slots });
   await group.run({ name: 'functions', start: () => functions.prepare(), stop: () => functions.close() });
   const executors = new Map<string, Executor>([processes, functions].map((executor) => [executor.name, executor]));

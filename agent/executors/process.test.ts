@@ -2,7 +2,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { test } from 'tap';
+import { type Test, test as tapTest } from 'tap';
 import { systemClock } from '../../common/clock.js';
 import { silentLogger } from '../../common/log.js';
 import type { JobBody } from '../../proto/gen/mesh/v1/agent.js';
@@ -13,18 +13,21 @@ import { ProcessExecutor } from './process.js';
 import { readCookie, readPids, readProcess } from './process-table.js';
 import { sweepStrays } from './strays.js';
 import { makeAttempt, makeBench, makeBody, observe } from '../../test/support/executor-bench.js';
+import { makeSpawner, noSpawner } from '../../test/support/spawner.js';
 import { tiersOf } from '../../test/support/tiers.js';
 import type { TierName } from './sandbox/tier.js';
 
 const noFiles: FileSource = { withFile: () => Promise.reject(new NodeFault('no files here')) };
 
+type TestBody = (t: Test) => unknown;
 type Setup = { graceMs?: number; files?: FileSource };
 
-async function setupIn(tier: TierName, t: Parameters<typeof makeBench>[0], more: Setup) {
+async function setupIn(tier: TierName, t: Parameters<typeof makeBench>[0], more: Setup, spawned: boolean) {
   const bench = await makeBench(t);
   const tiers = await tiersOf(tier, bench);
+  const spawner = spawned ? await makeSpawner(t) : undefined;
   const executor = new ProcessExecutor({
-    ...{ ...bench, tiers },
+    ...{ ...bench, tiers, spawner },
     files: noFiles,
     clock: systemClock,
     log: silentLogger,
@@ -48,10 +51,18 @@ const livingOf = (marker: string) =>
 const numbersIn = (text: string) => [...text.matchAll(/\d+/g)].map((match) => Number(match[0]));
 
 /** What both tiers do in the same way, and what only one can. */
-for (const tier of ['process', 'bubblewrap'] as const) suite(tier);
+for (const tier of ['process', 'bubblewrap'] as const) {
+  suite(tier, false);
+  suite(tier, true);
+}
 
-function suite(tier: TierName): void {
-  const setup = (t: Parameters<typeof makeBench>[0], more: Setup = {}) => setupIn(tier, t, more);
+/** Whoever starts the processes: the agent itself, or the spawner beside it. */
+function suite(tier: TierName, spawned: boolean): void {
+  const test = (name: string, ...rest: [body: TestBody] | [options: { skip: string | false }, body: TestBody]) => {
+    const [options, body] = rest.length === 1 ? [{ skip: false as const }, rest[0]] : rest;
+    void tapTest(`${name}${spawned ? ', spawned' : ''}`, { skip: options.skip || (spawned && noSpawner) }, body);
+  };
+  const setup = (t: Parameters<typeof makeBench>[0], more: Setup = {}) => setupIn(tier, t, more, spawned);
   const isolated = tier === 'bubblewrap';
   /** Processes that printed their numbers. In a namespace nothing outlives the attempt, not even for a moment. */
   const gone = async (t: { same(found: unknown, wanted: unknown): unknown }, marker: string, pids: number[]) =>

@@ -8,11 +8,7 @@
  * A stop is SIGTERM to the tree, then SIGKILL when the main process ends or after the grace, whichever is first. One that
  * is fenced gets no grace: what runs here must be gone before it may run elsewhere.
  */
-import type { ChildProcess } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
 import { chownSync, mkdirSync } from 'node:fs';
-import { join } from 'node:path';
-import type { Readable } from 'node:stream';
 import type { Clock, Timer } from '../../common/clock.js';
 import { MeshError, systemCode } from '../../common/errors.js';
 import type { Logger } from '../../common/log.js';
@@ -23,12 +19,13 @@ import type {
   Executor,
   LaunchObserver,
   LaunchSpec,
-  OutputSink,
   RunningLaunch,
   StopReason,
 } from '../core/types.js';
 import { NodeFault } from '../core/types.js';
 import { type FileSource, placeFiles } from '../staging/place.js';
+import { type Child, type DirectoryCare, type Ended, startHere, type Starter } from './child.js';
+import { Directories, type PrivateDirectory } from './directories.js';
 import { fillArguments, taskEnvironment } from './environment.js';
 import type { Janitor } from './janitor.js';
 import { sendSignal } from './process-table.js';
@@ -42,11 +39,11 @@ import {
   stopProblem,
 } from './problems.js';
 import { type Bounds, boundsOf, UNBOUNDED } from './sandbox/bounds.js';
-import type { Complaint } from './sandbox/launcher.js';
 import type { Cgroup } from './sandbox/cgroups.js';
 import type { Contained, Exit } from './sandbox/tier.js';
 import type { Tiers } from './sandbox/tiers.js';
 import { type PlacedSecrets, placeSecrets, type SecretFiles } from './secret-files.js';
+import type { Spawner } from './spawner/spawner.js';
 import { findTree, killTree, type StrayWatch, type Tracked } from './strays.js';
 import type { WorkRoot } from './workroot.js';
 
@@ -59,6 +56,8 @@ export interface ProcessExecutorOptions {
   strays: StrayWatch;
   janitor: Janitor;
   tiers: Tiers;
+  /** Undefined: the agent starts processes itself. */
+  spawner?: Spawner | undefined;
   /** Undefined where secrets cannot be kept in memory as files. */
   secretFiles?: SecretFiles | undefined;
   clock: Clock;
@@ -72,11 +71,12 @@ export interface ProcessExecutorOptions {
 export class ProcessExecutor implements Executor {
   readonly name = 'process';
   readonly #options: ProcessExecutorOptions;
-  readonly #sampler: Sampler;
+  readonly #shared: Shared;
 
   constructor(options: ProcessExecutorOptions) {
     this.#options = options;
-    this.#sampler = new Sampler(options.clock);
+    const directories = new Directories(options.workRoot.path, options.janitor);
+    this.#shared = { sampler: new Sampler(options.clock), directories };
   }
 
   launchMax(): number {
@@ -86,27 +86,34 @@ export class ProcessExecutor implements Executor {
   start(launch: LaunchSpec, observer: LaunchObserver): RunningLaunch {
     const attempt = launch.attempts[0];
     if (!attempt || launch.attempts.length > 1) throw new Error('a command runs alone in its launch');
-    const running = new RunningProcess(this.#options, this.#sampler, attempt, launch, observer);
+    const running = new RunningProcess(this.#options, this.#shared, attempt, launch, observer);
     return { stop: (_, reason) => running.stop(reason), done: running.run() };
   }
+}
+
+/** What all attempts of an executor have in common. */
+interface Shared {
+  sampler: Sampler;
+  directories: Directories;
 }
 
 type Ending = StopReason | 'timed-out' | 'exceeded';
 
 class RunningProcess {
-  /** Zero until it is started. */
-  pid = 0;
   readonly tracked: Tracked = new Map();
   peakMemoryBytes: number | undefined;
   bounds: Bounds = UNBOUNDED;
   peakProcesses = 0;
   readonly #options: ProcessExecutorOptions;
   readonly #sampler: Sampler;
+  readonly #directories: Directories;
   readonly #attempt: AttemptSpec;
   readonly #launch: LaunchSpec;
   readonly #observer: LaunchObserver;
-  readonly #directory: string;
+  #directory: PrivateDirectory | undefined;
   readonly #cookie: string;
+  #starter: Starter = startHere;
+  #directoryCare: DirectoryCare | undefined;
   #placed: PlacedSecrets | undefined;
   #contained: Contained | undefined;
   #cgroup: Cgroup | undefined;
@@ -115,25 +122,26 @@ class RunningProcess {
   /** Which bound it went beyond, for a person. */
   #excess = '';
   #exited = false;
+  #directoryPristine = false;
   #timers: Timer[] = [];
   #startedMs: number;
   #runMs = 0;
 
   constructor(
     options: ProcessExecutorOptions,
-    sampler: Sampler,
+    { sampler, directories }: Shared,
     attempt: AttemptSpec,
     launch: LaunchSpec,
     observer: LaunchObserver,
   ) {
     this.#options = options;
     this.#sampler = sampler;
+    this.#directories = directories;
     this.#attempt = attempt;
     this.#launch = launch;
     this.#observer = observer;
     this.#startedMs = options.clock.monotonicMs();
     const name = `${attempt.job}.${attempt.index}.${attempt.generation}`;
-    this.#directory = join(options.workRoot.path, `${name}-${randomBytes(3).toString('hex')}`);
     this.#cookie = options.strays.issue(name);
   }
 
@@ -143,19 +151,28 @@ class RunningProcess {
       await this.#prepare();
       end = this.#ending ? this.#end({}) : await this.#execute();
     } catch (error) {
+      // Nobody can say whether it still runs.
+      if (this.#contained && !this.#exited && error instanceof NodeFault)
+        await killTree(this.pid, this.#cookie, this.tracked);
       end = this.#failure(error);
     }
     for (const timer of this.#timers) timer.cancel();
     this.#sampler.remove(this);
     this.#cgroup?.remove();
     this.#options.strays.retire(this.#cookie);
-    this.#options.janitor.remove(this.#directory);
+    if (this.#directory) this.#directories.give(this.#attempt.job, this.#directory.path, this.#directoryPristine);
     this.#placed?.remove();
     this.#observer.ended(0, end);
+    if (this.#directory) this.#directories.over();
   }
 
   stop(reason: StopReason): void {
     this.#stop(reason);
+  }
+
+  /** Zero until it is known. */
+  get pid(): number {
+    return this.#contained?.child.pid ?? 0;
   }
 
   get keepers(): ReadonlySet<number> {
@@ -170,13 +187,23 @@ class RunningProcess {
     this.#kill();
   }
 
+  /** The directory is made here where something is to be put into it; elsewhere by whoever starts the process. */
   async #prepare(): Promise<void> {
-    const { workRoot, files, secretFiles } = this.#options;
+    const { workRoot, files, secretFiles, tiers, spawner } = this.#options;
+    const { body, input } = this.#attempt;
+    this.bounds = boundsOf(body.resources, body.limits, tiers.bounds);
+    this.#cgroup = tiers.cgroupFor(this.bounds);
+    // A group is entered by the agent itself, and left with its next breath.
+    if (spawner?.available && !this.#cgroup) this.#starter = spawner.starter;
+    const bare = this.#starter !== startHere && !input?.files.length;
+    this.#directory = bare ? this.#directories.take(this.#attempt.job) : this.#directories.takeNew();
+    const { path } = this.#directory;
     try {
-      mkdirSync(this.#directory, { mode: 0o700 });
-      if (this.#attempt.input?.files.length)
-        await placeFiles(this.#attempt.input.files, this.#directory, files, workRoot.user);
-      if (workRoot.user) chownSync(this.#directory, workRoot.user.uid, workRoot.user.gid);
+      if (!bare) {
+        mkdirSync(path, { mode: 0o700 });
+        if (input?.files.length) await placeFiles(input.files, path, files, workRoot.user);
+        if (workRoot.user) chownSync(path, workRoot.user.uid, workRoot.user.gid);
+      } else this.#directoryCare = this.#directory.made ? 'check' : 'make';
       this.#placed = placeSecrets(secretFiles, this.#launch.secrets);
     } catch (error) {
       if (error instanceof NodeFault || error instanceof MeshError) throw error;
@@ -191,34 +218,33 @@ class RunningProcess {
     const { child, complaint } = contained;
     this.#contained = contained;
     this.#startedMs = clock.monotonicMs();
-    if (child.pid === undefined) throw await new Promise<Error>((resolve) => child.once('error', resolve));
-    this.pid = child.pid;
-    child.on('error', (err) =>
-      this.#options.log.warn({ event: 'task.process-error', err }, 'a process reported an error'),
-    );
     this.#sampler.add(this);
     this.#observer.started(0, 0);
     const sink = this.#observer.output(0);
-    forward(child.stdout as Readable, Stream.STDOUT, sink);
-    forward(child.stderr as Readable, Stream.STDERR, sink, complaint);
+    child.onOutput((index, data) => {
+      // What a launcher says of itself is not the task's output.
+      const own = index === 1 && complaint ? complaint.pass(data) : data;
+      if (sink.write(index === 0 ? Stream.STDOUT : Stream.STDERR, own)) return;
+      child.pause(index);
+      sink.whenDrained(() => child.resume(index));
+    });
     const { timeoutMs } = this.#attempt.body;
     if (timeoutMs > 0) this.#timers.push(clock.after(timeoutMs, () => this.#stop('timed-out')));
-    const closed = new Promise<void>((resolve) => child.once('close', () => resolve()));
-    const [exitCode, signal] = await new Promise<[number | null, NodeJS.Signals | null]>((resolve) =>
-      child.once('exit', (...how) => resolve(this.#onExit(how))),
-    );
+    const ended = this.#onExit(await child.exited);
     if (this.#ending) await killTree(this.pid, this.#cookie, this.tracked);
-    await this.#drain(child, closed);
-    const how = await contained.verdict({ exitCode: exitCode ?? undefined, signal: signal ?? undefined });
+    await this.#drain(child);
+    const how = await contained.verdict(ended);
     if (complaint) sink.write(Stream.STDERR, complaint.release());
     return this.#end(how);
   }
 
-  #onExit<T>(how: T): T {
+  #onExit(ended: Ended): Ended {
     this.#exited = true;
-    this.#runMs = this.#options.clock.monotonicMs() - this.#startedMs;
+    this.#runMs = ended.runMs ?? this.#options.clock.monotonicMs() - this.#startedMs;
+    // Where there are keepers, what they keep may live a little longer than the process that was waited for.
+    this.#directoryPristine = ended.directoryPristine === true && this.#contained?.complaint === undefined;
     this.#contained?.kill();
-    return how;
+    return ended;
   }
 
   #spawn(): Contained {
@@ -230,7 +256,7 @@ class RunningProcess {
     if (work?.$case !== 'process') throw new MeshError('BAD_SPEC', 'the job has no command');
     const argv = fillArguments(work.value.argv, this.#attempt);
     if (!argv[0]) throw new MeshError('BAD_SPEC', 'the command is empty');
-    this.bounds = boundsOf(body.resources, body.limits, tiers.bounds);
+    const directory = (this.#directory as PrivateDirectory).path;
     const command = {
       argv,
       environment: taskEnvironment(
@@ -238,33 +264,38 @@ class RunningProcess {
         { ...work.value.environment, ...secrets?.variables(secretDirectory) },
         {
           node: this.#options.nodeName(),
-          directory: this.#directory,
+          directory,
           gpus,
           cookie: this.#cookie,
         },
       ),
-      ...{ directory: this.#directory, cookie: this.#cookie, user: workRoot.user },
+      ...{ directory, directoryCare: this.#directoryCare, cookie: this.#cookie, user: workRoot.user },
       ...{ gpus, net: body.net, bounds: this.bounds },
       ...(secretDirectory === undefined ? {} : { readable: [secretDirectory] }),
     };
     const tier = tiers.choose(body);
-    this.#cgroup = tiers.cgroupFor(this.bounds);
-    return this.#cgroup ? this.#cgroup.around(() => tier.start(command)) : tier.start(command);
+    const start = () => tier.start(command, this.#starter);
+    return this.#cgroup ? this.#cgroup.around(start) : start();
   }
 
   /** Whoever still holds the output open left the group: find and kill them, then wait no longer. */
-  async #drain(child: ChildProcess, closed: Promise<void>): Promise<void> {
-    let late = this.#lateness(DRAIN_MS);
-    if (await Promise.race([closed.then(() => false), late])) {
+  async #drain(child: Child): Promise<void> {
+    let closed = false;
+    const whenClosed = child.closed.then(() => {
+      closed = true;
+    });
+    // Of a short command it nearly always is, and nobody needs a timer.
+    await Promise.resolve();
+    if (closed) return;
+    if (await Promise.race([whenClosed.then(() => false), this.#lateness(DRAIN_MS)])) {
       // A paused stream is not held open by anybody: the spool is behind, and catches up.
       await killTree(this.pid, this.#cookie, this.tracked);
-      late = this.#lateness(DRAIN_MS);
-      while ((await Promise.race([closed.then(() => false), late])) && [child.stdout, child.stderr].some(isPaused))
+      let late = this.#lateness(DRAIN_MS);
+      while ((await Promise.race([whenClosed.then(() => false), late])) && child.paused)
         late = this.#lateness(DRAIN_MS);
     }
-    child.stdout?.destroy();
-    child.stderr?.destroy();
-    await closed;
+    child.abandon();
+    await whenClosed;
   }
 
   #lateness(delayMs: number): Promise<true> {
@@ -276,7 +307,11 @@ class RunningProcess {
     if (ending === 'fenced') return this.#killNow();
     if (this.#ending) return;
     this.#ending = ending;
-    if (this.pid === 0) return;
+    this.#whenRunning(() => this.#terminate());
+  }
+
+  /** SIGTERM to the tree, and SIGKILL when the grace is over. */
+  #terminate(): void {
     this.#sampler.sampleNow(this);
     for (const entry of findTree(this.pid, this.#cookie, this.tracked)) {
       this.tracked.set(entry.pid, entry.startTicks);
@@ -290,12 +325,21 @@ class RunningProcess {
 
   #killNow(): void {
     this.#ending = this.#ending === 'cancelled' ? 'cancelled' : 'fenced';
-    if (this.pid !== 0) this.#kill();
+    this.#whenRunning(() => this.#kill());
   }
 
   #kill(): void {
     this.#contained?.kill();
     void killTree(this.pid, this.#cookie, this.tracked);
+  }
+
+  /** Acts on the process as soon as its number is known, unless it has ended by then. Before the start it does nothing. */
+  #whenRunning(act: () => void): void {
+    const child = this.#contained?.child;
+    child?.whenKnown(() => {
+      if (!this.#exited) act();
+    });
+    child?.ask();
   }
 
   #end(how: { exitCode?: number | undefined; signal?: string | undefined; error?: string | undefined }): AttemptEnd {
@@ -343,15 +387,3 @@ class RunningProcess {
 }
 
 const NO_KEEPERS: ReadonlySet<number> = new Set();
-
-const isPaused = (stream: Readable | null): boolean => stream?.isPaused() === true;
-
-/** What a launcher says of itself is not the task's output. */
-function forward(from: Readable, stream: Stream, sink: OutputSink, complaint?: Complaint): void {
-  from.on('data', (data: Buffer) => {
-    if (sink.write(stream, complaint ? complaint.pass(data) : data)) return;
-    from.pause();
-    sink.whenDrained(() => from.resume());
-  });
-  from.on('error', () => undefined);
-}

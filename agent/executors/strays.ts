@@ -50,13 +50,16 @@ export async function sweepStrays(marker: string, keep: (cookie: string) => bool
 /** Processes seen in an attempt's tree, by pid, with their start: found again even after their parents are gone. */
 export type Tracked = Map<number, number>;
 
-/** Everything alive that belongs to an attempt: its group, its cookie, its descendants, and what was tracked. */
+/**
+ * Everything alive that belongs to an attempt: its group, its cookie, its descendants, and what was tracked.
+ * @param main 0 when nobody knows it
+ */
 export function findTree(main: number, cookie: string, tracked: Tracked): ProcessEntry[] {
   const table = readProcesses();
   const roots = new Set<number>();
   for (const entry of table) {
     const known = tracked.get(entry.pid) === entry.startTicks;
-    if (known || entry.group === main || (entry.pid !== process.pid && readCookie(entry.pid) === cookie))
+    if (known || (main > 0 && entry.group === main) || (entry.pid !== process.pid && readCookie(entry.pid) === cookie))
       roots.add(entry.pid);
   }
   return withDescendants(table, roots).filter((entry) => !entry.zombie && entry.pid !== process.pid);
@@ -65,7 +68,7 @@ export function findTree(main: number, cookie: string, tracked: Tracked): Proces
 /** SIGKILL to the group and the whole tree, again until nothing is left. */
 export async function killTree(main: number, cookie: string, tracked: Tracked): Promise<void> {
   for (let round = 0; round < ROUNDS_MAX; round++) {
-    sendSignal(-main, 'SIGKILL');
+    if (main > 0) sendSignal(-main, 'SIGKILL');
     const killed = findTree(main, cookie, tracked).filter((entry) => sendSignal(entry.pid, 'SIGKILL'));
     if (killed.length === 0) return;
     for (const entry of killed) tracked.set(entry.pid, entry.startTicks);

@@ -2,6 +2,7 @@ import type { ChildProcess } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import type { Duplex, Readable } from 'node:stream';
 import { type Mask, MaskStream } from '../../core/mask.js';
+import { type ChildHere, startHere } from '../child.js';
 import { COOKIE_VARIABLE, TASK_PATH } from '../environment.js';
 import { killTree, type StrayWatch } from '../strays.js';
 import type { Command, Contained, Exit, Tier } from '../sandbox/tier.js';
@@ -49,7 +50,7 @@ let runners = 0;
 /** A runner as a child of the agent. Ends when `stop` is called or when it dies; it is never restarted, only replaced. */
 export class RunnerProcess {
   readonly #options: RunnerProcessOptions;
-  readonly #contained: Contained;
+  readonly #contained: Contained<ChildHere>;
   readonly #cookie: string;
   readonly #handlers = new Map<number, BatchHandler>();
   readonly #gone: Promise<void>;
@@ -92,7 +93,7 @@ export class RunnerProcess {
   }
 
   get #child(): ChildProcess {
-    return this.#contained.child;
+    return this.#contained.child.process;
   }
 
   get #link(): Duplex {
@@ -114,7 +115,7 @@ export class RunnerProcess {
     await this.#gone;
   }
 
-  #start(): Contained {
+  #start(): Contained<ChildHere> {
     const { node, program, tier, user, slots, scratch, directory, readable, net, bounds, gpus } = this.#options;
     const environment = {
       PATH: TASK_PATH,
@@ -127,11 +128,12 @@ export class RunnerProcess {
     const isolated = tier.name === 'bubblewrap';
     const { uid, gid } = (isolated ? undefined : user) ?? {};
     const options = { slots, uid, gid, scratch, environment };
-    return tier.start({
+    const command: Command = {
       ...{ argv: [node, program, JSON.stringify(options)], environment, cookie: this.#cookie },
       ...{ directory, startsIn: scratch, readable, net, bounds, gpus, linked: true },
       user: isolated ? user : undefined,
-    });
+    };
+    return tier.start(command, startHere);
   }
 
   #read(line: string): void {

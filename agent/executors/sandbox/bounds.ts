@@ -21,6 +21,16 @@ export const UNBOUNDED: Bounds = { memoryBytes: 0, processes: 0, openFiles: 0, f
 const CPU_GRACE_S = 5;
 const BLOCK_BYTES = 512;
 
+/** Seconds of CPU time until the warning and until the end. */
+export function cpuLimits(cpuTimeMs: number): [soft: number, hard: number] {
+  const softS = Math.ceil(cpuTimeMs / 1000);
+  return [softS, softS + CPU_GRACE_S];
+}
+
+/** Shells count in these. */
+export const fileBlocks = (bytes: number): number => Math.ceil(bytes / BLOCK_BYTES);
+export const wholeBlocks = (bytes: number): number => fileBlocks(bytes) * BLOCK_BYTES;
+
 /** The stricter of what was asked and what the node allows. */
 export function boundsOf(resources: Resources | undefined, asked: Limits | undefined, node: Bounds): Bounds {
   return {
@@ -43,12 +53,12 @@ export const needsLauncher = ({ openFiles, fileSizeBytes, cpuTimeMs }: Bounds): 
  * namespace counts as one process more.
  */
 export function limitScript({ openFiles, fileSizeBytes, cpuTimeMs, processes }: Bounds, inNamespace: boolean): string {
-  const cpuS = Math.ceil(cpuTimeMs / 1000);
+  const [softS, hardS] = cpuLimits(cpuTimeMs);
   const commands = [
     'ulimit -c 0',
     ...(openFiles > 0 ? [`ulimit -n ${openFiles}`] : []),
-    ...(fileSizeBytes > 0 ? [`ulimit -f ${Math.ceil(fileSizeBytes / BLOCK_BYTES)}`] : []),
-    ...(cpuS > 0 ? [`ulimit -H -t ${cpuS + CPU_GRACE_S}`, `ulimit -S -t ${cpuS}`] : []),
+    ...(fileSizeBytes > 0 ? [`ulimit -f ${fileBlocks(fileSizeBytes)}`] : []),
+    ...(softS > 0 ? [`ulimit -H -t ${hardS}`, `ulimit -S -t ${softS}`] : []),
     // dash and busybox say -p, others -u.
     ...(processes > 0 && inNamespace ? [`{ ulimit -u ${processes + 1} || ulimit -p ${processes + 1}; }`] : []),
   ];

@@ -11,17 +11,17 @@
  * bubblewrap itself runs outside, so nothing of the job may steer it: it starts with an environment of its own, and the
  * job's variables (LD_PRELOAD and its like among them) reach it as data over a pipe, on no command line.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, lstatSync, readlinkSync, realpathSync } from 'node:fs';
-import type { Duplex } from 'node:stream';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Clock } from '../../../common/clock.js';
 import { MeshError } from '../../../common/errors.js';
 import { NodeFault } from '../../core/types.js';
+import type { Child, Starter } from '../child.js';
 import { COOKIE_VARIABLE, TASK_PATH } from '../environment.js';
 import { readProcess, sendSignal } from '../process-table.js';
+import { UNBOUNDED } from './bounds.js';
 import { Complaint, launch, makeToken } from './launcher.js';
-import { type Command, type Contained, type Exit, standardStreams, type Tier } from './tier.js';
+import type { Command, Contained, Exit, Tier } from './tier.js';
 import { signalOfCode } from './signals.js';
 
 export interface BubblewrapOptions {
@@ -56,9 +56,12 @@ const GPU_DEVICES = ['nvidiactl', 'nvidia-uvm', 'nvidia-uvm-tools', 'nvidia-mode
 const HARDWARE = ['/sys/devices/system/cpu', '/sys/devices/system/node'];
 /** bubblewrap's own bound is 9000, for what it is told in any way; the rest is ours. */
 const WORDS_MAX = 8500;
-/** It is nearly always gone within a few turns; what hangs in a disk or network file system takes longer. */
-const TURNS = 50;
-const CONFIRM_EVERY_MS = 5;
+/**
+ * On a quiet machine it is gone within a few turns. Taking down a network namespace takes longer on a busy one, and what
+ * hangs in a file system longer still: to look again in every turn would only keep the machine busier.
+ */
+const TURNS = 4;
+const CONFIRM_EVERY_MS = 1;
 
 export class BubblewrapTier implements Tier {
   readonly name = 'bubblewrap';
@@ -68,14 +71,14 @@ export class BubblewrapTier implements Tier {
     this.#options = options;
   }
 
-  start(command: Command): Contained {
+  start<C extends Child>(command: Command, starter: Starter<C>): Contained<C> {
     const { argv, environment } = command;
     const words = argv.length + 3 * Object.keys(environment).length;
     if (words > WORDS_MAX)
       throw new MeshError('BAD_SPEC', `${argv.length} arguments and their variables are more than bubblewrap takes`, {
         hint: 'pass them in a file, or use --sandbox process',
       });
-    return new Namespace(this.#options, command);
+    return new Namespace(this.#options, command, starter);
   }
 }
 
@@ -126,18 +129,19 @@ function readOnlyResolved(path: string): string[] {
 const gpuDevices = (gpus: readonly number[]): string[] =>
   gpus.length === 0 ? [] : [...gpus.map((index) => `nvidia${index}`), ...GPU_DEVICES].map((name) => `/dev/${name}`);
 
-class Namespace implements Contained {
-  readonly child: ChildProcess;
+class Namespace<C extends Child> implements Contained<C> {
+  readonly child: C;
   readonly complaint: Complaint;
   readonly keepers = new Set<number>();
   /** The first process of the namespace; undefined until the monitor has told us of it. */
   #first: { pid: number; startTicks: number } | undefined;
   #status = '';
+  #ended = false;
   readonly #clock: Clock;
 
-  constructor(options: BubblewrapOptions, command: Command) {
+  constructor(options: BubblewrapOptions, command: Command, starter: Starter<C>) {
     this.#clock = options.clock;
-    const { user, cookie, linked } = command;
+    const { user, cookie, linked, directoryCare } = command;
     const status = linked === true ? 4 : 3;
     const token = makeToken();
     this.complaint = new Complaint([token, 'bwrap: ']);
@@ -145,19 +149,18 @@ class Namespace implements Contained {
     const args = bubblewrapArguments(options, command, descriptors);
     const closing = Object.values(descriptors);
     const { argv, environment } = launch(command, token, { inNamespace: true, closing });
-    this.child = spawn(options.program, [...args, '--', ...argv], {
-      cwd: '/',
-      env: { PATH: TASK_PATH, [COOKIE_VARIABLE]: cookie },
-      stdio: standardStreams((linked === true ? 1 : 0) + closing.length),
-      detached: true,
-      ...(user ? { uid: user.uid, gid: user.gid } : {}),
+    this.child = starter({
+      argv: [options.program, ...args, '--', ...argv],
+      environment: { PATH: TASK_PATH, [COOKIE_VARIABLE]: cookie },
+      directory: directoryCare ? command.directory : '/',
+      words: setVariables({ ...environment, [COOKIE_VARIABLE]: cookie }),
+      bounds: UNBOUNDED,
+      ...{ user, linked: linked === true, directoryCare },
     });
-    if (this.child.pid === undefined) return;
-    this.keepers.add(this.child.pid);
-    const [report, variables] = [this.child.stdio[status] as Duplex, this.child.stdio[status + 1] as Duplex];
-    report.setEncoding('utf8').on('data', (text: string) => this.#read(text));
-    for (const channel of [report, variables]) channel.on('error', () => undefined);
-    variables.end(setVariables({ ...environment, [COOKIE_VARIABLE]: cookie }));
+    this.child.whenKnown((pid) => this.keepers.add(pid));
+    this.child.onReport((text) => this.#read(text));
+    const ended = () => void (this.#ended = true);
+    this.child.exited.then(ended, ended);
   }
 
   #read(text: string): void {
@@ -178,7 +181,7 @@ class Namespace implements Contained {
   }
 
   kill(): void {
-    const target = this.#living ?? (this.child.exitCode === null ? this.child.pid : undefined);
+    const target = this.#living ?? (this.#ended ? undefined : this.child.pid);
     if (target !== undefined) sendSignal(target, 'SIGKILL');
   }
 

@@ -5,11 +5,10 @@
  */
 import { access, constants, readFile } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
-import { text } from 'node:stream/consumers';
-import type { Readable } from 'node:stream';
+import { startHere } from '../child.js';
 import { UNBOUNDED } from './bounds.js';
 import { BubblewrapTier, type BubblewrapOptions } from './bubblewrap.js';
-import type { Command, Exit } from './tier.js';
+import type { Command } from './tier.js';
 
 const CONTAINED = 'contained';
 
@@ -68,17 +67,17 @@ async function tryTier(tier: BubblewrapTier, options: ProbeOptions): Promise<str
   const argv = ['/bin/sh', '-c', CHECKS, 'probe', ...own, ...hidden];
   const bare = { environment: {}, gpus: [], net: false, bounds: UNBOUNDED };
   try {
-    const contained = tier.start({ argv, directory, user, cookie, ...bare });
+    const contained = tier.start({ argv, directory, user, cookie, ...bare }, startHere);
     const { child, complaint } = contained;
-    if (child.pid === undefined) throw await new Promise<Error>((resolve) => child.once('error', resolve));
-    (child.stderr as Readable).on('data', (data: Buffer) => complaint?.pass(data));
-    const closed = new Promise<Exit>((resolve) =>
-      child.once('close', (exitCode, signal) =>
-        resolve({ exitCode: exitCode ?? undefined, signal: signal ?? undefined }),
-      ),
-    );
-    const said = (await text(child.stdout as Readable)).trim();
-    const { exitCode, signal } = await contained.verdict(await closed);
+    let said = '';
+    child.onOutput((stream, data) => {
+      if (stream === 0) said += data.toString();
+      else complaint?.pass(data);
+    });
+    const exit = await child.exited;
+    await child.closed;
+    said = said.trim();
+    const { exitCode, signal } = await contained.verdict(exit);
     if (said === CONTAINED && exitCode === 0) return '';
     return said || `the trial ended with ${signal ?? `exit code ${exitCode}`}`;
   } catch (error) {

@@ -4,11 +4,10 @@
  * them. What a tier adds of its own, launchers and the first process of a namespace, are its keepers: they are neither
  * signalled nor measured as if they were the task's.
  */
-import { type ChildProcess, spawn, type StdioOptions } from 'node:child_process';
-import { sendSignal } from '../process-table.js';
+import type { Child, DirectoryCare, Starter } from '../child.js';
 import type { TaskUser } from '../user.js';
-import { type Bounds, needsLauncher } from './bounds.js';
-import { Complaint, launch, makeToken } from './launcher.js';
+import type { Bounds } from './bounds.js';
+import type { Complaint } from './launcher.js';
 
 export type TierName = 'bubblewrap' | 'process';
 
@@ -20,6 +19,8 @@ export interface Command {
   /** The only place it may write to, and where it starts unless `startsIn` names a folder in it. */
   directory: string;
   startsIn?: string;
+  /** What whoever starts it does with the directory. */
+  directoryCare?: DirectoryCare | undefined;
   /** See strays.ts. */
   cookie: string;
   /** Who it runs as; undefined: as the agent does. */
@@ -41,8 +42,9 @@ export interface Exit {
 }
 
 /** A command that a tier has started, or could not start: then `child` has no pid and reports the error. */
-export interface Contained {
-  readonly child: ChildProcess;
+/** A command that a tier had started. */
+export interface Contained<C extends Child = Child> {
+  readonly child: C;
   /** What the launchers had to say on standard error; undefined where there is none. */
   readonly complaint: Complaint | undefined;
   /** Processes of the tier's own. */
@@ -58,42 +60,30 @@ export interface Contained {
 
 export interface Tier {
   readonly name: TierName;
-  /** Throws what `spawn` throws: for arguments that no process can be given. */
-  start(command: Command): Contained;
+  /** Has it started by `starter`, and throws what that throws. */
+  start<C extends Child>(command: Command, starter: Starter<C>): Contained<C>;
 }
 
 /** A clean environment, a process group, another user under a root agent, and limits. No isolation. */
 export const processTier: Tier = {
   name: 'process',
-  start: (command) => new BareProcess(command),
+  start: (command, starter) => new BareProcess(command, starter),
 };
 
-class BareProcess implements Contained {
-  readonly child: ChildProcess;
-  readonly complaint: Complaint | undefined;
+class BareProcess<C extends Child> implements Contained<C> {
+  readonly child: C;
   readonly keepers: ReadonlySet<number> = new Set();
 
-  constructor(command: Command) {
-    const { directory, startsIn, user, linked } = command;
-    let started: Pick<Command, 'argv' | 'environment'> = command;
-    if (needsLauncher(command.bounds)) {
-      const token = makeToken();
-      this.complaint = new Complaint([token]);
-      started = launch(command, token);
-    }
-    const [program, ...args] = started.argv as [string, ...string[]];
-    this.child = spawn(program, args, {
-      cwd: startsIn ?? directory,
-      env: started.environment,
-      stdio: standardStreams(linked === true ? 1 : 0),
-      detached: true,
-      // libuv also clears the supplementary groups when it is given a user.
-      ...(user ? { uid: user.uid, gid: user.gid } : {}),
-    });
+  constructor({ startsIn, ...command }: Command, starter: Starter<C>) {
+    this.child = starter({ ...command, directory: startsIn ?? command.directory });
+  }
+
+  get complaint(): Complaint | undefined {
+    return this.child.complaint;
   }
 
   kill(): void {
-    if (this.child.pid !== undefined) sendSignal(-this.child.pid, 'SIGKILL');
+    this.child.killGroup();
   }
 
   verdict(exit: Exit): Promise<Exit> {
@@ -101,11 +91,3 @@ class BareProcess implements Contained {
     return failure ? Promise.reject(failure) : Promise.resolve(exit);
   }
 }
-
-/** No input, output and error as pipes, and so many channels more. */
-export const standardStreams = (more: number): StdioOptions => [
-  'ignore',
-  'pipe',
-  'pipe',
-  ...Array.from({ length: more }, () => 'pipe' as const),
-];

@@ -1,0 +1,559 @@
+/*
+ * Starts processes for the agent, so that the agent, which is large and busy, neither forks nor waits for a fork.
+ *
+ * One small process of a single thread. Commands come on descriptor 0, reports go to descriptor 1, both in frames of
+ * a length (4 bytes), a type (1) and a body; whole numbers are in the order of the machine, texts end with a NUL byte. It
+ * believes what it is told: only the agent holds the other end.
+ *
+ * Every process it starts gets a session of its own, empty input, pipes for its output, default signals, no descriptor
+ * but those it is given, and is killed by the kernel when this program ends. When one ends, its group is killed while its
+ * number still belongs to it, and only then is it waited for. When the agent ends, all groups are killed.
+ *
+ * Memory is bounded: output is read from a pipe only while less than OUT_HIGH bytes wait for the agent, and not at all from
+ * one that the agent has paused; the writer waits then, as on any pipe.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <sys/xattr.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { IN = 0, OUT = 1 };
+/* Frames of the agent, and to it. */
+enum { START = 1, ASK = 2, PAUSE = 3, RESUME = 4, CLOSE = 5 };
+enum { PID = 1, DATA = 2, EXIT = 3, CLOSED = 4 };
+/* What did not work, when a process could not be started. */
+enum { STEP_DIRECTORY = 1, STEP_PROCESS = 2, STEP_COMMAND = 3 };
+/* Bits of an EXIT frame, and of a START frame. */
+enum { BIT_CLOSED = 1, BIT_PRISTINE = 2 };
+enum { WITH_USER = 1, WITH_DIRECTORY = 2, WITH_REPORT = 4, WITH_WORDS = 8, MAKE_DIRECTORY = 16 };
+enum {
+  STREAMS = 3,            /* output, errors, and what a launcher reports on descriptor 3 */
+  RESERVED = 10,          /* descriptors below are never pipes, so that none is in the way of another */
+  OUT_HIGH = 256 << 10,
+  READ_BYTES = 64 << 10,
+  READS_AT_END = 4,
+  FRAME_MAX = 8 << 20,
+  IN_KEPT = 256 << 10,
+  BUCKETS = 1024,
+  TELL_AFTER_MS = 50,
+  LIMITS_MAX = 8,
+};
+
+struct task {
+  uint32_t id;
+  pid_t pid;
+  int streams[STREAMS]; /* -1 when closed */
+  bool paused[STREAMS];
+  bool told, exited;
+  uint64_t started_ns;
+  char *directory; /* to be looked at in the end; NULL for one that is not ours */
+  uid_t uid;
+  struct task *next; /* in its bucket */
+};
+
+static struct task *buckets[BUCKETS];
+static unsigned running, untold;
+static pid_t self;
+static int main_epoll, data_epoll, signals, null_fd;
+static bool out_waits, data_waits;
+/* Shared with children: why one could not become its command. */
+static struct { uint32_t id; int error; } *refusals;
+
+static struct {
+  char *bytes;
+  size_t from, to, size;
+} in, out;
+
+static void die(void) {
+  for (int i = 0; i < BUCKETS; i++)
+    for (struct task *task = buckets[i]; task; task = task->next)
+      if (!task->exited) kill(-task->pid, SIGKILL);
+  _exit(0);
+}
+
+static uint64_t now_ns(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* ---- frames to the agent ---- */
+
+static char *room(size_t bytes) {
+  if (out.from == out.to) out.from = out.to = 0;
+  if (out.to + bytes > out.size) {
+    memmove(out.bytes, out.bytes + out.from, out.to - out.from);
+    out.to -= out.from;
+    out.from = 0;
+    if (out.to + bytes > out.size) {
+      out.size = out.to + bytes + OUT_HIGH;
+      out.bytes = realloc(out.bytes, out.size);
+      if (!out.bytes) die();
+    }
+  }
+  return out.bytes + out.to;
+}
+
+static void put(const void *bytes, size_t length) {
+  memcpy(room(length), bytes, length);
+  out.to += length;
+}
+
+static void put_head(uint32_t length, uint8_t type, uint32_t id) {
+  room(9 + length);
+  length += 5;
+  put(&length, 4);
+  put(&type, 1);
+  put(&id, 4);
+}
+
+static void watch_out(bool waits) {
+  if (waits == out_waits) return;
+  struct epoll_event event = {.events = waits ? EPOLLOUT : 0, .data.fd = OUT};
+  epoll_ctl(main_epoll, EPOLL_CTL_MOD, OUT, &event);
+  out_waits = waits;
+}
+
+static void flush(void) {
+  while (out.from < out.to) {
+    ssize_t sent = send(OUT, out.bytes + out.from, out.to - out.from, MSG_NOSIGNAL);
+    if (sent < 0 && errno == EINTR) continue;
+    if (sent < 0 && errno != EAGAIN) die();
+    if (sent < 0) break;
+    out.from += (size_t)sent;
+  }
+  watch_out(out.from < out.to);
+}
+
+/* ---- tasks ---- */
+
+static struct task *find(uint32_t id) {
+  struct task *task = buckets[id % BUCKETS];
+  while (task && task->id != id) task = task->next;
+  return task;
+}
+
+static void forget(struct task *task) {
+  struct task **at = &buckets[task->id % BUCKETS];
+  while (*at != task) at = &(*at)->next;
+  *at = task->next;
+  free(task->directory);
+  free(task);
+  running--;
+}
+
+static void tell_pid(struct task *task) {
+  if (task->told || task->exited) return;
+  task->told = true;
+  untold--;
+  uint32_t pid = (uint32_t)task->pid;
+  put_head(4, PID, task->id);
+  put(&pid, 4);
+}
+
+static bool all_closed(const struct task *task) {
+  for (int i = 0; i < STREAMS; i++)
+    if (task->streams[i] >= 0) return false;
+  return true;
+}
+
+/* Closing alone leaves it in the epoll while a child that is not yet its command has a copy. */
+static void close_stream(struct task *task, int stream) {
+  if (task->streams[stream] < 0) return;
+  if (!task->paused[stream]) epoll_ctl(data_epoll, EPOLL_CTL_DEL, task->streams[stream], NULL);
+  close(task->streams[stream]);
+  task->streams[stream] = -1;
+}
+
+static void settle(struct task *task) {
+  if (!task->exited || !all_closed(task)) return;
+  put_head(0, CLOSED, task->id);
+  forget(task);
+}
+
+/* One piece of output. False when there is no more for now. */
+static bool pass_on(struct task *task, int stream) {
+  char *to = room(10 + READ_BYTES);
+  ssize_t got = read(task->streams[stream], to + 10, READ_BYTES);
+  if (got < 0) return errno == EINTR;
+  if (got == 0) {
+    close_stream(task, stream);
+    return false;
+  }
+  put_head((uint32_t)got + 1, DATA, task->id);
+  out.bytes[out.to] = (char)stream;
+  out.to += 1 + (size_t)got;
+  return true;
+}
+
+static void watch_stream(struct task *task, int stream, int operation) {
+  struct epoll_event event = {.events = EPOLLIN, .data.u64 = (uint64_t)task->id << 2 | (unsigned)stream};
+  epoll_ctl(data_epoll, operation, task->streams[stream], &event);
+}
+
+static void watch_data(void) {
+  bool waits = out.to - out.from >= OUT_HIGH;
+  if (waits == data_waits) return;
+  struct epoll_event event = {.events = EPOLLIN, .data.fd = data_epoll};
+  epoll_ctl(main_epoll, waits ? EPOLL_CTL_DEL : EPOLL_CTL_ADD, data_epoll, &event);
+  data_waits = waits;
+}
+
+static void read_streams(void) {
+  struct epoll_event events[64];
+  int count = epoll_wait(data_epoll, events, 64, 0);
+  for (int i = 0; i < count && out.to - out.from < OUT_HIGH; i++) {
+    struct task *task = find((uint32_t)(events[i].data.u64 >> 2));
+    int stream = (int)(events[i].data.u64 & 3);
+    if (!task || task->streams[stream] < 0) continue;
+    pass_on(task, stream);
+    settle(task);
+  }
+}
+
+static void report_exit(uint32_t id, pid_t pid, int status, uint32_t step, int error, uint64_t run_us, uint32_t bits) {
+  uint32_t body[7] = {(uint32_t)status, step, (uint32_t)error, (uint32_t)run_us, (uint32_t)(run_us >> 32), bits,
+                      (uint32_t)pid};
+  put_head(sizeof body, EXIT, id);
+  put(body, sizeof body);
+}
+
+/* Empty, its user's alone, and without anything that could be hung on it: the next one may have it. */
+static bool pristine(const char *path, uid_t uid) {
+  int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  if (fd < 0) return false;
+  struct stat status;
+  char entries[1024], names[1024];
+  bool clean = fstat(fd, &status) == 0 && status.st_mode == (S_IFDIR | 0700) && status.st_uid == uid;
+  for (long got = 1; clean && got > 0;) {
+    got = syscall(SYS_getdents64, fd, entries, sizeof entries);
+    if (got < 0) clean = false;
+    for (long at = 0; at < got;) {
+      struct dirent64 *entry = (struct dirent64 *)(void *)(entries + at);
+      if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0) clean = false;
+      at += entry->d_reclen;
+    }
+  }
+  /* What the system itself puts there (security.*) is no task's doing. */
+  ssize_t listed = clean ? flistxattr(fd, names, sizeof names) : 0;
+  if (listed < 0 && errno != ENOTSUP) clean = false;
+  for (ssize_t at = 0; at < listed; at += (ssize_t)strlen(names + at) + 1)
+    if (strncmp(names + at, "security.", 9) != 0) clean = false;
+  close(fd);
+  return clean;
+}
+
+static void ended(struct task *task, int status) {
+  uint64_t run_us = (now_ns() - task->started_ns) / 1000;
+  task->exited = true;
+  if (!task->told) untold--;
+  for (int i = 0; i < STREAMS; i++)
+    for (int reads = 0; reads < READS_AT_END && task->streams[i] >= 0 && !task->paused[i]; reads++)
+      if (out.to - out.from >= OUT_HIGH || !pass_on(task, i)) break;
+  int error = refusals[task->id % BUCKETS].id == task->id ? refusals[task->id % BUCKETS].error : 0;
+  bool closed = all_closed(task);
+  bool clean = closed && task->directory && pristine(task->directory, task->uid);
+  uint32_t bits = (closed ? BIT_CLOSED : 0) | (clean ? BIT_PRISTINE : 0);
+  report_exit(task->id, task->pid, status, error ? STEP_COMMAND : 0, error, run_us, bits);
+  if (closed) forget(task);
+}
+
+static void reap(void) {
+  struct signalfd_siginfo info[8];
+  while (read(signals, info, sizeof info) > 0);
+  for (;;) {
+    siginfo_t child = {0};
+    if (waitid(P_ALL, 0, &child, WEXITED | WNOHANG | WNOWAIT) != 0 || child.si_pid == 0) return;
+    /* Its number, and so that of its group, is its own until it has been waited for. */
+    kill(-child.si_pid, SIGKILL);
+    int status = 0;
+    waitpid(child.si_pid, &status, 0);
+    struct task *found = NULL;
+    for (int i = 0; i < BUCKETS && !found; i++)
+      for (struct task *task = buckets[i]; task; task = task->next)
+        if (task->pid == child.si_pid && !task->exited) {
+          found = task;
+          break;
+        }
+    if (found) ended(found, status);
+  }
+}
+
+/* ---- frames of the agent ---- */
+
+struct start {
+  uint32_t id, flags, uid, gid, limits, arguments, variables, words;
+};
+
+static struct { uint32_t resource, unused; uint64_t soft, hard; } limits[LIMITS_MAX];
+
+/* In the child, until it is the command. Never returns. */
+static void become(const struct start *start, int *pipes, char *directory, char **argv, char **envp) {
+  sigset_t none;
+  sigemptyset(&none);
+  int error = 0;
+  setsid();
+  dup2(null_fd, 0);
+  dup2(pipes[0], 1);
+  dup2(pipes[1], 2);
+  int next = 3;
+  if (pipes[2] >= 0) dup2(pipes[2], next++);
+  if (pipes[3] >= 0) dup2(pipes[3], next++);
+  for (uint32_t i = 0; i < start->limits; i++) {
+    struct rlimit now, wanted;
+    int resource = (int)limits[i].resource;
+    /* One that is beyond what is there already is no limit. */
+    if (getrlimit(resource, &now) != 0 || limits[i].soft > now.rlim_max) continue;
+    wanted.rlim_cur = limits[i].soft;
+    wanted.rlim_max = limits[i].hard < now.rlim_max ? limits[i].hard : now.rlim_max;
+    setrlimit(resource, &wanted);
+  }
+  if (chdir(directory) != 0) error = errno;
+  if (!error && start->flags & WITH_USER)
+    if (setgroups(0, NULL) != 0 || setgid(start->gid) != 0 || setuid(start->uid) != 0) error = errno;
+  /* After the change of user, which undoes it. */
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (getppid() != self) _exit(127);
+  sigprocmask(SIG_SETMASK, &none, NULL);
+  if (!error) {
+    environ = envp;
+    execvp(argv[0], argv);
+    error = errno;
+  }
+  refusals[start->id % BUCKETS].error = error;
+  refusals[start->id % BUCKETS].id = start->id;
+  _exit(127);
+}
+
+/* Data that is there before the process is: what does not fit into a pipe is too long. */
+static int fill(int *ends, const char *words, uint32_t length) {
+  if (pipe2(ends, O_CLOEXEC) != 0) return errno;
+  if (length > 60 << 10 && fcntl(ends[1], F_SETPIPE_SZ, (int)length + 4096) < 0) return E2BIG;
+  fcntl(ends[1], F_SETFL, O_NONBLOCK);
+  ssize_t written = write(ends[1], words, length);
+  int error = written == (ssize_t)length ? 0 : E2BIG;
+  close(ends[1]);
+  ends[1] = -1;
+  return error;
+}
+
+static void shut(int fd) {
+  if (fd >= 0) close(fd);
+}
+
+/* Texts follow the head: the directory, arguments, variables, and then the words as they are. */
+static void start(char *body, size_t length) {
+  struct start head;
+  memcpy(&head, body, sizeof head);
+  size_t at = sizeof head;
+  if (head.limits > LIMITS_MAX) die();
+  memcpy(limits, body + at, head.limits * sizeof limits[0]);
+  at += head.limits * sizeof limits[0];
+  char *directory = body + at;
+  at += strlen(directory) + 1;
+  char **vector = malloc((head.arguments + head.variables + 2) * sizeof *vector);
+  struct task *task = calloc(1, sizeof *task);
+  if (!vector || !task) die();
+  char **argv = vector, **envp = vector + head.arguments + 1;
+  for (uint32_t i = 0; i < head.arguments + head.variables; i++) {
+    if (at >= length) die();
+    (i < head.arguments ? argv : envp - head.arguments)[i] = body + at;
+    at += strlen(body + at) + 1;
+  }
+  argv[head.arguments] = envp[head.variables] = NULL;
+
+  uint32_t step = 0;
+  int error = 0;
+  int reading[STREAMS] = {-1, -1, -1}, given[4] = {-1, -1, -1, -1};
+  if (head.flags & MAKE_DIRECTORY)
+    if (mkdir(directory, 0700) != 0 || (head.flags & WITH_USER && lchown(directory, head.uid, head.gid) != 0))
+      error = errno, step = STEP_DIRECTORY;
+  for (int i = 0; i < (head.flags & WITH_REPORT ? STREAMS : STREAMS - 1) && !error; i++) {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) != 0) {
+      error = errno, step = STEP_PROCESS;
+      break;
+    }
+    fcntl(ends[0], F_SETFL, O_NONBLOCK);
+    reading[i] = ends[0];
+    given[i] = ends[1];
+  }
+  int words[2] = {-1, -1};
+  if (!error && head.flags & WITH_WORDS) {
+    error = fill(words, body + at, head.words);
+    if (error) step = error == E2BIG ? STEP_COMMAND : STEP_PROCESS;
+    given[3] = words[0];
+  }
+  pid_t pid = -1;
+  if (!error) {
+    refusals[head.id % BUCKETS].id = 0;
+    task->started_ns = now_ns();
+    pid = fork();
+    if (pid == 0) become(&head, given, directory, argv, envp);
+    if (pid < 0) error = errno, step = STEP_PROCESS;
+  }
+  for (int i = 0; i < 4; i++) shut(given[i]);
+  shut(words[1]);
+  free(vector);
+  if (error) {
+    for (int i = 0; i < STREAMS; i++) shut(reading[i]);
+    report_exit(head.id, 0, 0, step, error, 0, BIT_CLOSED);
+    free(task);
+    return;
+  }
+  task->id = head.id;
+  task->pid = pid;
+  task->directory = head.flags & WITH_DIRECTORY ? strdup(directory) : NULL;
+  task->uid = head.flags & WITH_USER ? head.uid : geteuid();
+  task->next = buckets[head.id % BUCKETS];
+  buckets[head.id % BUCKETS] = task;
+  running++;
+  untold++;
+  for (int i = 0; i < STREAMS; i++) {
+    task->streams[i] = reading[i];
+    if (reading[i] >= 0) watch_stream(task, i, EPOLL_CTL_ADD);
+  }
+}
+
+static void obey(uint8_t type, char *body, size_t length) {
+  if (type == START) {
+    if (length < sizeof(struct start)) die();
+    start(body, length);
+    return;
+  }
+  uint32_t words[2];
+  if (length < sizeof words) die();
+  memcpy(words, body, sizeof words);
+  struct task *task = find(words[0]);
+  uint32_t stream = words[1];
+  if (!task || stream >= STREAMS) return;
+  if (type == ASK) tell_pid(task);
+  if (type == CLOSE) {
+    for (int i = 0; i < STREAMS; i++) close_stream(task, i);
+    settle(task);
+  }
+  if (type != PAUSE && type != RESUME) return;
+  bool pause = type == PAUSE;
+  if (task->streams[stream] < 0 || task->paused[stream] == pause) return;
+  task->paused[stream] = pause;
+  watch_stream(task, (int)stream, pause ? EPOLL_CTL_DEL : EPOLL_CTL_ADD);
+}
+
+static void read_frames(void) {
+  if (in.size < IN_KEPT || in.to == in.size) {
+    in.size = in.size < IN_KEPT ? IN_KEPT : in.size * 2;
+    if (in.size > 2 * (FRAME_MAX + IN_KEPT)) die();
+    in.bytes = realloc(in.bytes, in.size);
+    if (!in.bytes) die();
+  }
+  ssize_t got = read(IN, in.bytes + in.to, in.size - in.to);
+  if (got == 0) die();
+  if (got < 0) {
+    if (errno == EAGAIN || errno == EINTR) return;
+    die();
+  }
+  in.to += (size_t)got;
+  for (;;) {
+    uint32_t length;
+    if (in.to - in.from < 4) break;
+    memcpy(&length, in.bytes + in.from, 4);
+    if (length < 1 || length > FRAME_MAX) die();
+    if (in.to - in.from < 4 + (size_t)length) break;
+    char *frame = in.bytes + in.from + 4;
+    obey((uint8_t)frame[0], frame + 1, length - 1);
+    in.from += 4 + (size_t)length;
+  }
+  memmove(in.bytes, in.bytes + in.from, in.to - in.from);
+  in.to -= in.from;
+  in.from = 0;
+  if (in.to == 0 && in.size > IN_KEPT) {
+    free(in.bytes);
+    in.bytes = NULL;
+    in.size = 0;
+  }
+}
+
+/* Those that live longer than most are told of without being asked. */
+static void tell_old(void) {
+  static uint64_t looked_ns;
+  uint64_t now = now_ns();
+  if (now - looked_ns < (uint64_t)TELL_AFTER_MS * 1000000u) return;
+  looked_ns = now;
+  for (int i = 0; i < BUCKETS && untold > 0; i++)
+    for (struct task *task = buckets[i]; task; task = task->next)
+      if (!task->told && !task->exited && now - task->started_ns >= (uint64_t)TELL_AFTER_MS * 1000000u) tell_pid(task);
+}
+
+static void watch(int fd) {
+  struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
+  if (epoll_ctl(main_epoll, EPOLL_CTL_ADD, fd, &event) != 0) _exit(2);
+}
+
+static void prepare(pid_t agent) {
+  /* The kernel ends this with the agent, whatever state it is in; nobody of the same user reads what it is told. */
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  prctl(PR_SET_DUMPABLE, 0);
+  self = getpid();
+  if (getppid() != agent) _exit(0);
+  /* Whatever the agent was started with is no business of its tasks. */
+  for (int fd = 3; fd < 1024 && syscall(SYS_close_range, 3u, ~0u, 0u) != 0; fd++) close(fd);
+  null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  if (null_fd < 0) _exit(2);
+  while ((null_fd = fcntl(null_fd, F_DUPFD_CLOEXEC, 3)) < RESERVED)
+    if (null_fd < 0) _exit(2);
+  sigset_t blocked;
+  sigemptyset(&blocked);
+  sigaddset(&blocked, SIGCHLD);
+  sigprocmask(SIG_BLOCK, &blocked, NULL);
+  signals = signalfd(-1, &blocked, SFD_NONBLOCK | SFD_CLOEXEC);
+  main_epoll = epoll_create1(EPOLL_CLOEXEC);
+  data_epoll = epoll_create1(EPOLL_CLOEXEC);
+  refusals = mmap(NULL, BUCKETS * sizeof *refusals, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (signals < 0 || main_epoll < 0 || data_epoll < 0 || refusals == MAP_FAILED) _exit(2);
+  for (int fd = IN; fd <= OUT; fd++) {
+    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+    fcntl(fd, F_SETFD, FD_CLOEXEC);
+  }
+  watch(IN);
+  watch(signals);
+  watch(data_epoll);
+  struct epoll_event event = {.events = 0, .data.fd = OUT};
+  if (epoll_ctl(main_epoll, EPOLL_CTL_ADD, OUT, &event) != 0) _exit(2);
+}
+
+/* The only argument is the number of the agent's process. */
+int main(int argc, char **argv) {
+  if (argc != 2) return 2;
+  prepare((pid_t)atol(argv[1]));
+  for (;;) {
+    struct epoll_event events[8];
+    int count = epoll_wait(main_epoll, events, 8, untold > 0 ? TELL_AFTER_MS : -1);
+    bool has[RESERVED * 8] = {false};
+    for (int i = 0; i < count; i++)
+      if (events[i].data.fd >= 0 && events[i].data.fd < (int)sizeof has) has[events[i].data.fd] = true;
+    if (has[data_epoll]) read_streams();
+    if (has[signals]) reap();
+    if (has[IN]) read_frames();
+    if (untold > 0) tell_old();
+    flush();
+    watch_data();
+  }
+}

@@ -1,0 +1,132 @@
+/**
+ * A small program beside the agent that starts processes for it (spawner.c): forking the agent copies the tables of all
+ * its memory and stops everything else it does meanwhile. Where the program is not there, or does not run, the agent
+ * starts them itself, slower and otherwise the same.
+ *
+ * When it dies, the kernel ends what it started; those attempts end as the node's fault, and the next start brings a new one.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import type { Socket } from 'node:net';
+import type { Service } from '../../../common/lifecycle.js';
+import type { Logger } from '../../../common/log.js';
+import { NodeFault } from '../../core/types.js';
+import { type Child, startHere, type StartPlan } from '../child.js';
+import { SpawnedChild } from './child.js';
+import { FrameReader, type Report, startFrame } from './frames.js';
+
+/** What it can be given before the process runs: the largest pipe of an ordinary user, less a page. */
+const WORDS_MAX = 1 << 19;
+/** It would not run a fourth time either. */
+const FAILURES_MAX = 3;
+
+interface Running {
+  process: ChildProcess;
+  children: Map<number, SpawnedChild>;
+  /** Frames of this turn, sent together at its end. */
+  waiting: Buffer[];
+  /** Whether it ever reported anything. */
+  works: boolean;
+}
+
+export class Spawner implements Service {
+  readonly name = 'spawner';
+  readonly #program: string | undefined;
+  readonly #log: Logger;
+  #running: Running | undefined;
+  #ids = 0;
+  #failures = 0;
+  #stopped = false;
+
+  /** @param program undefined where none was built */
+  constructor(program: string | undefined, log: Logger) {
+    this.#program = program;
+    this.#log = log;
+  }
+
+  async start(): Promise<void> {
+    if (this.#program === undefined) this.#log.info({ event: 'spawner.none' }, 'the agent starts processes itself');
+    else await this.#run();
+  }
+
+  /** Its processes end with it. */
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    const process = this.#running?.process;
+    if (!process || process.exitCode !== null || process.signalCode !== null) return;
+    const gone = new Promise<void>((resolve) => process.once('exit', () => resolve()));
+    process.stdin?.destroy();
+    process.kill('SIGKILL');
+    await gone;
+  }
+
+  /** Its process; undefined while there is none. */
+  get pid(): number | undefined {
+    return this.#running?.process.pid;
+  }
+
+  /** Whether processes are started by it. */
+  get available(): boolean {
+    return this.#program !== undefined && !this.#stopped && this.#failures < FAILURES_MAX;
+  }
+
+  /** Starts it here if the spawner cannot. @throws what `spawn` throws */
+  readonly starter = (plan: StartPlan): Child => {
+    if (!this.available || plan.linked === true || (plan.words?.length ?? 0) > WORDS_MAX) return startHere(plan);
+    const id = (this.#ids = (this.#ids + 1) >>> 0);
+    const frame = startFrame(id, plan);
+    if (!this.#running) void this.#run();
+    const running = this.#running;
+    if (!running) return startHere(plan);
+    const child = new SpawnedChild(id, (command) => this.#send(running, command));
+    running.children.set(id, child);
+    this.#send(running, frame);
+    return child;
+  };
+
+  #send(running: Running, frame: Buffer): void {
+    if (running.waiting.push(frame) > 1) return;
+    process.nextTick(() => {
+      const frames = running.waiting;
+      running.waiting = [];
+      const stdin = running.process.stdin as Socket;
+      if (!stdin.destroyed) stdin.write(frames.length === 1 ? (frames[0] as Buffer) : Buffer.concat(frames));
+    });
+  }
+
+  /** Resolves when it runs or could not be started. */
+  #run(): Promise<void> {
+    const started = spawn(this.#program as string, [String(process.pid)], {
+      cwd: '/',
+      env: {},
+      stdio: ['pipe', 'pipe', 'ignore'],
+      detached: true,
+    });
+    const running: Running = { process: started, children: new Map(), waiting: [], works: false };
+    const reader = new FrameReader();
+    const take = (report: Report) => {
+      if (running.children.get(report.id)?.take(report)) running.children.delete(report.id);
+    };
+    started.stdin.on('error', () => undefined);
+    started.stdout.on('error', () => undefined);
+    started.stdout.on('data', (data: Buffer) => {
+      running.works = true;
+      reader.read(data, take);
+    });
+    return new Promise((resolve) => {
+      started.once('spawn', () => resolve());
+      started.once('error', (err) => this.#gone(running, err.message, resolve));
+      started.once('close', (code, signal) => this.#gone(running, signal ?? `exit code ${code}`, resolve));
+      if (started.pid !== undefined) this.#running = running;
+    });
+  }
+
+  #gone(running: Running, how: string, resolve: () => void): void {
+    if (this.#running === running) this.#running = undefined;
+    if (!running.works) this.#failures++;
+    if (!this.#stopped) this.#log.error({ event: 'spawner.ended', how }, 'what starts processes has ended');
+    const children = [...running.children.values()];
+    running.children.clear();
+    for (const child of children) child.lost(new NodeFault(`what had started the process has ended (${how})`));
+    resolve();
+  }
+}
