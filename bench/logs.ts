@@ -82,7 +82,7 @@ const growth = async (watches: { idleBytes: number; watch: MemoryWatch }[]): Pro
 
 async function measure(mesh: BenchMesh, slowly: MeshConnection, options: BenchOptions): Promise<Row[]> {
   const { smoke, runs, say } = options;
-  const [within, beyond] = smoke ? [2, 40] : [WITHIN, BEYOND];
+  const [within, beyond] = smoke ? [2, 24] : [WITHIN, BEYOND];
   const rows: Record<string, Row> = {
     rate: { what: 'printed, all tasks together', unit: 'MB/s', values: [], aims: [{ atLeast: 100 }] },
     lost: { what: 'missing of what is within the log bound', unit: 'bytes', values: [], aims: [{ atMost: 0 }] },
