@@ -221,6 +221,7 @@ const planSettings = (config: StandingParts['config']) => ({
     load: config.weightLoad,
     queue: config.weightQueue,
     reliability: config.weightReliability,
+    speed: config.weightSpeed,
   },
   prefillMax: config.prefillMax,
 });

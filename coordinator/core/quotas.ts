@@ -41,6 +41,16 @@ export const allowanceOf = (quotas: Quotas, usage: Pick<Usage, 'running' | 'cpuM
 export const allowed = (allowance: Allowance, cpuMillis: number): number =>
   Math.min(allowance.tasks, Math.floor(allowance.cpuMillis / cpuMillis));
 
+/** How many such tasks the namespace may still be assigned; Infinity where there is no allowance. */
+export function allowedTo(
+  namespace: string | undefined,
+  cpuMillis: number,
+  allowances: ReadonlyMap<string, Allowance>,
+): number {
+  const allowance = allowances.size === 0 ? undefined : allowances.get(namespace ?? '');
+  return allowance ? allowed(allowance, cpuMillis) : Infinity;
+}
+
 /** Which quota keeps one more task of this size from running; undefined when none does. */
 export function whyHeldBack(
   namespace: string,

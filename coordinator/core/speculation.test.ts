@@ -80,6 +80,19 @@ test('a copy goes where it starts at once: free, healthy, feasible, and not wher
   t.same(plan(old, [makeNode(1), makeNode(2)]), [[0, 2]]);
 });
 
+test('a fast node goes before a slow one, and what is much slower than one that is soon free gets no copy', async (t) => {
+  const tasks = [running(0, 1000), running(1, 900)];
+  const soon = makeNode(2, 4, { busy: 4, pace: 0.125, turnoverPerMs: 1 / 100 });
+  const slow = makeNode(3, 4, { pace: 1 });
+  t.same(plan(tasks, [makeNode(1, 4, { pace: 1 }), makeNode(2, 1, { pace: 0.125 }), slow]), [[0, 2]]);
+  t.same(plan(tasks, [makeNode(1, 4, { busy: 4 }), soon, slow]), [], 'it will be free when the next look is taken');
+  const held = { ...soon, turnoverPerMs: 1 / 100_000 };
+  t.same(plan(tasks, [makeNode(1, 4, { busy: 4 }), held, slow]), [
+    [0, 3],
+    [1, 3],
+  ]);
+});
+
 test('the most reliable node first, then the least busy; no slot is given twice', async (t) => {
   const nodes = [
     makeNode(1, 4),

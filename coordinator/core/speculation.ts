@@ -76,9 +76,22 @@ export interface CopyWork {
   copiesMax: number;
 }
 
+/** A node that is so much slower than the best that is soon free gets no copy: it would end too late to be of use. */
+const MUCH_SLOWER = 1.5;
+const SOON_MS = 2000;
+
+/** Nothing waits there, and a slot is free, or will be within SOON_MS as tasks there go. */
+const isSoonFree = ({ free, queued, turnoverPerMs = 0 }: NodeView): boolean =>
+  queued === 0 && (free.slots > 0 || turnoverPerMs * SOON_MS > 1);
+
+/** Of a success there, relative to a node of the usual pace that spoils nothing. */
+const expectedTime = (node: NodeView): number => paceOf(node) / Math.max(node.reliability, 0.01);
+
+const paceOf = ({ pace = 1 }: NodeView): number => pace;
+
 /**
- * The oldest stragglers first, each on the most reliable, least busy node on which it starts at once: one that nothing
- * waits for, is not the original's, is not on trial, and is not ruled out.
+ * The oldest stragglers first, each where it is likely to end first among the nodes on which it starts at once: the fast and
+ * reliable before the idle, and what is much slower not at all. That is one that nothing waits for, is not the original's, is not on trial, and is not ruled out.
  */
 export function planCopies(work: CopyWork, nodes: readonly NodeView[]): CopyPlan[] {
   const plans: CopyPlan[] = [];
@@ -88,13 +101,18 @@ export function planCopies(work: CopyWork, nodes: readonly NodeView[]): CopyPlan
     .sort((a, b) => b.ageMs - a.ageMs)
     .slice(0, work.copiesMax);
   if (stragglers.length === 0) return plans;
-  const able = nodes
-    .filter(({ seq, queued, onTrial }) => queued === 0 && !onTrial && !work.blockedNodes.has(seq))
-    .filter((node) => !ruledOut(work.kind, work.cost, node))
-    .sort((a, b) => b.reliability - a.reliability || a.load - b.load || a.seq - b.seq);
+  const feasible = nodes.filter((node) => !work.blockedNodes.has(node.seq) && !ruledOut(work.kind, work.cost, node));
+  const best = feasible.reduce((least, node) => (isSoonFree(node) ? Math.min(least, paceOf(node)) : least), Infinity);
+  const able = feasible
+    .filter(({ queued, onTrial }) => queued === 0 && !onTrial)
+    .sort((a, b) => expectedTime(a) - expectedTime(b) || a.load - b.load || a.seq - b.seq);
   for (const task of stragglers) {
     const home = able.find(
-      ({ seq, free }) => seq !== task.node && !task.avoid.has(seq) && fitCount(free, work.cost) > (taken.get(seq) ?? 0),
+      (node) =>
+        node.seq !== task.node &&
+        !task.avoid.has(node.seq) &&
+        paceOf(node) <= best * MUCH_SLOWER &&
+        fitCount(node.free, work.cost) > (taken.get(node.seq) ?? 0),
     );
     if (!home) continue;
     taken.set(home.seq, (taken.get(home.seq) ?? 0) + 1);

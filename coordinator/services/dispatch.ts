@@ -161,8 +161,9 @@ export class Dispatch implements Service {
       if (job) concerned.add(job);
     }
     const work: WorkView[] = [];
+    const nowMs = this.#options.clock.monotonicMs();
     for (const job of concerned)
-      if (!job.row.cancelling) work.push(toWork(job, jobs.fresh(job), returned.get(job.row.seq) ?? []));
+      if (!job.row.cancelling) work.push(toWork(job, jobs.fresh(job), returned.get(job.row.seq) ?? NOTHING, nowMs));
     const nodes = work.length === 0 ? [] : this.nodes();
     const allowances = this.#options.namespaces.allowances();
     const quotas = allowances ? { allowances } : {};
@@ -236,6 +237,7 @@ export class Dispatch implements Service {
     for (const task of tasks) {
       const job = jobs.get(task.job);
       if (!job || job.row.cancelling) continue;
+      job.assignedAtMs = nowMs;
       const attempt = ledger.add(task, job.kind, job.row.submitter, nowMs);
       if (problemOf(values, task.job) === undefined) told.push(task);
       else unfit.push(attempt);
@@ -289,7 +291,9 @@ const WAITER: Waiter<LiveJob> = {
   isBlocked: ({ blockedNodes }) => blockedNodes.size > 0,
 };
 
-const toWork = (job: LiveJob, fresh: number, returned: ReturnedTask[]): WorkView => ({
+const NOTHING: readonly ReturnedTask[] = [];
+
+const toWork = (job: LiveJob, fresh: number, returned: readonly ReturnedTask[], nowMs: number): WorkView => ({
   job: job.row.seq,
   kind: job.kind,
   priority: job.row.priority,
@@ -300,4 +304,5 @@ const toWork = (job: LiveJob, fresh: number, returned: ReturnedTask[]): WorkView
   returned,
   blockedNodes: job.blockedNodes,
   taskMs: job.taskTime.ms,
+  unassignedForMs: nowMs - job.assignedAtMs,
 });

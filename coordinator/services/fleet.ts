@@ -7,6 +7,7 @@ import { MeshError } from '../../common/errors.js';
 import type { Logger } from '../../common/log.js';
 import { type LivenessSettings, NodeLiveness, type NodeTransition, type RoundTrip } from '../core/node.js';
 import type { Ledger } from '../core/ledger.js';
+import { Pace, Paces } from '../core/pace.js';
 import { roomOf } from '../core/room.js';
 import { NodeTrust } from '../core/trust.js';
 import type { NodeRow } from '../ports.js';
@@ -26,6 +27,8 @@ export class LiveNode {
   finished: number;
   lastHeartbeatAtMs: number | undefined;
   readonly trust = new NodeTrust();
+  /** How fast it is, of what ran there. */
+  readonly pace: Pace;
   labels: ReadonlyMap<string, string> = new Map();
   executors: ReadonlySet<string> = new Set();
   sandboxes: readonly string[] = [];
@@ -33,7 +36,9 @@ export class LiveNode {
   constructor(
     public row: NodeRow,
     readonly liveness: NodeLiveness,
+    paces: Paces,
   ) {
+    this.pace = new Pace(paces);
     this.reliability = row.reliability;
     this.finished = row.finished;
     this.lastHeartbeatAtMs = row.lastHeartbeatAtMs;
@@ -62,6 +67,7 @@ export class Fleet {
   readonly #byName = new Map<string, LiveNode>();
   /** Undefined when a row has changed since it was counted. */
   #count: number | undefined;
+  readonly #paces = new Paces();
 
   constructor(
     private readonly clock: Clock,
@@ -91,7 +97,7 @@ export class Fleet {
 
   #add(row: NodeRow, liveness: NodeLiveness): LiveNode {
     this.#count = undefined;
-    const node = new LiveNode(row, liveness);
+    const node = new LiveNode(row, liveness, this.#paces);
     this.ledger.setNode(row.seq, roomOf(row.capabilities));
     this.#nodes.set(row.seq, node);
     this.#byName.set(row.name, node);

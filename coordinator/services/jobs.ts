@@ -27,6 +27,8 @@ export interface LiveJob {
   taskTime: TaskTime;
   /** Who is planned alike: of one submitter, priority and kind. */
   group: string;
+  /** When anything of it was last assigned, monotonic; never is long ago. */
+  assignedAtMs: number;
 }
 
 /** Infrastructure may take a task away this often before the task is failed (invariant I4). */
@@ -105,6 +107,7 @@ export class Jobs {
       trust: new JobTrust(),
       taskTime: new TaskTime(this.#timeOf(row)),
       group: '',
+      assignedAtMs: Number.NEGATIVE_INFINITY,
     };
     live.group = `${row.priority}/${live.kind.id}/${row.namespace}/${row.submitter}`;
     this.#live.set(row.seq, live);

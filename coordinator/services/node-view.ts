@@ -21,7 +21,11 @@ export interface ViewOptions {
 export function nodeView(node: LiveNode, { ledger, jobs, secrets }: ViewOptions, nowMs: number): NodeView {
   const { row, session } = node;
   const protocol = session?.protocol ?? 0;
-  const room = ledger.room(row.seq, (job) => jobs.get(job)?.taskTime.ms);
+  const pace = node.pace.factor;
+  const room = ledger.room(row.seq, (job) => {
+    const ms = jobs.get(job)?.taskTime.ms;
+    return ms === undefined ? undefined : ms * pace;
+  });
   const noSecrets = whyNoSecrets(secrets.open, protocol);
   const trust = node.trust.state(nowMs);
   const view: NodeView = {
@@ -51,6 +55,7 @@ export function nodeView(node: LiveNode, { ledger, jobs, secrets }: ViewOptions,
     barred: trust === 'suspended' ? node.trust.whySuspended(nowMs) : undefined,
     onTrial: false,
     turnoverPerMs: room.turnoverPerMs,
+    pace,
   };
   if (trust === 'on-trial') tryOut(view, ledger);
   return view;

@@ -18,9 +18,10 @@ import type { Changes } from './changes.js';
 import type { Audit } from './audit.js';
 import type { Copies } from './copies.js';
 import type { Fleet, LiveNode } from './fleet.js';
-import type { Jobs, LiveJob } from './jobs.js';
+import type { Jobs } from './jobs.js';
 import { NodeJudge } from './node-judge.js';
 import type { PipelineDelay } from './pipeline-delay.js';
+import { RunTimes } from './run-times.js';
 import { type AgentSession, toRefs } from './session.js';
 import { ResultQuota } from './result-quota.js';
 import {
@@ -302,7 +303,7 @@ export class Results implements Service {
     const valid = prepared.filter((_, position) => accepted[position]);
     let stale = 0;
     const nowMs = clock.monotonicMs();
-    const ran = new Map<LiveJob, { count: number; totalMs: number }>();
+    const ran = new RunTimes();
     prepared.forEach((item, position) => {
       const { attempt, settlement, outcome, finished } = item;
       ledger.remove(attempt);
@@ -316,8 +317,7 @@ export class Results implements Service {
       if (settlement.to === 'RETRYING') observe.retried(outcome);
       if (outcome === 'succeeded' && job) {
         const runMs = finished.runUs / 1000;
-        const sum = ran.get(job) ?? { count: 0, totalMs: 0 };
-        ran.set(job, { count: sum.count + 1, totalMs: sum.totalMs + runMs });
+        ran.add(job, attempt.node, runMs);
         observe.ran(runMs, Math.max(0, nowMs - attempt.assignedAtMs - runMs));
       }
       if (settlement.to === 'FAILED' && job?.row.spec.onFailure === OnFailure.FAIL_FAST)
@@ -325,7 +325,7 @@ export class Results implements Service {
       this.#emitOutput(attempt, finished);
     });
     if (stale > 0) onStale(stale);
-    for (const [job, { count, totalMs }] of ran) job.taskTime.observe(totalMs, count);
+    ran.teach(fleet);
     // What was never told to a node says nothing about it.
     this.#judge.settled(valid.filter(({ session, outcome }) => session !== undefined || outcome !== 'failed'));
     this.#jobsEnded(jobs.apply(jobChanges));

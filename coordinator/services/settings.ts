@@ -176,6 +176,11 @@ export const coordinatorSettings = {
     'δ, the weight of spoiled attempts: higher avoids flaky nodes',
     COEFFICIENTS_DEFAULT.reliability,
   ),
+  weightSpeed: weight(
+    'weight-speed',
+    'ε, the weight of learned speed: higher prefers fast machines; 0 never leaves a slow one idle for a fast one',
+    COEFFICIENTS_DEFAULT.speed,
+  ),
   prefillMax: setting({
     flag: '--prefill-max <tasks>',
     describe: 'the most tasks an agent may hold beyond its slots',

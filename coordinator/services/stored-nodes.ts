@@ -1,4 +1,5 @@
 import type { Clock } from '../../common/clock.js';
+import { Paces } from '../core/pace.js';
 import { type LivenessSettings, NodeLiveness } from '../core/node.js';
 import type { NodeRow } from '../ports.js';
 import { LiveNode } from './fleet.js';
@@ -18,6 +19,6 @@ export function storedNodes(rows: readonly NodeRow[], settings: LivenessSettings
       const silentMs = clock.wallMs() - (row.lastHeartbeatAtMs ?? 0);
       const liveness = NodeLiveness.connected(settings, nowMs - Math.max(0, silentMs - SAVED_EVERY_MS));
       liveness.tick(nowMs);
-      return new LiveNode(row, liveness);
+      return new LiveNode(row, liveness, new Paces());
     });
 }

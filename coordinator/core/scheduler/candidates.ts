@@ -1,105 +1,17 @@
 /**
- * The nodes while one plan is made, and who of them could take a kind of work next. A group is the unit of planning: work
- * of one kind whose tasks last about equally long (and, rarely, one job that has blocked nodes). Nodes are checked and
- * scored once per group; after that each chunk costs a few heap steps.
+ * Who could take a kind of work next. A group is the unit of planning: work of one kind whose tasks last about equally long
+ * (and, rarely, one job that has blocked nodes). Nodes with anything to give are checked once per group; after that each chunk
+ * costs a few heap steps.
  *
  * Placing work only ever makes a node less attractive, so a key in a heap can be too low but never too high: a node that
- * surfaces with an outdated key is scored again and put back, and the rest need not be touched.
+ * surfaces with an outdated key is given its new one, and the rest need not be touched.
  */
-import { costOf, fitCount, isLarge, Space } from '../room.js';
+import { CPU_MILLIS_DEFAULT, isLarge } from '../room.js';
+import { type Board, type Group, type Keys, type NodeState, queueRoomFor, roomFor } from './board.js';
 import { ruledOut } from './feasible.js';
-import { Heap, type Meter } from './heap.js';
-import { finishedPerDelay, prefillDepth, type PrefillInput } from './prefill.js';
-import type { Standing } from './rank.js';
-import type { Candidate, Strategy } from './strategy.js';
-import type { Cost, Kind, NodeView, PlanSettings, Room, WorkView } from './types.js';
-
-const NOTHING_BLOCKED: ReadonlySet<number> = new Set();
-
-/** A node with what this plan has placed on it so far. */
-export interface NodeState {
-  index: number;
-  view: NodeView;
-  free: Space;
-  queued: number;
-  load: number;
-  reserve: Cost | undefined;
-  turnoverPerMs: number | undefined;
-  /** Rises with every placement; tells outdated keys. */
-  version: number;
-  lastTurn: number;
-}
-
-export function nodeState(view: NodeView, index: number): NodeState {
-  const { free, queued, load, reserve, turnoverPerMs } = view;
-  return { index, view, free: new Space(free), queued, load, reserve, turnoverPerMs, version: 0, lastTurn: 0 };
-}
-
-/** Work that is placed alike. */
-export interface Group {
-  kind: Kind;
-  cost: Cost;
-  taskMs: number | undefined;
-  blocked: ReadonlySet<number>;
-}
-
-/** Task times within a factor of two count as equal: the group's is the power of two nearest to them. */
-export function groupOf(work: WorkView): Group & { key: string } {
-  const bucket = work.taskMs === undefined ? undefined : Math.round(Math.log2(Math.max(work.taskMs, 0.001)));
-  const blocked = work.blockedNodes.size > 0 ? work.blockedNodes : NOTHING_BLOCKED;
-  return {
-    key: `${work.kind.id}/${bucket ?? '?'}${blocked.size > 0 ? `/${work.job}` : ''}`,
-    kind: work.kind,
-    cost: costOf(work.kind.resources),
-    taskMs: bucket === undefined ? undefined : 2 ** bucket,
-    blocked,
-  };
-}
-
-const prefillInput = (node: NodeState, group: Group): PrefillInput => ({
-  slots: node.view.total.slots,
-  rttMs: node.view.rttMs,
-  taskMs: group.taskMs,
-  turnoverPerMs: node.turnoverPerMs,
-});
-
-export function standingOf(node: NodeState, group: Group, settings: PlanSettings): Standing {
-  return {
-    rttMs: node.view.rttMs,
-    load: node.load,
-    queued: node.queued,
-    finishedPerDelay: finishedPerDelay(prefillInput(node, group), settings.pipelineDelayMs) ?? 1,
-    reliability: node.view.reliability,
-    finished: node.view.finished,
-    taskMs: group.taskMs,
-  };
-}
-
-/** How many can start at once: what is free less what a large task waits for. */
-export function roomFor(free: Room, reserve: Cost | undefined, cost: Cost): number {
-  if (!reserve) return fitCount(free, cost);
-  const open = new Space(free);
-  open.take(reserve);
-  return fitCount(open, cost);
-}
-
-/** How many more the node's queue takes. Nothing queues behind a larger task: it would overtake it. */
-export function queueRoomFor(node: NodeState, group: Group, settings: PlanSettings): number {
-  const { reserve } = node;
-  if (node.view.onTrial) return 0;
-  if (reserve && (group.cost.cpuMillis < reserve.cpuMillis || group.cost.memoryBytes < reserve.memoryBytes)) return 0;
-  return Math.max(0, prefillDepth(prefillInput(node, group), settings) - node.queued);
-}
-
-/** What all groups of one plan share. */
-export interface PlanContext {
-  nodes: readonly NodeState[];
-  settings: PlanSettings;
-  strategy: Strategy;
-  meter: Meter;
-  /** Chunks placed so far. */
-  turn: number;
-}
+import { Heap } from './heap.js';
+import { Patience } from './patience.js';
+import type { Cost, NodeView, Room, WorkView } from './types.js';
 
 export interface Taken {
   node: NodeState;
@@ -108,64 +20,82 @@ export interface Taken {
   starts: boolean;
 }
 
-/**
- * Blocked nodes are left out, unless no other node could run it: then the job goes on there, and its tasks end within the
- * bounds on their failures and losses, rather than wait for ever.
- */
-export function unblocked(able: readonly NodeState[], blocked: ReadonlySet<number>): readonly NodeState[] {
-  if (blocked.size === 0) return able;
-  const open = able.filter((node) => !blocked.has(node.view.seq));
-  return open.length > 0 ? open : able;
-}
+/** What is known of a node's fitness for the group. */
+const UNKNOWN = 0;
+const USABLE = 1;
 
 /** The candidate nodes of one group, best first: those with room, then those with room in their queue. */
 export class Candidates {
-  /** Feasible nodes, by the store's number. */
-  readonly #feasible = new Set<number>();
   readonly #room: Heap;
   readonly #queue: Heap;
+  readonly #patience: Patience | undefined;
+  readonly #keys: Keys;
+  /** By position. */
+  readonly #fitness: Uint8Array;
+  #othersAble: boolean | undefined;
   #reserved = false;
-  /** Version of the node when its key was made. */
-  readonly #versions: Int32Array;
+  /** Nodes that were left idle for a faster one, by position. */
+  readonly passed = new Set<number>();
+  /** Nothing more of the group finds a place in this plan, whichever of its works asks. */
+  exhausted = false;
+  /** Versions of the nodes when their keys were made, by position. */
+  readonly #versions: Uint32Array;
 
   constructor(
     readonly group: Group,
-    readonly context: PlanContext,
+    readonly board: Board,
   ) {
-    const { nodes, settings, meter } = context;
+    const { meter, settings, strategy, views } = board;
     this.#room = new Heap(meter);
     this.#queue = new Heap(meter);
-    this.#versions = new Int32Array(nodes.length);
-    const able = nodes.filter((node) => {
+    this.#versions = new Uint32Array(views.length);
+    this.#fitness = new Uint8Array(views.length);
+    if (strategy.patient) this.#patience = new Patience(board, (node) => this.#isUsable(node));
+    this.#keys = board.keysFor(group.taskMs);
+    board.eachOpen((node) => {
       meter.operations++;
-      return !ruledOut(group.kind, group.cost, node.view);
+      const heap =
+        roomFor(node.free, node.reserve, group.cost) > 0
+          ? this.#room
+          : queueRoomFor(node, group, settings) > 0
+            ? this.#queue
+            : undefined;
+      if (!heap || !this.#isUsable(node)) return;
+      this.#versions[node.index] = node.version;
+      heap.add(node.index, this.#keys.of(node));
     });
-    for (const node of unblocked(able, group.blocked)) {
-      this.#feasible.add(node.view.seq);
-      if (roomFor(node.free, node.reserve, group.cost) > 0) this.#push(this.#room, node);
-      else if (queueRoomFor(node, group, settings) > 0) this.#push(this.#queue, node);
-    }
+    this.#room.order();
+    this.#queue.order();
   }
 
-  /** Number of nodes that could run it, were they free. */
-  get feasible(): number {
-    return this.#feasible.size;
-  }
-
-  isFeasible(seq: number): boolean {
-    return this.#feasible.has(seq);
+  isFeasible(node: NodeState): boolean {
+    return this.#isUsable(node);
   }
 
   /** The nodes to avoid for a task that failed on `failed`: none when no other feasible node exists. */
   avoidable(failed: readonly number[]): readonly number[] {
     if (failed.length === 0) return failed;
-    const hit = new Set(failed.filter((seq) => this.#feasible.has(seq)));
-    return hit.size < this.#feasible.size ? [...hit] : [];
+    const { board } = this;
+    for (let index = 0; index < board.views.length; index++) {
+      const node = board.state(index);
+      if (!failed.includes(node.view.seq) && this.#isUsable(node)) return failed;
+    }
+    return [];
   }
 
   /** Takes places for up to `upTo` tasks on the best node that is not to be avoided. Undefined: there is none now. */
-  take(upTo: number, avoid: readonly number[]): Taken | undefined {
-    return this.#takeFrom(this.#room, upTo, avoid, true) ?? this.#takeFrom(this.#queue, upTo, avoid, false);
+  take(work: WorkView, upTo: number, avoid: readonly number[]): Taken | undefined {
+    const taken =
+      this.#takeFrom(this.#room, true, { work, upTo, avoid }) ??
+      this.#takeFrom(this.#queue, false, { work, upTo, avoid });
+    this.exhausted = !taken && this.#room.size === 0 && this.#queue.size === 0 && !this.mayReserve;
+    return taken;
+  }
+
+  /** A large task of it may yet be given a place that others cannot take. */
+  get mayReserve(): boolean {
+    const { cpuMillis, memoryBytes } = this.group.cost;
+    return !this.#reserved && (cpuMillis > CPU_MILLIS_DEFAULT || memoryBytes > this.board.memoryShareMin);
   }
 
   /**
@@ -174,97 +104,111 @@ export class Candidates {
    * node waits for a large one already.
    */
   reserve(avoid: readonly number[]): Taken | undefined {
-    const { cost } = this.group;
-    const { settings } = this.context;
-    if (this.#reserved) return undefined;
+    if (!this.mayReserve) return undefined;
     this.#reserved = true;
+    const { board, group } = this;
     let best: NodeState | undefined;
     let least = Infinity;
-    for (const node of this.context.nodes) {
-      this.context.meter.operations++;
-      const { total } = node.view;
-      if (!this.#feasible.has(node.view.seq) || avoid.includes(node.view.seq)) continue;
-      if (node.view.onTrial || node.reserve || !isLarge(cost, total) || node.queued >= settings.prefillMax) continue;
-      if (!lacksOnlyCpuOrMemory(node.free, cost)) continue;
-      const missing =
-        Math.max(0, cost.cpuMillis - node.free.cpuMillis) / total.cpuMillis +
-        Math.max(0, cost.memoryBytes - node.free.memoryBytes) / Math.max(1, total.memoryBytes);
+    for (let index = 0; index < board.views.length; index++) {
+      board.meter.operations++;
+      const missing = this.#missing(index);
       if (missing >= least) continue;
+      const node = board.state(index);
+      if (avoid.includes(node.view.seq) || !this.#isUsable(node)) continue;
       least = missing;
       best = node;
     }
     if (!best) return undefined;
-    best.queued++;
-    best.reserve = cost;
-    best.version++;
+    board.reserve(best, group.cost);
     return { node: best, count: 1, starts: false };
   }
 
-  #takeFrom(heap: Heap, upTo: number, avoid: readonly number[], starts: boolean): Taken | undefined {
-    const aside: NodeState[] = [];
+  /** How far from having room a node is where the task may wait; Infinity where it may not. */
+  #missing(index: number): number {
+    const { cost } = this.group;
+    const { total, onTrial } = this.board.views[index] as NodeView;
+    const node = this.board.standing(index);
+    if (onTrial || node.reserve || !isLarge(cost, total) || node.queued >= this.board.settings.prefillMax)
+      return Infinity;
+    if (!lacksOnlyCpuOrMemory(node.free, cost)) return Infinity;
+    return (
+      Math.max(0, cost.cpuMillis - node.free.cpuMillis) / total.cpuMillis +
+      Math.max(0, cost.memoryBytes - node.free.memoryBytes) / Math.max(1, total.memoryBytes)
+    );
+  }
+
+  /** Feasible, and not blocked unless nobody else could run it: then the job goes on there, rather than wait for ever. */
+  #isUsable(node: NodeState): boolean {
+    const known = this.#fitness[node.index];
+    if (known !== UNKNOWN) return known === USABLE;
+    const { kind, cost, blocked } = this.group;
+    const usable =
+      !ruledOut(kind, cost, node.view) &&
+      (blocked.size === 0 || !blocked.has(node.view.seq) || !(this.#othersAble ??= this.#isAnyOtherAble()));
+    this.#fitness[node.index] = usable ? USABLE : 2;
+    return usable;
+  }
+
+  #isAnyOtherAble(): boolean {
+    const { kind, cost, blocked } = this.group;
+    return this.board.views.some((view) => !blocked.has(view.seq) && !ruledOut(kind, cost, view));
+  }
+
+  #takeFrom(
+    heap: Heap,
+    starts: boolean,
+    { work, upTo, avoid }: { work: WorkView; upTo: number; avoid: readonly number[] },
+  ): Taken | undefined {
+    const { board, group } = this;
+    let aside: NodeState[] | undefined;
     let taken: Taken | undefined;
     while (!taken) {
-      const node = this.#pop(heap);
+      const node = this.#first(heap);
       if (!node) break;
-      const room = starts
-        ? roomFor(node.free, node.reserve, this.group.cost)
-        : queueRoomFor(node, this.group, this.context.settings);
+      const room = starts ? roomFor(node.free, node.reserve, group.cost) : queueRoomFor(node, group, board.settings);
       if (room <= 0) {
-        if (starts && queueRoomFor(node, this.group, this.context.settings) > 0) this.#push(this.#queue, node);
-      } else if (avoid.includes(node.view.seq)) {
-        aside.push(node);
+        heap.pop();
+        if (starts && queueRoomFor(node, group, board.settings) > 0) this.#push(this.#queue, node);
+      } else if (avoid.length === 0 && this.#patience?.waits(node, starts, work)) {
+        // A task that must avoid nodes cannot count on them.
+        heap.pop();
+        this.passed.add(node.index);
+      } else if (avoid.length > 0 && avoid.includes(node.view.seq)) {
+        heap.pop();
+        (aside ??= []).push(node);
       } else {
-        const even = Math.ceil(upTo / (heap.size + 1));
-        const count = Math.max(1, Math.min(room, upTo, even, this.context.strategy.chunk(room)));
-        this.#place(node, count, starts);
-        this.#push(heap, node);
+        const even = Math.ceil(upTo / heap.size);
+        const count = Math.max(1, Math.min(room, upTo, even, board.strategy.chunk(room)));
+        board.place(node, group, count, starts);
+        this.#versions[node.index] = node.version;
+        heap.rekey(this.#keys.of(node));
         taken = { node, count, starts };
       }
     }
-    for (const node of aside) this.#push(heap, node);
+    if (aside) for (const node of aside) this.#push(heap, node);
     return taken;
   }
 
-  #place(node: NodeState, count: number, starts: boolean): void {
-    const { cost, taskMs } = this.group;
-    const { total } = node.view;
-    if (starts) {
-      const idle = node.free.slots >= total.slots;
-      node.free.take(cost, count);
-      node.load = Math.min(1, node.load + (count * cost.cpuMillis) / total.cpuMillis);
-      if (taskMs !== undefined && (idle || node.turnoverPerMs !== undefined))
-        node.turnoverPerMs = (node.turnoverPerMs ?? 0) + count / taskMs;
-    } else {
-      node.queued += count;
-      if (isLarge(cost, total)) node.reserve ??= cost;
-    }
-    node.version++;
-    node.lastTurn = ++this.context.turn;
-  }
-
   #push(heap: Heap, node: NodeState): void {
-    const candidate: Candidate = {
-      index: node.index,
-      standing: standingOf(node, this.group, this.context.settings),
-      lastTurn: node.lastTurn,
-    };
     this.#versions[node.index] = node.version;
-    heap.push(node.index, this.context.strategy.key(candidate));
+    heap.push(node.index, this.#keys.of(node));
   }
 
-  /** The best node by an up-to-date key. */
-  #pop(heap: Heap): NodeState | undefined {
+  /** The best node by an up-to-date key; it stays in the heap. */
+  #first(heap: Heap): NodeState | undefined {
+    const { board } = this;
     for (;;) {
-      const index = heap.pop();
+      const index = heap.peek();
       if (index === undefined) return undefined;
-      const node = this.context.nodes[index] as NodeState;
+      const node = board.state(index);
       if (this.#versions[index] === node.version) return node;
-      this.#push(heap, node);
+      this.#versions[index] = node.version;
+      heap.rekey(this.#keys.of(node));
     }
   }
 }
 
 /** A GPU or a licence is released whole by the task that holds it; only CPU and memory come free in small pieces. */
-function lacksOnlyCpuOrMemory(free: Space, cost: Cost): boolean {
+function lacksOnlyCpuOrMemory(free: Room, cost: Cost): boolean {
   return free.gpus >= cost.gpus && cost.custom.every(([name, amount]) => (free.custom.get(name) ?? 0) >= amount);
 }

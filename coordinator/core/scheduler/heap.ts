@@ -3,7 +3,10 @@ export interface Meter {
   operations: number;
 }
 
-/** A binary min-heap of small integers by key; equal keys go by the integer, so that plans are deterministic. */
+/**
+ * A binary min-heap of small integers by key; equal keys go by the integer, so that plans are deterministic. Many at once
+ * are best added and put in order together, in linear time; the first is best given a new key in place.
+ */
 export class Heap {
   readonly #items: number[] = [];
   readonly #keys: number[] = [];
@@ -14,16 +17,34 @@ export class Heap {
     return this.#items.length;
   }
 
-  push(item: number, key: number): void {
-    let at = this.#items.length;
+  /** Adds without putting in order: nothing else may be asked before `order`. */
+  add(item: number, key: number): void {
     this.#items.push(item);
     this.#keys.push(key);
+    this.meter.operations++;
+  }
+
+  order(): void {
+    for (let at = (this.#items.length >> 1) - 1; at >= 0; at--)
+      this.#sink(at, this.#items[at] as number, this.#keys[at] as number);
+  }
+
+  push(item: number, key: number): void {
+    const items = this.#items;
+    const keys = this.#keys;
+    let at = items.length;
+    items.push(item);
+    keys.push(key);
     while (at > 0) {
       const parent = (at - 1) >> 1;
-      if (!this.#before(at, parent)) break;
-      this.#swap(at, parent);
+      const above = keys[parent] as number;
+      if (above < key || (above === key && (items[parent] as number) < item)) break;
+      items[at] = items[parent] as number;
+      keys[at] = above;
       at = parent;
     }
+    items[at] = item;
+    keys[at] = key;
     this.meter.operations++;
   }
 
@@ -33,38 +54,48 @@ export class Heap {
   }
 
   pop(): number | undefined {
-    const item = this.#items[0];
-    const last = this.#items.length - 1;
-    if (item === undefined) return undefined;
-    this.#swap(0, last);
-    this.#items.pop();
-    this.#keys.pop();
-    for (let at = 0; ; ) {
-      let least = at;
-      const left = 2 * at + 1;
-      if (left < last && this.#before(left, least)) least = left;
-      if (left + 1 < last && this.#before(left + 1, least)) least = left + 1;
-      if (least === at) break;
-      this.#swap(at, least);
-      at = least;
-      this.meter.operations++;
-    }
+    const first = this.#items[0];
+    const last = this.#items.pop();
+    const key = this.#keys.pop();
+    if (last === undefined || key === undefined) return undefined;
+    if (this.#items.length > 0) this.#sink(0, last, key);
     this.meter.operations++;
-    return item;
+    return first;
   }
 
-  #before(a: number, b: number): boolean {
-    const keyA = this.#keys[a] as number;
-    const keyB = this.#keys[b] as number;
-    return keyA < keyB || (keyA === keyB && (this.#items[a] as number) < (this.#items[b] as number));
+  /** Gives the first item another key. */
+  rekey(key: number): void {
+    this.#sink(0, this.#items[0] as number, key);
+    this.meter.operations++;
   }
 
-  #swap(a: number, b: number): void {
-    const item = this.#items[a] as number;
-    const key = this.#keys[a] as number;
-    this.#items[a] = this.#items[b] as number;
-    this.#keys[a] = this.#keys[b] as number;
-    this.#items[b] = item;
-    this.#keys[b] = key;
+  /** Puts an item where it belongs at `at` or below. */
+  #sink(from: number, item: number, key: number): void {
+    const items = this.#items;
+    const keys = this.#keys;
+    const size = items.length;
+    let at = from;
+    let steps = 0;
+    for (;;) {
+      let child = 2 * at + 1;
+      if (child >= size) break;
+      let least = keys[child] as number;
+      const right = child + 1;
+      if (right < size) {
+        const other = keys[right] as number;
+        if (other < least || (other === least && (items[right] as number) < (items[child] as number))) {
+          child = right;
+          least = other;
+        }
+      }
+      if (key < least || (key === least && item < (items[child] as number))) break;
+      items[at] = items[child] as number;
+      keys[at] = least;
+      at = child;
+      steps++;
+    }
+    items[at] = item;
+    keys[at] = key;
+    this.meter.operations += steps;
   }
 }

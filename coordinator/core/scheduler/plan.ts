@@ -5,18 +5,18 @@
  * where it can start, then in the queues that bridge the pipeline delay (prefill.ts). Returned tasks of a job go before its
  * fresh ones. Then prefilled tasks that would better be elsewhere are asked back (retract.ts).
  *
- * Fresh work is a number, so nothing depends on how much of it waits. The cost is one look at each node for every group
- * with work, O(log nodes) for every chunk, and a sort of the jobs that have work.
+ * Fresh work is a number, so nothing depends on how much of it waits. The cost is a short look at each node and at each job
+ * with work, a longer one at each node that may take something for every group with work, and O(log nodes) for every chunk.
+ * As soon as no node, or no work, is left that could go on, the rest of the jobs is not looked at.
  *
  * It fails soft: a snapshot that is out of date makes assignments that the store's guards refuse, or that wait on the agent.
  */
-import { type Allowance, allowed } from '../quotas.js';
-import { costOf } from '../room.js';
-import { Candidates, type Group, groupOf, nodeState, type PlanContext, type Taken } from './candidates.js';
+import { type Allowance, allowedTo } from '../quotas.js';
+import { Board, costOfKind, type Group, groupKey, groupOf } from './board.js';
+import { Candidates, type Taken } from './candidates.js';
 import { FairOrder, type Turn } from './fair.js';
-import type { Meter } from './heap.js';
 import { COEFFICIENTS_DEFAULT } from './rank.js';
-import { PlanReasons, type Share } from './reasons.js';
+import { PlanReasons, type Shares } from './reasons.js';
 import { retractions } from './retract.js';
 import { makeStrategy } from './strategy.js';
 import type { Assignment, Plan, PlanSettings, Snapshot, WorkView } from './types.js';
@@ -31,72 +31,118 @@ export const PLAN_DEFAULTS: PlanSettings = {
 
 /** @param random draws from [0, 1) */
 export function plan(snapshot: Snapshot, settings: PlanSettings, nowMs: number, random: () => number): Plan {
-  const meter: Meter = { operations: 0 };
-  const nodes = snapshot.nodes.map(nodeState);
-  const strategy = makeStrategy(settings, nodes.length, random);
-  const placing = new Placing(snapshot, { nodes, settings, strategy, meter, turn: 0 });
+  const strategy = makeStrategy(settings, snapshot.nodes.length, random);
+  const allKnown = snapshot.work.every((work) => work.taskMs !== undefined || waitingOf(work) === 0);
+  const board = new Board(snapshot.nodes, settings, strategy, { operations: 0 }, allKnown);
+  const placing = new Placing(snapshot, board);
   placing.run(random);
+  const asked = retractions(snapshot, placing);
   return {
     assignments: placing.assignments(),
-    retractions: retractions(snapshot, placing),
+    retractions: asked,
     reasons: new PlanReasons({
-      works: snapshot.work,
-      nodes,
+      groups: placing.groups.map(({ candidates, ...group }) => ({ ...group, passed: candidates?.passed })),
+      board: board.settled(),
       shares: placing.shares,
-      settings,
       cutShort: placing.left <= 0,
-      heldBack: (work) => placing.allowedOf(work) < 1,
+      allowances: placing.allowances,
     }),
     atMs: nowMs,
-    operations: meter.operations,
+    operations: board.meter.operations,
   };
 }
+
+/** A group with its works in this plan. */
+interface PlannedGroup extends Group {
+  works: WorkView[];
+  /** Of its works, those that may still be placed. */
+  open: number;
+  candidates: Candidates | undefined;
+}
+
+const NOWHERE: readonly number[] = [];
 
 /** One plan in the making. */
 export class Placing {
   /** Tasks this plan may still assign. */
   left: number;
   /** Tasks placed per work, by its position in the snapshot. */
-  readonly placed: number[];
+  readonly placed: Float64Array;
   /** What was placed, by kind and the node's position. */
-  readonly shares = new Map<number, Map<number, Share>>();
+  readonly shares: Shares = new Map();
   /** Per node (by position): the highest priority this plan queued there. */
   readonly queuedPriority = new Map<number, number>();
-  readonly #candidates = new Map<string, Candidates>();
-  readonly #groups: (Candidates | undefined)[] = [];
+  /** Those of the snapshot's work that wait for a place. */
+  readonly groups: PlannedGroup[] = [];
+  /** What is left of the quotas on running work. */
+  readonly allowances = new Map<string, Allowance>();
+  readonly #byKey = new Map<number | string, PlannedGroup>();
+  readonly #groupAt: (PlannedGroup | undefined)[];
+  /** Works that may still be placed. */
+  #open = 0;
   readonly #assignments = new Map<number, Assignment>();
   /** How far each work's returned tasks have been offered. */
-  readonly #offered: number[];
+  readonly #offered: Uint32Array;
   /** Fresh tasks placed per work. */
-  readonly #freshPlaced: number[];
+  readonly #freshPlaced: Float64Array;
   /** Tasks prefilled anywhere, by job. */
   readonly #prefilled = new Map<number, number>();
-  /** What is left of the quotas on running work. */
-  readonly #allowances = new Map<string, Allowance>();
 
   constructor(
     readonly snapshot: Snapshot,
-    readonly context: PlanContext,
+    readonly board: Board,
   ) {
-    this.left = context.settings.assignmentsMax;
-    this.placed = snapshot.work.map(() => 0);
-    this.#offered = snapshot.work.map(() => 0);
-    this.#freshPlaced = snapshot.work.map(() => 0);
-    for (const [namespace, allowance] of snapshot.allowances ?? []) this.#allowances.set(namespace, { ...allowance });
-    for (const { job, count } of snapshot.prefilled) this.#prefilled.set(job, (this.#prefilled.get(job) ?? 0) + count);
+    const { work: works, prefilled, allowances } = snapshot;
+    this.left = board.settings.assignmentsMax;
+    this.placed = new Float64Array(works.length);
+    this.#offered = new Uint32Array(works.length);
+    this.#freshPlaced = new Float64Array(works.length);
+    this.#groupAt = new Array<undefined>(works.length);
+    works.forEach((work, position) => {
+      const waiting = waitingOf(work);
+      if (waiting === 0) return;
+      const group = this.#groupOf(position);
+      group.works.push(work);
+      group.open++;
+      this.#open++;
+      board.waiting += waiting;
+    });
+    this.groups = [...this.#byKey.values()];
+    for (const [namespace, allowance] of allowances ?? []) this.allowances.set(namespace, { ...allowance });
+    for (const { job, count } of prefilled) this.#prefilled.set(job, (this.#prefilled.get(job) ?? 0) + count);
   }
 
   run(random: () => number): void {
-    const { settings, meter } = this.context;
+    const { settings, meter } = this.board;
     const { work: works, heldBySubmitter } = this.snapshot;
+    if (!this.#goesOn()) return;
     const order = new FairOrder({ works, heldBySubmitter, weights: settings.submitterWeights, random, meter });
-    while (this.left > 0) {
+    while (this.#goesOn()) {
       const turn = order.next();
-      if (!turn) return;
+      if (!turn) break;
       const before = this.placed[turn.index] as number;
       const more = this.#serve(turn);
-      order.placed((this.placed[turn.index] as number) - before, more);
+      const placed = (this.placed[turn.index] as number) - before;
+      if (!more) this.#close(turn.index);
+      order.placed(placed, more);
     }
+  }
+
+  /** Something may yet be placed: a work that has not found out that there is no place, and a node that takes something. */
+  #goesOn(): boolean {
+    if (this.left <= 0 || this.#open === 0) return false;
+    return (
+      this.board.openCount > 0 || this.groups.some((group) => group.open > 0 && this.#candidatesOf(group).mayReserve)
+    );
+  }
+
+  /** The work finds no place any more; nor do others of its group, if that is exhausted. */
+  #close(position: number): void {
+    const group = this.#groupOf(position);
+    if (group.open === 0) return;
+    const closed = group.candidates?.exhausted ? group.open : 1;
+    group.open -= closed;
+    this.#open -= closed;
   }
 
   assignments(): Assignment[] {
@@ -105,27 +151,34 @@ export class Placing {
 
   /** The candidates for the work at this position, made on first use. */
   candidatesOf(position: number): Candidates {
-    let candidates = this.#groups[position];
-    if (!candidates) {
-      const { key, ...group } = groupOf(this.snapshot.work[position] as WorkView);
-      candidates = this.#candidates.get(key) ?? new Candidates(group satisfies Group, this.context);
-      this.#candidates.set(key, candidates);
-      this.#groups[position] = candidates;
-    }
-    return candidates;
+    return this.#candidatesOf(this.#groupOf(position));
+  }
+
+  #candidatesOf(group: PlannedGroup): Candidates {
+    return (group.candidates ??= new Candidates(group, this.board));
+  }
+
+  #groupOf(position: number): PlannedGroup {
+    let group = this.#groupAt[position];
+    if (group) return group;
+    const work = this.snapshot.work[position] as WorkView;
+    const key = groupKey(work);
+    group = this.#byKey.get(key);
+    if (!group) this.#byKey.set(key, (group = { ...groupOf(work), works: [], open: 0, candidates: undefined }));
+    this.#groupAt[position] = group;
+    return group;
   }
 
   /** How many more tasks of this work its namespace may be assigned; Infinity without quotas. */
   allowedOf(work: WorkView): number {
-    const allowance = this.#allowances.get(work.namespace ?? '');
-    return allowance ? allowed(allowance, costOf(work.kind.resources).cpuMillis) : Infinity;
+    return allowedTo(work.namespace, costOfKind(work.kind).cpuMillis, this.allowances);
   }
 
   /** Places at most the turn's tasks. False: the work finds no place for any more in this plan. */
   #serve({ index, work, upTo }: Turn): boolean {
     const candidates = this.candidatesOf(index);
     let rest = Math.min(upTo, this.left, this.allowedOf(work));
-    if (rest <= 0) return false;
+    if (rest <= 0 || candidates.exhausted) return false;
     for (let next = this.#offered[index] as number; rest > 0 && next < work.returned.length; ) {
       const task = work.returned[next++];
       this.#offered[index] = next;
@@ -138,7 +191,7 @@ export class Placing {
     while (rest > 0) {
       const fresh = Math.min(rest, work.fresh - (this.#freshPlaced[index] as number));
       if (fresh <= 0) return (this.#offered[index] as number) < work.returned.length;
-      const taken = this.#take(candidates, work, fresh, []);
+      const taken = this.#take(candidates, work, fresh, NOWHERE);
       if (!taken) return false;
       this.#assign(index, work, taken).fresh += taken.count;
       this.#freshPlaced[index] = (this.#freshPlaced[index] as number) + taken.count;
@@ -148,7 +201,7 @@ export class Placing {
   }
 
   #take(candidates: Candidates, work: WorkView, upTo: number, avoid: readonly number[]): Taken | undefined {
-    const taken = candidates.take(upTo, avoid);
+    const taken = candidates.take(work, upTo, avoid);
     if (taken || (this.#prefilled.get(work.job) ?? 0) > 0) return taken;
     return candidates.reserve(avoid);
   }
@@ -157,17 +210,17 @@ export class Placing {
     const { seq } = node.view;
     this.left -= count;
     this.placed[index] = (this.placed[index] as number) + count;
-    const allowance = this.#allowances.get(work.namespace ?? '');
+    const allowance = this.allowances.get(work.namespace ?? '');
     if (allowance) {
       allowance.tasks -= count;
-      allowance.cpuMillis -= count * costOf(work.kind.resources).cpuMillis;
+      allowance.cpuMillis -= count * costOfKind(work.kind).cpuMillis;
     }
     if (!starts) {
       this.#prefilled.set(work.job, (this.#prefilled.get(work.job) ?? 0) + count);
       this.queuedPriority.set(node.index, Math.max(this.queuedPriority.get(node.index) ?? -Infinity, work.priority));
     }
     this.#count(work.kind.id, node.index, count, starts);
-    const key = index * this.context.nodes.length + node.index;
+    const key = index * this.board.views.length + node.index;
     let assignment = this.#assignments.get(key);
     if (!assignment) this.#assignments.set(key, (assignment = { job: work.job, node: seq, fresh: 0, returned: [] }));
     return assignment;
@@ -182,3 +235,5 @@ export class Placing {
     else share.prefilled += count;
   }
 }
+
+const waitingOf = ({ fresh, returned }: WorkView): number => fresh + returned.length;

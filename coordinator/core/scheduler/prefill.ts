@@ -40,3 +40,14 @@ export function prefillDepth(
   if (exact === undefined) return Math.min(input.slots, PREFILL_UNKNOWN_MAX, settings.prefillMax);
   return exact < WORTH_QUEUEING ? 0 : Math.min(Math.ceil(exact), settings.prefillMax);
 }
+
+/** No work may be queued deeper than this there. `allKnown`: the task times of all that waits are. */
+export function prefillDepthMax(
+  { slots, rttMs, turnoverPerMs }: Omit<PrefillInput, 'taskMs'>,
+  { pipelineDelayMs, prefillMax }: Pick<PlanSettings, 'pipelineDelayMs' | 'prefillMax'>,
+  allKnown: boolean,
+): number {
+  if (turnoverPerMs === undefined) return prefillMax;
+  const known = Math.ceil(turnoverPerMs * (pipelineDelayMs + Math.max(0, rttMs)));
+  return Math.min(prefillMax, allKnown ? known : Math.max(known, Math.min(slots, PREFILL_UNKNOWN_MAX)));
+}

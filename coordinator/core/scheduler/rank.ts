@@ -1,7 +1,7 @@
 /**
  * How good a node is for one more task; lower is better.
  *
- *   score = α·rtt + β·load + γ·queue + δ·(1 − reliability) − newcomer
+ *   score = α·rtt + β·load + γ·queue + δ·(1 − reliability) + ε·speed − newcomer
  *
  * Each term before its weight is in [0, 1] and is about the same thing: the share of a slot's time that work there would
  * lose. That makes them comparable, and weights of one the natural start.
@@ -13,12 +13,15 @@
  * queue        queued / (queued + finished in one pipeline delay): a queue as long as what the node finishes while a
  *              message travels costs one half, one many times as long costs nearly all.
  * reliability  1 − the exponentially weighted share of attempts the node did not spoil: the share of work done twice.
+ * speed        pace / (pace + 1): one half for a node where tasks take as long as usual, a ninth for one that is eight times
+ *              as fast, eight ninths for one that is as much slower. What it is about is the time a task takes there, so
+ *              the full weight makes an idle slow node wait until the fast ones are busy.
  * newcomer     at most NEWCOMER_BOOST, shrinking to nothing over its first NEWCOMER_ATTEMPTS, so that a node that looks
  *              a little worse than others is tried before it is judged. Bounded, so that a hopeless one is not.
  */
 import type { Coefficients, NodeView } from './types.js';
 
-export const COEFFICIENTS_DEFAULT: Coefficients = { rtt: 1, load: 0.5, queue: 1, reliability: 1 };
+export const COEFFICIENTS_DEFAULT: Coefficients = { rtt: 1, load: 0.5, queue: 1, reliability: 1, speed: 1 };
 export const NEWCOMER_BOOST = 0.1;
 export const NEWCOMER_ATTEMPTS = 20;
 /** Stands in for a task time that is not known yet. */
@@ -33,7 +36,9 @@ export interface Standing {
   finishedPerDelay: number;
   reliability: number;
   finished: number;
+  /** At the usual pace. */
   taskMs: number | undefined;
+  pace: number;
 }
 
 export function scoreOf(standing: Standing, weights: Coefficients): number {
@@ -41,7 +46,8 @@ export function scoreOf(standing: Standing, weights: Coefficients): number {
     weights.rtt * rttTerm(standing) +
     weights.load * unit(standing.load) +
     weights.queue * queueTerm(standing) +
-    weights.reliability * (1 - unit(standing.reliability)) -
+    weights.reliability * (1 - unit(standing.reliability)) +
+    weights.speed * speedTerm(standing) -
     newcomerBoost(standing)
   );
 }
@@ -54,12 +60,17 @@ export function termsOf(standing: Standing, weights: Coefficients): Record<strin
     load: weights.load * unit(standing.load),
     queue: weights.queue * queueTerm(standing),
     reliability: weights.reliability * (1 - unit(standing.reliability)),
+    speed: weights.speed * speedTerm(standing),
     ...(boost > 0 ? { newcomer: -boost } : {}),
   };
 }
 
-function rttTerm({ rttMs, taskMs = TASK_MS_UNKNOWN }: Standing): number {
-  return rttMs > 0 ? rttMs / (rttMs + taskMs) : 0;
+function rttTerm({ rttMs, pace, taskMs = TASK_MS_UNKNOWN }: Standing): number {
+  return rttMs > 0 ? rttMs / (rttMs + taskMs * pace) : 0;
+}
+
+function speedTerm({ pace }: Standing): number {
+  return pace / (pace + 1);
 }
 
 function queueTerm({ queued, finishedPerDelay }: Standing): number {

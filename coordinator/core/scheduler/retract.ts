@@ -7,14 +7,19 @@
  * - nothing of its job waits any more and another node has room for it.
  *
  * Asking back costs a round trip and two commits, so the last two only apply when the queue is longer than what the node
- * works off in PATIENCE pipeline delays. Retracting is a question: what has started meanwhile stays.
+ * works off in PATIENCE pipeline delays, and the third only where the task would end sooner on the other node, which may be a
+ * slow one. Retracting is a question: what has started meanwhile stays.
+ *
+ * A mesh at work costs nothing here: nobody drains, all priorities are the same, and no node has room.
  */
-import { groupOf, type NodeState, roomFor } from './candidates.js';
 import { Space } from '../room.js';
+import { groupOf, type NodeState, roomFor } from './board.js';
+import type { Candidates } from './candidates.js';
 import type { Placing } from './plan.js';
-import type { Plan, Snapshot, WorkView } from './types.js';
+import type { NodeView, Plan, Snapshot, WorkView } from './types.js';
 
 const PATIENCE = 2;
+const MUCH_FASTER = 1.25;
 /** Works of higher priority that one plan makes way for. */
 const URGENT_MAX = 64;
 
@@ -30,26 +35,40 @@ interface Row {
 
 export function retractions(snapshot: Snapshot, placing: Placing): Plan['retractions'] {
   if (snapshot.prefilled.length === 0) return [];
+  const drains = snapshot.nodes.some(({ draining }) => draining);
+  const urgent = snapshot.work.some(({ priority }) => priority !== snapshot.work[0]?.priority);
+  const idle = idleNodes(placing);
+  if (!drains && !urgent && idle.length === 0) return [];
   const rows = rowsOf(snapshot, placing);
-  for (const row of rows) if (row.node.view.draining) ask(row, row.count);
-  makeWay(rows, placing);
-  useIdleNodes(rows, placing);
+  if (drains) for (const row of rows) if (row.node.view.draining) ask(row, row.count);
+  if (urgent) makeWay(rows, placing);
+  useIdleNodes(rows, idle, placing);
   return rows
     .filter((row) => row.asked > 0)
     .map((row) => ({ node: row.node.view.seq, job: row.job, count: row.asked }));
 }
 
+/** Those with room when the plan is done, the fastest first. */
+function idleNodes({ board }: Placing): NodeState[] {
+  const idle: NodeState[] = [];
+  for (let index = 0; index < board.views.length; index++)
+    if ((board.views[index] as NodeView).state === 'HEALTHY' && board.standing(index).free.slots > 0)
+      idle.push(board.state(index));
+  return idle.sort((a, b) => a.pace - b.pace || a.index - b.index);
+}
+
 /** Rows on nodes that can answer, of jobs the snapshot describes. */
-function rowsOf(snapshot: Snapshot, placing: Placing): Row[] {
-  const nodes = new Map(placing.context.nodes.map((node) => [node.view.seq, node]));
+function rowsOf(snapshot: Snapshot, { board }: Placing): Row[] {
+  const nodes = new Map(snapshot.nodes.map((view, index) => [view.seq, index]));
   const positions = new Map(snapshot.work.map((work, position) => [work.job, position]));
   const rows: Row[] = [];
   for (const { node: seq, job, count } of snapshot.prefilled) {
-    const node = nodes.get(seq);
+    const index = nodes.get(seq);
     const position = positions.get(job);
     const work = position === undefined ? undefined : snapshot.work[position];
-    if (node?.view.state === 'HEALTHY' && position !== undefined && work && count > 0)
-      rows.push({ node, job, count, asked: 0, position, work });
+    if (index === undefined || position === undefined || !work || count <= 0) continue;
+    if (snapshot.nodes[index]?.state !== 'HEALTHY') continue;
+    rows.push({ node: board.state(index), job, count, asked: 0, position, work });
   }
   return rows;
 }
@@ -60,8 +79,8 @@ function ask(row: Row, count: number): void {
 }
 
 /** Tasks the node works off while a retraction travels; 0 while nothing is known about its speed. */
-const workedOff = (node: NodeState, placing: Placing): number =>
-  (node.view.turnoverPerMs ?? 0) * (placing.context.settings.pipelineDelayMs + node.view.rttMs);
+const workedOff = (node: NodeState, { board }: Placing): number =>
+  (node.view.turnoverPerMs ?? 0) * (board.settings.pipelineDelayMs + node.view.rttMs);
 
 const isLong = (node: NodeState, placing: Placing): boolean => node.view.queued > PATIENCE * workedOff(node, placing);
 
@@ -78,54 +97,72 @@ function makeWay(rows: Row[], placing: Placing): void {
     if (priority === undefined || !isLong(node, placing)) continue;
     for (const row of there) if (row.work.priority < priority) ask(row, row.count);
   }
-  const urgent = placing.snapshot.work
-    .map((work, position) => ({ work, position, waiting: waitingOf(work) - (placing.placed[position] as number) }))
-    .filter(({ work, waiting }) => waiting > 0 && work.priority > lowest)
-    .sort((a, b) => b.work.priority - a.work.priority || a.work.arrival - b.work.arrival)
-    .slice(0, URGENT_MAX);
-  for (const { work, position, waiting } of urgent) {
+  for (const { work, position, waiting } of urgentWorks(lowest, placing)) {
     let wanted = waiting;
     for (const [node, there] of byNode) {
       if (wanted <= 0) break;
       const lower = there.filter((row) => row.count > 0 && row.work.priority < work.priority);
       if (lower.length === 0 || !isLong(node, placing)) continue;
-      if (!placing.candidatesOf(position).isFeasible(node.view.seq)) continue;
+      if (!placing.candidatesOf(position).isFeasible(node)) continue;
       for (const row of lower) ask(row, row.count);
       wanted -= node.view.total.slots;
     }
   }
 }
 
-function useIdleNodes(rows: Row[], placing: Placing): void {
-  const { nodes } = placing.context;
-  const open = nodes.filter((node) => node.view.state === 'HEALTHY' && node.free.slots > 0);
-  if (open.length === 0) return;
+/** The first of those that wait and are of a higher priority. */
+function urgentWorks(lowest: number, { snapshot, placed }: Placing) {
+  const urgent: { work: WorkView; position: number; waiting: number }[] = [];
+  snapshot.work.forEach((work, position) => {
+    const waiting = waitingOf(work) - (placed[position] as number);
+    if (waiting > 0 && work.priority > lowest) urgent.push({ work, position, waiting });
+  });
+  return urgent
+    .sort((a, b) => b.work.priority - a.work.priority || a.work.arrival - b.work.arrival)
+    .slice(0, URGENT_MAX);
+}
+
+/** When the last that is queued there would end, in milliseconds from now; Infinity while nothing is known. */
+function endsAfterMs({ node, work }: Row): number {
+  const { turnoverPerMs, queued } = node.view;
+  if (turnoverPerMs === undefined || work.taskMs === undefined) return Infinity;
+  return queued / turnoverPerMs + work.taskMs * node.pace;
+}
+
+function useIdleNodes(rows: Row[], idle: readonly NodeState[], placing: Placing): void {
+  if (idle.length === 0) return;
   /** What stays free when everything that is asked back arrives. */
-  const free = new Map(open.map((node) => [node, new Space(node.free)]));
+  const free = new Map(idle.map((node) => [node, new Space(node.free)]));
   /** Per group, how far its search for room has come; nodes before that have none. */
-  const reached = new Map<string, number>();
-  for (const row of [...rows].sort((a, b) => b.node.view.queued - a.node.view.queued)) {
-    if (row.count === 0 || waitingOf(row.work) > (placing.placed[row.position] as number)) continue;
-    const { key, cost } = groupOf(row.work);
+  const reached = new Map<Candidates, number>();
+  const movable = rows
+    .filter((row) => row.count > 0 && waitingOf(row.work) <= (placing.placed[row.position] as number))
+    .map((row) => ({ row, endsMs: endsAfterMs(row) }))
+    .sort(
+      (a, b) =>
+        b.endsMs - a.endsMs || b.row.node.view.queued - a.row.node.view.queued || a.row.node.index - b.row.node.index,
+    );
+  for (const { row, endsMs } of movable) {
+    const { cost } = groupOf(row.work);
     if (!isLong(row.node, placing) || roomFor(row.node.free, row.node.reserve, cost) > 0) continue;
     const candidates = placing.candidatesOf(row.position);
-    let wanted = Math.min(row.count, row.node.view.queued - Math.ceil(workedOff(row.node, placing)));
-    let at = reached.get(key) ?? 0;
-    while (wanted > 0 && at < open.length) {
-      placing.context.meter.operations++;
-      const node = open[at] as NodeState;
+    const isFaster = (idle[0] as NodeState).pace * MUCH_FASTER < row.node.pace;
+    // What is about to start there is as good as started, unless that means to wait for a slow machine.
+    const stays = workedOff(row.node, placing);
+    let wanted = Math.min(row.count, row.node.view.queued - (isFaster ? Math.floor(stays) : Math.ceil(stays)));
+    let at = reached.get(candidates) ?? 0;
+    for (; wanted > 0 && at < idle.length; at++) {
+      const node = idle[at] as NodeState;
+      placing.board.meter.operations++;
+      if ((row.work.taskMs ?? 0) * node.pace >= endsMs) break;
       const space = free.get(node) as Space;
-      const room = candidates.isFeasible(node.view.seq) ? roomFor(space, node.reserve, cost) : 0;
-      const count = Math.min(room, wanted);
-      if (count <= 0) {
-        at++;
-        continue;
-      }
+      const count = candidates.isFeasible(node) ? Math.min(wanted, roomFor(space, node.reserve, cost)) : 0;
       space.take(cost, count);
       ask(row, count);
       wanted -= count;
+      if (wanted === 0) break;
     }
-    reached.set(key, at);
+    reached.set(candidates, at);
   }
 }
 

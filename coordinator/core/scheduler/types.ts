@@ -77,6 +77,8 @@ export interface NodeView {
   onTrial?: boolean;
   /** Tasks per millisecond that the busy slots finish, from learned task times; undefined when nothing is known. */
   turnoverPerMs?: number | undefined;
+  /** How long a task takes there relative to where tasks usually run; 2: twice as long. Undefined: as usual. See pace.ts. */
+  pace?: number | undefined;
 }
 
 /** A task that came back: retried, retracted or lost. */
@@ -102,8 +104,10 @@ export interface WorkView {
   returned: readonly ReturnedTask[];
   /** Nodes this job does not use while another one could run it. */
   blockedNodes: ReadonlySet<number>;
-  /** Learned running time of its tasks; undefined before the first has ended. */
+  /** Learned running time of its tasks at the usual pace; undefined before the first has ended. */
   taskMs: number | undefined;
+  /** How long ago it was last assigned anything; undefined: just now. Bounds how long it waits for a faster node. */
+  unassignedForMs?: number | undefined;
 }
 
 export interface Snapshot {
@@ -168,6 +172,8 @@ export interface Coefficients {
   queue: number;
   /** δ: 1 − reliability. Higher avoids nodes that spoil attempts. */
   reliability: number;
+  /** ε: learned speed. Higher prefers fast machines where there is a choice. */
+  speed: number;
 }
 
 export interface PlanSettings {
