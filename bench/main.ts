@@ -14,7 +14,9 @@ import { graphileSweep } from './graphile-sweep.js';
 import { keepResult } from './keep.js';
 import { latency } from './latency.js';
 import { logs } from './logs.js';
+import { makespan } from './makespan.js';
 import { million } from './million.js';
+import { plan } from './plan.js';
 import { processes } from './process.js';
 import { circumstances, formatResult } from './report.js';
 import { startup } from './startup.js';
@@ -29,6 +31,8 @@ const BENCHES: readonly Bench[] = [
   agents,
   startup,
   logs,
+  plan,
+  makespan,
   graphileSweep,
 ];
 

@@ -31,7 +31,11 @@ export interface HostSettings {
   /** Tasks die with their agent, as in the strictest sandbox. */
   dieTogether: boolean;
   killMsMax: number;
+  /** From the end of one task, or a launch, to the beginning of the next: at most so many milliseconds. */
+  startMsMax?: number;
 }
+
+const START_MS_MAX = 8;
 
 /** The tasks of one machine, across the lives of its agent. */
 export class TaskHost {
@@ -138,8 +142,8 @@ class SimLaunch implements RunningLaunch {
   readonly #ended = new Set<number>();
 
   #soon(run: () => void): void {
-    const { random } = this.host.machine.world;
-    this.process.clock.after(random.next() * 8, run);
+    const { machine, settings } = this.host;
+    this.process.clock.after(machine.world.random.next() * (settings.startMsMax ?? START_MS_MAX), run);
   }
 
   /** Tells the agent, unless it is dead. */

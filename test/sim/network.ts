@@ -29,12 +29,19 @@ const key = (from: Machine, to: Machine): string => `${from.name}>${to.name}`;
 
 export class Network {
   readonly #cuts = new Set<string>();
+  /** Machines behind a slow link, and what every message from or to them takes longer, in milliseconds. */
+  readonly #slow = new Map<Machine, number>();
   readonly #pipes = new Set<Pipe>();
 
   constructor(
     readonly world: World,
     readonly settings: NetworkSettings = NETWORK_DEFAULTS,
   ) {}
+
+  /** A link that is slow for good: every message from or to this machine takes so many milliseconds longer. */
+  slow(machine: Machine, extraMs: number): void {
+    this.#slow.set(machine, extraMs);
+  }
 
   isCut(from: Machine, to: Machine): boolean {
     return this.#cuts.has(key(from, to));
@@ -61,11 +68,12 @@ export class Network {
     this.#pipes.delete(pipe);
   }
 
-  delay(): number {
+  delay(from: Machine, to: Machine): number {
     const { delayMs, delayMsMax, retransmitMs, lossRate } = this.settings;
     const { random } = this.world;
     const lost = random.chance(lossRate) ? retransmitMs * random.integer(1, 3) : 0;
-    return Math.min(delayMsMax, 0.1 + random.exponential(delayMs)) + lost;
+    const extraMs = (this.#slow.get(from) ?? 0) + (this.#slow.get(to) ?? 0);
+    return Math.min(delayMsMax, 0.1 + random.exponential(delayMs)) + lost + extraMs;
   }
 }
 
@@ -85,7 +93,7 @@ export class Pipe {
   send(deliver: () => void): void {
     if (this.#closed) return;
     const { world } = this.network;
-    const atMs = Math.max(this.#lastMs, world.nowMs + this.network.delay());
+    const atMs = Math.max(this.#lastMs, world.nowMs + this.network.delay(this.from.machine, this.to.machine));
     this.#lastMs = atMs;
     world.after(atMs - world.nowMs, () => this.#arrive(deliver));
   }

@@ -234,6 +234,7 @@ export function openStream<Request, Response>(
   };
   // A dead machine answers nothing; a machine without the process refuses at once.
   up.send(accept);
-  if (!to.alive) from.world.after(network.delay() * 2, () => from.enter(() => client.fail(unavailable)));
+  if (!to.alive)
+    from.world.after(network.delay(from.machine, to.machine) * 2, () => from.enter(() => client.fail(unavailable)));
   return Object.assign(client, { breakOff });
 }
