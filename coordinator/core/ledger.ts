@@ -42,7 +42,6 @@ export interface AssignedRef extends TaskRef {
 export class Ledger {
   readonly #nodes = new Map<number, NodeAccount>();
   readonly #jobs = new Map<number, JobAccount>();
-  readonly #held = new Map<string, number>();
   readonly #condemned = new Map<string, Entry>();
   #size = 0;
 
@@ -88,7 +87,6 @@ export class Ledger {
     const entry = new Entry(share, index, generation, failures, losses, Math.round(nowMs));
     account.entries.set(index, entry);
     this.#jobs.set(account.job, account);
-    this.#held.set(account.submitter, (this.#held.get(account.submitter) ?? 0) + 1);
     this.#size++;
     if (fitCount(node.free, account.cost) > 0) this.#hold(node, entry);
     else this.#wait(node, entry);
@@ -267,9 +265,14 @@ export class Ledger {
     return rows;
   }
 
-  /** Live attempts of each submitter: Snapshot.heldBySubmitter. Live, not a copy. */
+  /** Live attempts of each submitter: Snapshot.heldBySubmitter. Looks at the jobs that have any. */
   heldBySubmitter(): ReadonlyMap<string, number> {
-    return this.#held;
+    const held = new Map<string, number>();
+    for (const { submitter, entries, originals } of this.#jobs.values()) {
+      const count = entries.size + (originals?.size ?? 0);
+      if (count > 0) held.set(submitter, (held.get(submitter) ?? 0) + count);
+    }
+    return held;
   }
 
   #find(ref: TaskRef, node: number | undefined): Entry | undefined {
@@ -349,9 +352,6 @@ export class Ledger {
     this.#unlist(account, entry);
     if (account.entries.size === 0 && !account.originals?.size && account.condemned === 0)
       this.#jobs.delete(account.job);
-    const held = (this.#held.get(account.submitter) ?? 0) - 1;
-    if (held > 0) this.#held.set(account.submitter, held);
-    else this.#held.delete(account.submitter);
     this.#size--;
   }
 

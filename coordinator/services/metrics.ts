@@ -4,6 +4,7 @@ import type { Store } from '../ports.js';
 import type { LiveNode } from './fleet.js';
 import type { AttemptOutcome } from '../core/task.js';
 import type { CopyOutcome } from './copies.js';
+import { Tally } from './tally.js';
 
 const SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200];
 const STORE_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5];
@@ -25,8 +26,8 @@ export class Metrics {
     'outcome',
   );
   readonly jobSeconds = this.#histogram('mesh_job_duration_seconds', 'From submission to end', SECONDS);
-  readonly waitSeconds = this.#histogram('mesh_task_wait_seconds', 'From assignment to start', SECONDS);
-  readonly runSeconds = this.#histogram('mesh_task_run_seconds', 'From start to end of an attempt', SECONDS);
+  readonly waitSeconds = new Tally(this.registry, 'mesh_task_wait_seconds', 'From assignment to start', SECONDS);
+  readonly runSeconds = new Tally(this.registry, 'mesh_task_run_seconds', 'From start to end of an attempt', SECONDS);
   readonly planSeconds = this.#histogram('mesh_scheduler_plan_seconds', 'One run of the planner', STORE_SECONDS);
   readonly storeSeconds = this.#histogram('mesh_store_batch_seconds', 'One statement', STORE_SECONDS, 'op');
   readonly storeRows = this.#histogram('mesh_store_batch_rows', 'Rows in one statement', ROWS, 'op');

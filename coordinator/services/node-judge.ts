@@ -15,9 +15,12 @@ export class NodeJudge {
   constructor(private readonly options: { fleet: Fleet; jobs: Jobs; clock: Clock; log: Logger }) {}
 
   /** Only failures the node caused count for its reliability. Losses are judged when the node is lost. */
-  settled(ends: readonly { attempt: LiveAttempt; outcome: AttemptOutcome }[]): void {
+  settled(ends: readonly { attempt: LiveAttempt; report: { outcome: AttemptOutcome } }[]): void {
     const verdicts = new Map<number, { good: number; bad: number }>();
-    for (const { attempt, outcome } of ends) {
+    for (const {
+      attempt,
+      report: { outcome },
+    } of ends) {
       const spoiled = spoiledByNode(outcome);
       if (spoiled === undefined || outcome === 'node-lost') continue;
       let verdict = verdicts.get(attempt.node);

@@ -5,7 +5,7 @@ import { Finished, Outcome } from '../../proto/gen/mesh/v1/agent.js';
 import { Stream } from '../../proto/gen/mesh/v1/common.js';
 import type { LiveJob } from './jobs.js';
 import { ResultQuota } from './result-quota.js';
-import type { Report } from './settlement.js';
+import { newReport, type Report } from './settlement.js';
 
 const jobOf = (seq: number) => ({ row: { seq, id: `job-${seq}`, submitter: 'anna' } }) as unknown as LiveJob;
 
@@ -16,10 +16,11 @@ function setUp(stored = 0) {
   return { said, quota: new ResultQuota({ jobBytesMax: 1024, store, log }) };
 }
 
-const report = (over: Partial<Finished>): Report => ({
-  ...{ session: undefined, outcome: 'succeeded' as const, receivedMs: 0, sizeBytes: 0 },
-  finished: finishedOf({ job: 1, index: 0, generation: 1 }, { outcome: Outcome.SUCCEEDED, ...over }),
-});
+const report = (over: Partial<Finished>): Report =>
+  newReport(
+    finishedOf({ job: 1, index: 0, generation: 1 }, { outcome: Outcome.SUCCEEDED, ...over }),
+    ...(['succeeded', 0, { session: undefined }] as const),
+  );
 
 const printed = report({
   exitCode: 3,

@@ -27,9 +27,10 @@ import { ResultQuota } from './result-quota.js';
 import {
   beganMs,
   blankFinished,
+  completion,
+  newReport,
   payloadBytes,
   type Report,
-  reportBytes,
   settlementOf,
   toOutcome,
 } from './settlement.js';
@@ -69,7 +70,8 @@ export interface ResultObserver {
   jobEnded(seconds: number): void;
 }
 
-interface Prepared extends Report {
+interface Prepared {
+  report: Report;
   attempt: LiveAttempt;
   settlement: Settlement;
 }
@@ -127,15 +129,14 @@ export class Results implements Service {
     const receivedMs = this.#options.clock.monotonicMs();
     this.#take(
       session,
-      items.map((finished) => ({ finished, outcome: toOutcome(finished.outcome), receivedMs })),
+      items.map((finished) => newReport(finished, toOutcome(finished.outcome), receivedMs, { session })),
     );
   }
 
   /** What a session said; it owes them until they are settled. */
-  #take(session: AgentSession, reports: readonly Omit<Report, 'session' | 'sizeBytes'>[]): void {
-    const sized = reports.map((report) => ({ ...report, session, sizeBytes: reportBytes(report.finished) }));
-    session.owe(sized.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0));
-    this.#finished.addAll(sized);
+  #take(session: AgentSession, reports: readonly Report[]): void {
+    session.owe(reports.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0));
+    this.#finished.addAll(reports);
   }
 
   started(session: AgentSession, items: readonly Started[]): void {
@@ -155,14 +156,9 @@ export class Results implements Service {
     for (const attempt of leaving) this.#leaving.add(attempt);
     if (outcome === 'node-lost') this.#judge.lost(new Set(leaving.map((attempt) => attempt.node)));
     this.#finished.addAll(
-      leaving.map((attempt) => ({
-        session: undefined,
-        outcome,
-        finished: { ...blankFinished(attempt), error, ageMs: 0 },
-        receivedMs,
-        sizeBytes: 0,
-        fencedInMs,
-      })),
+      leaving.map((attempt) =>
+        newReport({ ...blankFinished(attempt), error }, outcome, receivedMs, { session: undefined, fencedInMs }),
+      ),
     );
   }
 
@@ -170,12 +166,9 @@ export class Results implements Service {
   unfit(attempts: readonly LiveAttempt[], why: (job: number) => string): void {
     const receivedMs = this.#options.clock.monotonicMs();
     this.#finished.addAll(
-      attempts.map((attempt) => ({
-        session: undefined,
-        outcome: 'failed' as const,
-        finished: { ...blankFinished(attempt), error: why(attempt.job) },
-        ...{ receivedMs, sizeBytes: 0 },
-      })),
+      attempts.map((attempt) =>
+        newReport({ ...blankFinished(attempt), error: why(attempt.job) }, 'failed', receivedMs, { session: undefined }),
+      ),
     );
   }
 
@@ -205,13 +198,14 @@ export class Results implements Service {
     const receivedMs = this.#options.clock.monotonicMs();
     this.#take(
       session,
-      refs.map((ref) => ({ outcome: 'retracted' as const, finished: blankFinished(ref), receivedMs })),
+      refs.map((ref) => newReport(blankFinished(ref), 'retracted', receivedMs, { session })),
     );
   }
 
   async #settle(reports: Report[]): Promise<void> {
     const { copies, epoch } = this.#options;
     const nodesLost = await this.#nodesLost(reports);
+    const nowMs = this.#options.clock.monotonicMs();
     const prepared: Prepared[] = [];
     const seen = new Set<LiveAttempt>();
     const copied = new Set<string>();
@@ -235,14 +229,18 @@ export class Results implements Service {
       seen.add(attempt);
       const job = this.#options.jobs.get(attempt.job);
       const fitting = job ? this.#quota.fit(report, job) : report;
-      prepared.push({ ...fitting, attempt, settlement: this.#decide(fitting, attempt, nodesLost.get(attempt) ?? 0) });
+      const settlement =
+        fitting.outcome === 'succeeded'
+          ? completion(fitting, attempt, nowMs)
+          : this.#decide(fitting, attempt, nodesLost.get(attempt) ?? 0);
+      prepared.push({ report: fitting, attempt, settlement });
     }
     if (prepared.length > 0) {
       const settled = await copies.settle(
         epoch(),
         prepared.map((item) => item.settlement),
       );
-      await this.#findOut(prepared.filter((item, position) => item.unsure && !settled.accepted[position]));
+      await this.#findOut(prepared.filter(({ report }, position) => report.unsure && !settled.accepted[position]));
       this.#afterCommit(prepared, settled.accepted, settled.jobs);
     }
     this.#options.onStale(reports.length - prepared.length - later.length);
@@ -291,7 +289,7 @@ export class Results implements Service {
   #decide(report: Report, attempt: LiveAttempt, nodesLost: number): Settlement {
     const { jobs, fleet, clock, random } = this.#options;
     return settlementOf(report, attempt, {
-      ...{ job: jobs.get(attempt.job), nodes: fleet.count(), nodesLost },
+      ...{ job: jobs.get(attempt.job), nodes: report.outcome === 'node-lost' ? fleet.count() : 0, nodesLost },
       nowMs: clock.monotonicMs(),
       random: random(),
     });
@@ -305,11 +303,12 @@ export class Results implements Service {
     const nowMs = clock.monotonicMs();
     const ran = new RunTimes();
     prepared.forEach((item, position) => {
-      const { attempt, settlement, outcome, finished } = item;
+      const { attempt, settlement, report } = item;
+      const { outcome, finished } = report;
       ledger.remove(attempt);
       if (!accepted[position]) {
         stale++;
-        if (item.session && !item.unsure) this.#refuse(item.session, attempt);
+        if (report.session && !report.unsure) this.#refuse(report.session, attempt);
         return;
       }
       const job = jobs.get(attempt.job);
@@ -327,14 +326,14 @@ export class Results implements Service {
     if (stale > 0) onStale(stale);
     ran.teach(fleet);
     // What was never told to a node says nothing about it.
-    this.#judge.settled(valid.filter(({ session, outcome }) => session !== undefined || outcome !== 'failed'));
+    this.#judge.settled(valid.filter(({ report }) => report.session !== undefined || report.outcome !== 'failed'));
     this.#jobsEnded(jobs.apply(jobChanges));
     for (const node of new Set(prepared.map((item) => item.attempt.node))) {
       const live = fleet.get(node);
       if (live?.session?.open) fleet.alive(live);
     }
     const first = prepared[0];
-    if (first) pipeline.freed(first.receivedMs);
+    if (first) pipeline.freed(first.report.receivedMs);
     if (prepared.some(({ settlement }) => settlement.dueInMs !== undefined)) onReturned();
     else onCapacity();
   }

@@ -19,14 +19,31 @@ export interface Report {
   /** What it takes in memory while it waits, about; the session owes it until then. */
   sizeBytes: number;
   /** A commit of it failed, and nobody knows whether it took effect. */
-  unsure?: true;
-  fencedInMs?: number;
+  unsure: true | undefined;
+  fencedInMs: number;
   /** It would end the same way again: no retry. */
-  final?: true;
+  final: true | undefined;
 }
 
 /** Of a report without what it brings. */
 const REPORT_BYTES = 256;
+
+/** Reports come by the hundred thousand: all are made here, of one shape. */
+export const newReport = (
+  finished: Finished,
+  outcome: AttemptOutcome,
+  receivedMs: number,
+  { session, fencedInMs = 0 }: { session: AgentSession | undefined; fencedInMs?: number },
+): Report => ({
+  session,
+  finished,
+  outcome,
+  receivedMs,
+  sizeBytes: session ? REPORT_BYTES + payloadBytes(finished) : 0,
+  unsure: undefined,
+  fencedInMs,
+  final: undefined,
+});
 
 /** What a result brings: what is stored of it, and what it takes in memory. */
 export function payloadBytes({ resultJson, error, output }: Finished): number {
@@ -34,8 +51,6 @@ export function payloadBytes({ resultJson, error, output }: Finished): number {
   for (const chunk of output?.chunks ?? []) bytes += chunk.data.length;
   return bytes;
 }
-
-export const reportBytes = (finished: Finished): number => REPORT_BYTES + payloadBytes(finished);
 
 export interface Circumstances {
   job: LiveJob | undefined;
@@ -51,8 +66,29 @@ export interface Circumstances {
 
 const NO_POLICY = { failuresMax: 1, lossesMax: 1, backoffMs: 0, backoffCapMs: 0 };
 
+/** What was said of a success needs no decision. */
+export const completion = ({ finished, receivedMs }: Report, attempt: LiveAttempt, nowMs: number): Settlement => ({
+  job: attempt.job,
+  index: attempt.index,
+  generation: attempt.generation,
+  node: attempt.node,
+  to: 'COMPLETED',
+  outcome: 'succeeded',
+  failure: 0,
+  loss: 0,
+  dueInMs: undefined,
+  exitCode: finished.exitCode,
+  signal: undefined,
+  error: undefined,
+  resultJson: finished.resultJson || undefined,
+  output: finished.output ? OutputTail.encode(finished.output).finish() : undefined,
+  runUs: finished.runUs || undefined,
+  finishedAgeMs: finished.ageMs + nowMs - receivedMs,
+  peakMemoryBytes: finished.peakMemoryBytes,
+});
+
 export function settlementOf(report: Report, attempt: LiveAttempt, circumstances: Circumstances): Settlement {
-  const { finished, outcome, receivedMs, fencedInMs = 0 } = report;
+  const { finished, outcome, receivedMs, fencedInMs } = report;
   const { job, nodesLost, nodes, nowMs, random } = circumstances;
   const sinceMs = beganMs(attempt);
   const ranMs = finished.runUs > 0 ? finished.runUs / 1000 : Math.max(0, receivedMs - (sinceMs ?? receivedMs));

@@ -17,7 +17,7 @@ export interface UnsavedOptions<T> {
 }
 
 /** `unsure` is set on what failed: it may have been committed all the same, and only the answer lost. */
-export class Unsaved<T extends { unsure?: true }> {
+export class Unsaved<T extends { unsure?: true | undefined }> {
   readonly #options: UnsavedOptions<T>;
   #waiting: T[] = [];
   /** Failed and not saved since. */
