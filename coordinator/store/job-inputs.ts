@@ -9,6 +9,8 @@ import type { Database } from './database.js';
  */
 const CHUNK_ITEMS_MAX = 1000;
 const CHUNK_CHARACTERS_MAX = 1 << 20;
+/** Chunks of one submission that are being written while the next is read. */
+const WRITING_MAX = 2;
 
 /** @returns the number of inputs */
 export async function storeInputs(
@@ -19,26 +21,39 @@ export async function storeInputs(
   let stored = 0;
   let chunk: string[] = [];
   let characters = 0;
+  const writing = new Set<Promise<unknown>>();
   const flush = async (): Promise<void> => {
     const items = chunk;
+    const from = stored;
     if (items.length === 0) return;
     chunk = [];
     characters = 0;
-    await database.run((db) =>
+    stored += items.length;
+    if (writing.size >= WRITING_MAX) await Promise.race(writing);
+    const write = database.run((db) =>
       sql`
         insert into job_input (job_id, from_index, to_index, inputs)
-        values (${jobId}, ${stored}, ${stored + items.length}, ${texts(items, (item) => item)})`.execute(db),
+        values (${jobId}, ${from}, ${from + items.length}, ${texts(items, (item) => item)})`.execute(db),
     );
-    stored += items.length;
+    const written: Promise<unknown> = write.then(() => writing.delete(written));
+    writing.add(written);
+    // Whoever awaits it next hears of a failure.
+    written.catch(() => undefined);
   };
-  for await (const page of inputs) {
-    for (const input of page) {
-      chunk.push(input);
-      characters += input.length;
-      if (chunk.length >= CHUNK_ITEMS_MAX || characters >= CHUNK_CHARACTERS_MAX) await flush();
+  try {
+    for await (const page of inputs) {
+      for (const input of page) {
+        chunk.push(input);
+        characters += input.length;
+        if (chunk.length >= CHUNK_ITEMS_MAX || characters >= CHUNK_CHARACTERS_MAX) await flush();
+      }
     }
+    await flush();
+    await Promise.all(writing);
+  } finally {
+    // A submission that fails removes its chunks, and none may be written after that.
+    await Promise.allSettled(writing);
   }
-  await flush();
   return stored;
 }
 
