@@ -115,6 +115,17 @@ test('a watcher gets the job now and after changes, merged, and the end', async 
   await t.rejects(follow(plane.queries.watch(job.id, bert, never())).done, { code: 'NOT_FOUND' });
 });
 
+test('the end of a job is told at once: while the clock stands still', async (t) => {
+  const { plane } = await startPlane(t);
+  const agent = new PlayedAgent(plane, 'attic', 1);
+  await agent.connect();
+  const job = await submit(plane, 1);
+  const { seen, done } = follow(plane.queries.watch(job.id, anna, never()));
+  agent.report(await agent.assigned());
+  await done;
+  t.match(seen.at(-1), { status: 'COMPLETED' });
+});
+
 test('a watcher that leaves is forgotten', async (t) => {
   const parts = await startPlane(t);
   const { plane } = parts;

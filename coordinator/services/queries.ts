@@ -87,11 +87,15 @@ export class Queries {
     }
   }
 
-  /** Yields at once, then after each change of the job, merged; ends when the caller is gone. */
+  /** Yields at once, then after each change of the job, merged, its end without delay; ends when the caller is gone. */
   async *signals(seq: number, gone: AbortSignal): AsyncGenerator<void> {
     let changed = true;
     let wake: (() => void) | undefined;
-    const poke = () => wake?.();
+    let merging: AbortController | undefined;
+    const poke = () => {
+      wake?.();
+      if (gone.aborted || this.jobs.get(seq) === undefined) merging?.abort();
+    };
     const unsubscribe = this.changes.jobs.subscribe(seq, () => {
       changed = true;
       poke();
@@ -104,7 +108,10 @@ export class Queries {
         if (gone.aborted) return;
         changed = false;
         yield;
-        if (this.jobs.get(seq) !== undefined) await pause(this.clock, WATCH_EVERY_MS, gone);
+        if (this.jobs.get(seq) === undefined) continue;
+        merging = new AbortController();
+        await pause(this.clock, WATCH_EVERY_MS, merging.signal);
+        merging = undefined;
       }
     } finally {
       unsubscribe();
