@@ -33,7 +33,8 @@ interface AssignRow extends Verdict {
 
 /**
  * A fresh task's row is made by its first assignment: what waits untouched costs nothing but its job's row and its input.
- * A range is taken only where it goes on from the rows there are, so rows never have a gap and none is made twice.
+ * A range is taken only where it goes on from the rows there are, so rows never have a gap and none is made twice. What is
+ * said of rows without inputs is what was wanted: all of it is made, or the statement fails.
  */
 const fresh = (ranges: readonly FreshItem[]) => sql`
   wanted as materialized (
@@ -49,12 +50,14 @@ const fresh = (ranges: readonly FreshItem[]) => sql`
     ) r join locked l on l.seq = r.job
     where r.first = l.materialised + r.before and r.after <= l.total
   ),
-  fresh as (
-    insert into task (job, index, generation, status, node, assigned_at, queued_at, input)
-    select w.job, i.index, 1, 'ASSIGNED', w.node, now(), w.created_at, null
+  plain as (
+    insert into task (job, index, generation, status, node, assigned_at, queued_at)
+    select w.job, i.index, 1, 'ASSIGNED', w.node, now(), w.created_at
     from wanted w cross join lateral generate_series(w.first, w.after - 1) as i(index)
     where not w.has_inputs
-    union all
+  ),
+  described as (
+    insert into task (job, index, generation, status, node, assigned_at, queued_at, input)
     select w.job, greatest(w.first, c.from_index) + i.position::integer - 1, 1, 'ASSIGNED', w.node, now(), w.created_at, i.input
     from wanted w
     join job_input c on c.job_id = w.id and c.from_index < w.after and c.to_index > w.first
@@ -65,9 +68,10 @@ const fresh = (ranges: readonly FreshItem[]) => sql`
     returning job, index, input
   ),
   made as (
-    select job, count(*)::integer as rows, max(index) + 1 as cursor,
-      json_agg(input order by index) filter (where input is not null) as inputs
-    from fresh group by job
+    select job, sum(after - first)::integer as rows, max(after) as cursor, null::json as inputs
+    from wanted where not has_inputs group by job
+    union all
+    select job, count(*)::integer, max(index) + 1, json_agg(input order by index) from described group by job
   ),
   used as (
     delete from job_input c using locked l join made m on m.job = l.seq

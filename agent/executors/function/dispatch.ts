@@ -209,7 +209,8 @@ export class Batch {
 }
 
 function pick(items: ItemColumns, positions: number[]): ItemColumns {
-  const column = <T>(values: T[]): T[] => positions.map((position) => values[position] as T);
+  const column = <T>(values: T[]): T[] =>
+    values.length === 0 ? [] : positions.map((position) => values[position] as T);
   return {
     indexes: column(items.indexes),
     arrayIndexes: column(items.arrayIndexes),

@@ -7,6 +7,7 @@ import { Stream } from '../../../proto/gen/mesh/v1/common.js';
 import type {
   AttemptEnd,
   AttemptOutcome,
+  AttemptSpec,
   LaunchObserver,
   LaunchSpec,
   OutputSink,
@@ -106,23 +107,27 @@ export class LaunchRun {
 
   #message(positions: number[]): BatchMessage {
     const { work, directories } = this.#context as LaunchContext;
+    const attempts = positions.map((position) => this.#launch.attempts[position] as AttemptSpec);
+    /** Nothing where all is as it is usually. */
+    const column = <T>(pick: (attempt: AttemptSpec) => T, usual: (attempt: AttemptSpec) => T): T[] =>
+      attempts.every((attempt) => pick(attempt) === usual(attempt)) ? [] : attempts.map(pick);
     const items: ItemColumns = {
-      indexes: [],
-      arrayIndexes: [],
-      attempts: [],
-      generations: [],
-      values: [],
+      indexes: attempts.map(({ index }) => index),
+      arrayIndexes: column(arrayIndexOf, ({ index }) => index),
+      attempts: column(
+        ({ attempt }) => attempt,
+        () => 1,
+      ),
+      generations: column(
+        ({ generation }) => generation,
+        () => 1,
+      ),
+      values: column(
+        ({ input }) => input?.value ?? '',
+        () => '',
+      ),
       directories: directories && positions.map((position) => directories[position] ?? ''),
     };
-    for (const position of positions) {
-      const attempt = this.#launch.attempts[position];
-      if (!attempt) continue;
-      items.indexes.push(attempt.index);
-      items.arrayIndexes.push(arrayIndexOf(attempt));
-      items.attempts.push(attempt.attempt);
-      items.generations.push(attempt.generation);
-      items.values.push(attempt.input?.value ?? '');
-    }
     const { body } = this.#launch;
     const memoryBytes = body.resources?.memoryBytes ?? 0;
     return { kind: 'batch', id: this.#batch, work, timeoutMs: body.timeoutMs, memoryBytes, items };

@@ -32,13 +32,16 @@ export interface FunctionWorkload {
   node: string;
 }
 
-/** One entry per attempt in each column. */
+/** One entry per attempt in each column; a column that says nothing is empty. */
 export interface ItemColumns {
   indexes: number[];
+  /** Empty: they are the indexes. */
   arrayIndexes: number[];
+  /** Empty: all are the first. */
   attempts: number[];
+  /** Empty: all are 1. */
   generations: number[];
-  /** JSON text; empty means the array index is the argument. */
+  /** JSON text; empty means the array index is the argument, for one or for all. */
   values: string[];
   /** Private directories that hold staged files; empty: made when asked for. Undefined when no attempt has one. */
   directories: string[] | undefined;

@@ -48,9 +48,9 @@ class Context {
     const { work, items } = task;
     this.jobId = work.jobId;
     this.index = items.indexes[i] as number;
-    this.arrayIndex = items.arrayIndexes[i] as number;
-    this.attempt = items.attempts[i] as number;
-    this.generation = items.generations[i] as number;
+    this.arrayIndex = items.arrayIndexes[i] ?? this.index;
+    this.attempt = items.attempts[i] ?? 1;
+    this.generation = items.generations[i] ?? 1;
     this.node = work.node;
     this.taskCount = work.taskCount;
     this.#files = items.directories?.[i] || undefined;
