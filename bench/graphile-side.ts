@@ -35,6 +35,9 @@ export const GRAPHILE_BEST: GraphileSettings = {
   insertion: 'sql',
 };
 
+/** The same with jobs that come from JavaScript, as most programs have them. */
+export const GRAPHILE_API: GraphileSettings = { ...GRAPHILE_BEST, insertion: 'addJobs' };
+
 /** The embedded server has room for 40, which the coordinator shares. */
 const CONNECTIONS = 20;
 const POLL_MS = 2;

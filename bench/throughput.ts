@@ -8,7 +8,13 @@ import { join } from 'node:path';
 import type { Bench, BenchOptions } from './bench.js';
 import { createDatabase, type DatabaseAddress, describeServer, settleDatabase } from './database.js';
 import { makeBossSide } from './boss-side.js';
-import { GRAPHILE_BEST, GRAPHILE_DEFAULT, type GraphileSettings, makeGraphileSide } from './graphile-side.js';
+import {
+  GRAPHILE_API,
+  GRAPHILE_BEST,
+  GRAPHILE_DEFAULT,
+  type GraphileSettings,
+  makeGraphileSide,
+} from './graphile-side.js';
 import { makeMeshSide, startBenchMesh } from './mesh-side.js';
 import { installedVersion, type Result } from './report.js';
 import type { Side } from './side.js';
@@ -30,7 +36,7 @@ export function contend(side: Side, tasks: number, database: DatabaseAddress): C
 }
 
 /** Their rates do not depend on the number of tasks; fewer keep the bench short. */
-const SHARE = { 'pg-boss': 0.2, 'graphile-worker, default': 0.1 };
+const SHARE = { 'pg-boss': 0.2, 'graphile-worker, addJobs': 0.5, 'graphile-worker, default': 0.1 };
 
 async function run(options: BenchOptions): Promise<Result> {
   const { smoke, agents, workDir, say } = options;
@@ -47,6 +53,11 @@ async function run(options: BenchOptions): Promise<Result> {
       return contend(side, count, database);
     };
     const best = await graphile('graphile-worker, batched', GRAPHILE_BEST, tasks);
+    const api = await graphile(
+      'graphile-worker, batched, by addJobs',
+      GRAPHILE_API,
+      Math.ceil(tasks * SHARE['graphile-worker, addJobs']),
+    );
     const plain = await graphile(
       'graphile-worker, default',
       GRAPHILE_DEFAULT,
@@ -65,7 +76,7 @@ async function run(options: BenchOptions): Promise<Result> {
     const ours = contend(meshSide, tasks, mesh.database);
     ours.row.aims = [{ atLeast: 3, of: best.row.what }];
     const theirs = contend(boss, Math.ceil(tasks * SHARE['pg-boss']), bossDatabase);
-    const rows = await takeTurns([ours, best, plain, theirs], options);
+    const rows = await takeTurns([ours, best, api, plain, theirs], options);
     const { server_version = '', ...server } = await describeServer(mesh.database);
     const config = Object.fromEntries([meshSide, ...sides].map((side) => [side.name, side.config]));
     return {

@@ -69,6 +69,12 @@ export class Jobs {
     return this.#live.get(seq);
   }
 
+  /** Whether it has ended, as far as is known here; undefined where only the store can tell. */
+  hasEnded(seq: number): boolean | undefined {
+    if (this.#live.has(seq)) return false;
+    return this.#ended.has(seq) ? true : undefined;
+  }
+
   /** Also of a job that ended lately. */
   kindOf(seq: number): Kind | undefined {
     return this.#live.get(seq)?.kind ?? this.#ended.get(seq)?.kind;

@@ -123,13 +123,14 @@ export class Queries {
   async *results(job: JobRow, caller: Identity, follow: boolean, gone: AbortSignal): AsyncGenerator<ResultPage> {
     let next = 0;
     for await (const _ of this.signals(job.seq, gone)) {
-      const ended = isTerminal((await this.job(job.id, caller)).status);
-      for (;;) {
+      const ended = this.jobs.hasEnded(job.seq) ?? isTerminal((await this.job(job.id, caller)).status);
+      while (next < job.counts.total) {
         const page = await this.store.tasks.results(job.seq, next, RESULTS_PER_PAGE);
         if (page.length === 0) break;
         next = (page.at(-1)?.index ?? next) + 1;
         yield page;
       }
+      if (next >= job.counts.total) return;
       if (ended || !follow) return;
     }
   }
