@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { isErrorCode, MeshError, systemCode } from '../common/errors.js';
 import { makeProgram, runProgram } from '../common/program.js';
+import { account } from './account.js';
 import { agents } from './agents.js';
 import type { Bench } from './bench.js';
 import { churn } from './churn.js';
@@ -24,6 +25,7 @@ import { throughput } from './throughput.js';
 
 const BENCHES: readonly Bench[] = [
   throughput,
+  account,
   latency,
   processes,
   million,
