@@ -169,6 +169,7 @@ export class Term implements Service {
   async #load(): Promise<void> {
     const { store, clock } = this.#parts;
     this.fleet.load(await store.nodes.all());
+    await store.jobs.withdrawRows(this.epoch);
     for (const row of await store.jobs.live()) this.jobs.add(row);
     const alone = this.copies.load(await store.copies.live(), clock.monotonicMs());
     for (const task of await store.tasks.live()) {

@@ -76,6 +76,11 @@ export interface JobStore {
   countByStatus(): Promise<Map<JobStatus, number>>;
   /** Sums of the task counters over all retained jobs, for the metrics. */
   taskTotals(): Promise<JobCounts>;
+  /**
+   * Rows that an earlier version made ahead of their assignment go, and their inputs wait for it again. For a leader that
+   * begins, before it looks at jobs: one of that version may have led until now.
+   */
+  withdrawRows(epoch: number): Promise<void>;
   /** Marks it; undefined when it was terminal already. `error` is set for fail-fast. */
   requestCancel(epoch: number, seq: number, error: string | undefined): Promise<JobChange | undefined>;
   /** Deletes terminal jobs and everything of them, in bounded statements. */

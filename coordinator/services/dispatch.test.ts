@@ -241,3 +241,45 @@ test('why: the reasons of the last plan, and a sentence about the job', async (t
   const ended = await store.jobs.get(job.id);
   t.match(ended && plane.explain.answer(ended, undefined), { summary: 'the job has ended: CANCELLED', nodes: [] });
 });
+
+test('an assignment that is committed after its answer was given up, and after that was looked into, is found', async (t) => {
+  const store = await withStore(t);
+  let given: Parameters<typeof store.tasks.assign> | undefined;
+  let looked = false;
+  const slow: typeof store = {
+    ...store,
+    tasks: {
+      ...store.tasks,
+      assign: async (...call) => {
+        if (!given) {
+          given = call;
+          throw new MeshError('DATABASE_DOWN', 'no answer in 30 s');
+        }
+        return store.tasks.assign(...call);
+      },
+      live: async () => {
+        const live = await store.tasks.live();
+        // The statement was under way all the time.
+        if (given && !looked) {
+          looked = true;
+          await store.tasks.assign(...given);
+        }
+        return live;
+      },
+    },
+  };
+  const { plane, clock } = await startPlane(t, { store: slow });
+  const agent = new PlayedAgent(plane, 'attic', 3);
+  await agent.connect();
+  await submit(plane, 3);
+  const told = agent.assignedAll(3);
+  while (!(await Promise.race([told.then(() => true), elapse(clock, 1000).then(() => false)])));
+  t.same(
+    (await told).map(({ index, generation }) => [index, generation]),
+    [
+      [0, 1],
+      [1, 1],
+      [2, 1],
+    ],
+  );
+});

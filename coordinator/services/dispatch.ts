@@ -35,6 +35,9 @@ import { toRefs } from './session.js';
 const DUE_PAGE = 5000;
 /** Jobs whose returned tasks are looked at in one turn; the next turn goes on with the jobs that follow. */
 const DUE_JOBS_MAX = 500;
+/** A statement that nobody heard of any more may still be under way on the server for so long. */
+const UNSURE_MS = 5 * 60_000;
+const LATE_MAX = 100;
 /** Without a sign that something came back, the store is asked this often anyway. */
 const DUE_LOOK_MS = 1000;
 
@@ -67,8 +70,10 @@ export class Dispatch implements Service {
   /** The last job whose returned work was looked at; 0 when the next look begins with the first. */
   #lookedUpTo = 0;
   #reasons = new Map<number, Reasons>();
-  /** Assignments whose commit failed: nobody knows whether it took effect. */
+  /** To be found out: assignments whose commit failed, so that nobody knows whether it took effect. */
   #unsure: AssignItem[] = [];
+  /** Those that were found out, and that the server may still commit although nobody waits for it. */
+  #late: { items: AssignItem[]; untilMs: number }[] = [];
 
   constructor(options: DispatchOptions) {
     this.#options = options;
@@ -107,6 +112,7 @@ export class Dispatch implements Service {
 
   async #turn(): Promise<void> {
     const { settings, pipeline, clock, random, observe } = this.#options;
+    this.#lookAtLate();
     if (this.#unsure.length > 0) await this.#findOut();
     const returned = await this.#dueWork();
     const snapshot = this.#snapshot(returned);
@@ -183,10 +189,30 @@ export class Dispatch implements Service {
     const values = await this.#valuesFor(items);
     const { tasks, jobs: changes } = await store.tasks.assign(epoch(), items).catch((error: unknown) => {
       this.#unsure = items;
+      this.#late.push({ items, untilMs: this.#options.clock.monotonicMs() + UNSURE_MS });
+      if (this.#late.length > LATE_MAX) this.#late.shift();
       throw error;
     });
     jobs.apply(changes);
     this.#given(tasks, values);
+    this.#lookAtRefused(items, tasks);
+  }
+
+  /** A statement that nobody waited for has ended by now, whatever it did: one last look. */
+  #lookAtLate(): void {
+    const nowMs = this.#options.clock.monotonicMs();
+    while (this.#late[0] && this.#late[0].untilMs <= nowMs) this.#unsure.push(...(this.#late.shift()?.items ?? []));
+  }
+
+  /**
+   * A range that was refused does not begin where the job's rows end: something else made rows meanwhile, and it can only be
+   * an assignment that was given up too early.
+   */
+  #lookAtRefused(items: readonly AssignItem[], tasks: readonly AssignedTask[]): void {
+    const ranges = items.filter((item) => 'from' in item);
+    const asked = ranges.reduce((sum, { from, to }) => sum + to - from, 0);
+    const taken = tasks.reduce((sum, { generation }) => sum + (generation === 1 ? 1 : 0), 0);
+    if (taken < asked) this.#unsure = [...this.#late.flatMap((late) => late.items), ...ranges];
   }
 
   #valuesFor(items: readonly AssignItem[]): Promise<ValuesByJob> {

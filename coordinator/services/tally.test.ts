@@ -14,6 +14,5 @@ test('a tally is written as the histogram of the library is', async (t) => {
   }
   t.equal(await ours.metrics(), await theirs.metrics());
   ours.resetMetrics();
-  theirs.resetMetrics();
-  t.equal(await ours.metrics(), await theirs.metrics());
+  t.match(await ours.metrics(), /^wait_seconds_count 0$/m);
 });

@@ -7,6 +7,7 @@ import type { Metric, Registry } from 'prom-client';
 export class Tally {
   readonly type = 'histogram';
   readonly aggregator = 'sum';
+  readonly labelNames: readonly string[] = [];
   /** One more than there are bounds: the last counts what is above them all. */
   readonly #counts: number[];
   #sum = 0;

@@ -1,11 +1,12 @@
 import { type Selectable, sql } from 'kysely';
-import { MeshError } from '../../common/errors.js';
+import { MeshError, toMeshError } from '../../common/errors.js';
 import { JobSpec } from '../../proto/gen/mesh/v1/mesh.js';
 import type { JobCounts } from '../core/job.js';
 import type { JobChange, JobRow, JobStore, NewJob } from '../ports.js';
 import type { Database } from './database.js';
 import { JobInserts } from './job-create.js';
 import { dropInputs, storeInputs } from './job-inputs.js';
+import { withdrawRows } from './job-rows-ahead.js';
 import { removeJobs } from './job-remove.js';
 import { type JobChangeJson, jobChangeJson, lease, runAsLeader, toJobChange } from './leading.js';
 import type { JobTable } from './schema.js';
@@ -57,6 +58,7 @@ const others = (database: Database): Omit<JobStore, 'create'> => ({
     );
     return rows[0] as JobCounts;
   },
+  withdrawRows: (epoch) => withdrawRows(database, epoch),
   requestCancel: (epoch, seq, error) => requestCancel(database, epoch, seq, error),
   remove: (jobs) => removeJobs(database, jobs),
   endedBefore: (ms, limit) =>
@@ -130,7 +132,11 @@ async function create(
       if (earlier) return earlier;
       throw error;
     }
-    const row = await inserts.add(job);
+    const row = await inserts.add(job).catch((error: unknown) => {
+      // Perhaps it was committed, and the inputs are the job's. If not, they are swept in a day.
+      kept = toMeshError(error).code === 'DATABASE_DOWN';
+      throw error;
+    });
     kept = row !== undefined;
     if (row) return { job: toJobRow(row), created: true };
   } finally {

@@ -89,7 +89,11 @@ create table if not exists trail (
 );
 create or replace function note_task() returns trigger language plpgsql as $$
 begin
-  if new.status is distinct from old.status or new.generation is distinct from old.generation then
+  -- A row is made by its first assignment.
+  if tg_op = 'INSERT' then
+    insert into trail (epoch, job, index, generation, node, was, became, assigned, failed, lost)
+    values ((select epoch from leader), new.job, new.index, new.generation, new.node, 'QUEUED', new.status, true, false, false);
+  elsif new.status is distinct from old.status or new.generation is distinct from old.generation then
     insert into trail (epoch, job, index, generation, node, was, became, assigned, failed, lost, due_ms)
     select (select epoch from leader), new.job, new.index, new.generation, coalesce(new.node, old.node), old.status,
       new.status, new.generation > old.generation, new.failures > old.failures, new.losses > old.losses,
@@ -104,7 +108,7 @@ begin
   end if;
   return null;
 end $$;
-create or replace trigger note_task after update on task for each row execute function note_task();
+create or replace trigger note_task after insert or update on task for each row execute function note_task();
 create or replace trigger note_leader after insert or update on leader for each row execute function note_leader();
 `;
 

@@ -42,6 +42,7 @@ export function memoryStore(tables: Tables, run: Run = runAtOnce): Store {
       live: () => read('jobs.live', () => jobs.live(tables)),
       countByStatus: () => read('jobs.countByStatus', () => jobs.countByStatus(tables)),
       taskTotals: () => read('jobs.taskTotals', () => jobs.taskTotals(tables)),
+      withdrawRows: async () => undefined,
       requestCancel: (epoch, seq, error) =>
         write('jobs.requestCancel', () => jobs.requestCancel(tables, epoch, seq, error)),
       remove: (seqs) => write('jobs.remove', () => jobs.remove(tables, seqs)),
