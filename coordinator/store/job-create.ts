@@ -15,6 +15,8 @@ import { lease } from './leading.js';
 import type { JobTable } from './schema.js';
 
 const TOGETHER_MAX = 100;
+/** Of specifications in one statement, which is held several times over while it is sent; a single one may be larger. */
+const TOGETHER_CHARACTERS_MAX = 2 ** 20;
 
 const ON_FAILURE = {
   [OnFailure.UNSPECIFIED]: 'finish',
@@ -25,6 +27,8 @@ const ON_FAILURE = {
 
 interface Insert {
   job: NewJob;
+  /** As JSON. */
+  spec: string;
   resolve: (row: Selectable<JobTable> | undefined) => void;
   reject: (error: unknown) => void;
 }
@@ -32,7 +36,8 @@ interface Insert {
 type CreatedRow = Selectable<JobTable> | { leading: number; id: null };
 
 /** `epoch` undefined: nobody's lead is asked for. */
-export function createStatement(epoch: number | undefined, jobs: readonly NewJob[]): RawBuilder<CreatedRow> {
+export function createStatement(epoch: number | undefined, inserts: readonly Insert[]): RawBuilder<CreatedRow> {
+  const jobs = inserts.map(({ job }) => job);
   return sql<CreatedRow>`
     with ${epoch === undefined ? sql`lease as materialized (select 1)` : lease(epoch)},
     made as (
@@ -48,7 +53,7 @@ export function createStatement(epoch: number | undefined, jobs: readonly NewJob
         ${texts(jobs, ({ spec }) => spec.name)},
         ${texts(jobs, ({ spec }) => (spec.work?.$case === 'function' ? 'function' : 'process'))},
         ${ints(jobs, ({ spec }) => spec.priority)}, ${texts(jobs, ({ spec }) => ON_FAILURE[spec.onFailure])},
-        ${texts(jobs, ({ spec }) => JSON.stringify(spec))}, ${texts(jobs, (job) => job.retryOf)},
+        ${texts(inserts, ({ spec }) => spec)}, ${texts(jobs, (job) => job.retryOf)},
         ${ints(jobs, (job) => (job.hasInputs ? 1 : 0))},
         ${texts(jobs, (job) => job.namespace ?? DEFAULT_NAMESPACE)},
         ${bigints(jobs, (job) => job.stagedBytes?.() ?? 0)}, ${ints(jobs, (job) => job.total)}
@@ -76,28 +81,47 @@ export class JobInserts {
 
   /** The row; undefined when its key is another job's, or when the epoch does not lead (ask which). */
   add(job: NewJob): Promise<Selectable<JobTable> | undefined> {
-    return new Promise((resolve, reject) => this.#batcher.add({ job, resolve, reject }));
+    const spec = JSON.stringify(job.spec);
+    return new Promise((resolve, reject) => this.#batcher.add({ job, spec, resolve, reject }));
   }
 
   async #flush(inserts: readonly Insert[]): Promise<void> {
-    for (const [epoch, group] of groupBy(inserts, ({ job }) => job.epoch)) {
-      try {
-        await this.#insert(epoch, group);
-      } catch (error) {
-        // What was not answered may have been committed: its submitter finds out by the key, and we by the id.
-        if (group.length === 1 || toMeshError(error).code === 'DATABASE_DOWN')
-          group.forEach(({ reject }) => reject(error));
-        else for (const insert of group) await this.#insert(epoch, [insert]).catch(insert.reject);
-      }
+    for (const [epoch, ofEpoch] of groupBy(inserts, ({ job }) => job.epoch))
+      for (const group of ofBoundedSize(ofEpoch)) await this.#keep(epoch, group);
+  }
+
+  async #keep(epoch: number | undefined, group: readonly Insert[]): Promise<void> {
+    try {
+      await this.#insert(epoch, group);
+    } catch (error) {
+      // What was not answered may have been committed: its submitter finds out by the key, and we by the id.
+      if (group.length === 1 || toMeshError(error).code === 'DATABASE_DOWN')
+        group.forEach(({ reject }) => reject(error));
+      else for (const insert of group) await this.#insert(epoch, [insert]).catch(insert.reject);
     }
   }
 
   async #insert(epoch: number | undefined, inserts: readonly Insert[]): Promise<void> {
-    const jobs = inserts.map(({ job }) => job);
-    const { rows } = await this.database.run((db) => createStatement(epoch, jobs).execute(db));
+    const { rows } = await this.database.run((db) => createStatement(epoch, inserts).execute(db));
     const first = rows[0];
     if (!first) throw new MeshError('INTERNAL', 'a submission was answered with nothing');
     const byId = new Map(rows.flatMap((row) => (row.id === null ? [] : [[row.id, row] as const])));
     for (const { job, resolve } of inserts) resolve(byId.get(job.id));
   }
+}
+
+/** In their order, cut where the specifications would become too long together. */
+function* ofBoundedSize(inserts: readonly Insert[]): Generator<Insert[]> {
+  let group: Insert[] = [];
+  let characters = 0;
+  for (const insert of inserts) {
+    if (group.length > 0 && characters + insert.spec.length > TOGETHER_CHARACTERS_MAX) {
+      yield group;
+      group = [];
+      characters = 0;
+    }
+    group.push(insert);
+    characters += insert.spec.length;
+  }
+  if (group.length > 0) yield group;
 }

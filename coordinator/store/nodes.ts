@@ -82,7 +82,10 @@ function gathered(write: (nodes: readonly NewNode[]) => Promise<NodeRow[]>): Nod
     onError: (error, arrivals) => {
       if (arrivals.length === 1 || toMeshError(error).code === 'DATABASE_DOWN')
         return arrivals.forEach(({ reject }) => reject(error));
-      for (const arrival of arrivals) settle([arrival]).catch(arrival.reject);
+      void (async () => {
+        // In their order: of two of one name the later one counts.
+        for (const arrival of arrivals) await settle([arrival]).catch(arrival.reject);
+      })();
     },
   });
   return (node) => new Promise((resolve, reject) => batcher.add({ node, resolve, reject }));
