@@ -69,6 +69,12 @@ export function jobsConform({ withStore }: Subject): void {
     t.match(second, { nextIndex: undefined, cancelled: 2, job: { status: 'CANCELLED' } });
     t.same(second.job.counts, { ...job.counts, materialised: 100, completed: 1, cancelled: 99 });
     t.same((await store.tasks.settle(epoch, [settlement(b)])).accepted, [false], 'the winner is the cancellation');
+    const ended = [...(await store.tasks.results(job.seq, 0, 200)), ...(await store.tasks.results(job.seq, 6, 200))];
+    t.same(
+      ended.map(({ index, status }) => [index, status]),
+      Array.from({ length: 100 }, (_, index) => [index, index === 0 ? 'COMPLETED' : 'CANCELLED']),
+      'results name those, too, that never had a row',
+    );
     t.match(await store.tasks.attempts(job.seq, 1), [{ outcome: 'cancelled', attempt: 1 }]);
     t.equal(await store.jobs.requestCancel(epoch, job.seq, undefined), undefined, 'it has ended');
     t.match(await store.tasks.cancel(epoch, job.seq, 0, 100), { cancelled: 0, job: { status: 'CANCELLED' } });
