@@ -78,15 +78,12 @@ const fresh = (ranges: readonly FreshItem[]) => sql`
     where l.has_inputs and c.job_id = l.id and c.to_index <= m.cursor
   )`;
 
-/**
- * Fresh and due RETRYING or QUEUED → ASSIGNED. Fresh tasks are taken in ranges; returned ones by index, in two updates,
- * because only that tells which of the two states a task came from without reading it twice. Conditions are written so
- * that the primary key is the only index that fits them (leading.ts, `keyOf`): `coalesce` keeps the index on due_at out.
- */
-export function assignStatement(epoch: number, items: readonly AssignItem[]): RawBuilder<AssignRow> {
-  const returned = items.flatMap((item) =>
-    'indexes' in item ? item.indexes.map((index) => ({ job: item.job, node: item.node, index })) : [],
-  );
+/** Returned tasks, by index. Nothing came back most of the time, and a statement that does not look for it starts sooner. */
+function changed(returned: readonly { job: number; node: number; index: number }[]): RawBuilder<unknown> {
+  if (returned.length === 0)
+    return sql`changed as (
+      select 0 as requeued, job, index, generation, node, failures, losses, input from task where false
+    )`;
   const fromReturned = (status: 'QUEUED' | 'RETRYING') => sql`
     update task t set status = 'ASSIGNED', generation = t.generation + 1, assigned_at = now(), due_at = null,
       running_at = null, started_at = null, node = u.node
@@ -96,6 +93,21 @@ export function assignStatement(epoch: number, items: readonly AssignItem[]): Ra
     where ${keyOf(sql`u.job`, sql`u.index`)} and t.status = ${sql.lit(status)} and coalesce(t.due_at <= now(), false)
       and ${isLocked(sql`u.job`)}
     returning t.job, t.index, t.generation, t.node, t.failures, t.losses, t.input`;
+  return sql`
+    requeued as (${fromReturned('QUEUED')}),
+    retried as (${fromReturned('RETRYING')}),
+    changed as (select 1 as requeued, * from requeued union all select 0, * from retried)`;
+}
+
+/**
+ * Fresh and due RETRYING or QUEUED → ASSIGNED. Fresh tasks are taken in ranges; returned ones by index, in two updates,
+ * because only that tells which of the two states a task came from without reading it twice. Conditions are written so
+ * that the primary key is the only index that fits them (leading.ts, `keyOf`): `coalesce` keeps the index on due_at out.
+ */
+export function assignStatement(epoch: number, items: readonly AssignItem[]): RawBuilder<AssignRow> {
+  const returned = items.flatMap((item) =>
+    'indexes' in item ? item.indexes.map((index) => ({ job: item.job, node: item.node, index })) : [],
+  );
   const columns = sql`seq, id, has_inputs, materialised, total, created_at`;
   return sql<AssignRow>`
     with ${lease(epoch)},
@@ -104,9 +116,7 @@ export function assignStatement(epoch: number, items: readonly AssignItem[]): Ra
       { assignable: true, shared: true, columns },
     )},
     ${fresh(items.filter((item) => 'from' in item))},
-    requeued as (${fromReturned('QUEUED')}),
-    retried as (${fromReturned('RETRYING')}),
-    changed as (select 1 as requeued, * from requeued union all select 0, * from retried),
+    ${changed(returned)},
     delta as (
       select job, -sum(requeued)::integer as queued, sum(assigned)::integer as assigned, 0 as running,
         -sum(retried)::integer as retrying, 0 as completed, 0 as failed, 0 as cancelled, max(cursor) as cursor
