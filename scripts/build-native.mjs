@@ -8,7 +8,7 @@ import { mkdirSync, renameSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-const FLAGS = ['-std=gnu11', '-O2', '-Wall', '-Wextra', '-Werror', '-s'];
+const FLAGS = ['-std=gnu11', '-D_FILE_OFFSET_BITS=64', '-O2', '-Wall', '-Wextra', '-Werror', '-s'];
 
 /**
  * @param {string} root folder of package.json

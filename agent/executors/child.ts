@@ -3,13 +3,16 @@
  * it has a session of its own, empty input, and output that waits while nobody takes it.
  */
 import { type ChildProcess, spawn, type StdioOptions } from 'node:child_process';
+import { chownSync, mkdirSync } from 'node:fs';
 import type { Duplex, Readable } from 'node:stream';
+import { systemCode } from '../../common/errors.js';
+import { NodeFault } from '../core/types.js';
 import { sendSignal } from './process-table.js';
 import { type Bounds, needsLauncher } from './sandbox/bounds.js';
 import { Complaint, launch, makeToken } from './sandbox/launcher.js';
 import type { TaskUser } from './user.js';
 
-/** Make it before and look at it after, or only that. */
+/** Make it before and look at it after, or look at it before, too: one that is not as it is made is put aside for a new one. */
 export type DirectoryCare = 'make' | 'check';
 
 /** What to start, and how. */
@@ -19,7 +22,7 @@ export interface StartPlan {
   environment: Readonly<Record<string, string>>;
   /** Where it starts. */
   directory: string;
-  /** Only the spawner takes any: see `Ended.directoryPristine`. */
+  /** Only the spawner looks: see `Ended.directoryPristine`. */
   directoryCare?: DirectoryCare | undefined;
   user: TaskUser | undefined;
   /** Of these the limits that the system sets on a process (open files, file size, CPU time). */
@@ -41,7 +44,14 @@ export interface Ended {
    * user's alone, as it is made.
    */
   directoryPristine?: boolean;
+  /** The one it was given was not as it is made, and lies now beside the new one: see `asideOf`. */
+  directoryAside?: boolean;
 }
+
+export const asideOf = (directory: string): string => `${directory}.aside`;
+
+/** What a process group is told. */
+export type GroupSignal = 'SIGTERM' | 'SIGKILL';
 
 /** Standard output or standard error. */
 export type OutputIndex = 0 | 1;
@@ -64,12 +74,12 @@ export interface Child {
   readonly paused: boolean;
   /** Rejects with a system error when it could not be started, with a NodeFault when nobody knows how it ended. */
   readonly exited: Promise<Ended>;
-  /** Resolves when nobody holds its output open any more; after `exited`. */
+  /** Resolves when nobody holds its output open any more; after `exited`. Rejects with a NodeFault when some of it is lost. */
   readonly closed: Promise<void>;
-  /** Stops reading: whoever still holds the output open writes to nobody. */
+  /** Stops reading: whoever still holds the output open writes to nobody. What was written earlier may still come. */
   abandon(): void;
-  /** SIGKILL to its process group, as long as the number is certainly its own. */
-  killGroup(): void;
+  /** To its process group, from the moment it is started, as long as the number is its own. */
+  signalGroup(signal: GroupSignal): void;
 }
 
 /** How a plan is carried out. Throws what `spawn` throws: for arguments that no process can be given. */
@@ -84,6 +94,7 @@ export class ChildHere implements Child {
 
   constructor(plan: StartPlan) {
     const { directory, user, words } = plan;
+    if (plan.directoryCare === 'make') makeDirectory(directory, user);
     let started: Pick<StartPlan, 'argv' | 'environment'> = plan;
     if (needsLauncher(plan.bounds)) {
       const token = makeToken();
@@ -154,8 +165,8 @@ export class ChildHere implements Child {
     for (const stream of [0, 1] as const) this.#stream(stream)?.destroy();
   }
 
-  killGroup(): void {
-    if (this.pid !== undefined) sendSignal(-this.pid, 'SIGKILL');
+  signalGroup(signal: GroupSignal): void {
+    if (this.pid !== undefined) sendSignal(-this.pid, signal);
   }
 
   #stream(stream: OutputIndex): Readable | null {
@@ -164,6 +175,19 @@ export class ChildHere implements Child {
 }
 
 export const startHere: Starter<ChildHere> = (plan) => new ChildHere(plan);
+
+/**
+ * A private directory, of the task's user.
+ * @throws NodeFault
+ */
+function makeDirectory(path: string, user: TaskUser | undefined): void {
+  try {
+    mkdirSync(path, { mode: 0o700 });
+    if (user) chownSync(path, user.uid, user.gid);
+  } catch (error) {
+    throw new NodeFault(`no working directory could be made: ${systemCode(error) ?? String(error)}`, error);
+  }
+}
 
 /** No input, output and error as pipes, and so many channels more. */
 const standardStreams = (more: number): StdioOptions => [

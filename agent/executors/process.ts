@@ -24,7 +24,7 @@ import type {
 } from '../core/types.js';
 import { NodeFault } from '../core/types.js';
 import { type FileSource, placeFiles } from '../staging/place.js';
-import { type Child, type DirectoryCare, type Ended, startHere, type Starter } from './child.js';
+import { asideOf, type Child, type DirectoryCare, type Ended, startHere, type Starter } from './child.js';
 import { Directories, type PrivateDirectory } from './directories.js';
 import { fillArguments, taskEnvironment } from './environment.js';
 import type { Janitor } from './janitor.js';
@@ -151,9 +151,8 @@ class RunningProcess {
       await this.#prepare();
       end = this.#ending ? this.#end({}) : await this.#execute();
     } catch (error) {
-      // Nobody can say whether it still runs.
-      if (this.#contained && !this.#exited && error instanceof NodeFault)
-        await killTree(this.pid, this.#cookie, this.tracked);
+      // Nobody can say whether any of it still runs.
+      if (this.#contained && error instanceof NodeFault) await this.#killTree();
       end = this.#failure(error);
     }
     for (const timer of this.#timers) timer.cancel();
@@ -170,9 +169,9 @@ class RunningProcess {
     this.#stop(reason);
   }
 
-  /** Zero until it is known. */
+  /** Zero until it is known, and after the end, when it may be another's. */
   get pid(): number {
-    return this.#contained?.child.pid ?? 0;
+    return this.#exited ? 0 : (this.#contained?.child.pid ?? 0);
   }
 
   get keepers(): ReadonlySet<number> {
@@ -184,7 +183,8 @@ class RunningProcess {
     if (this.#exited || this.#ending) return;
     this.#excess = problem;
     this.#ending = 'exceeded';
-    this.#kill();
+    this.#contained?.kill();
+    void this.#killTree();
   }
 
   /** The directory is made here where something is to be put into it; elsewhere by whoever starts the process. */
@@ -200,6 +200,7 @@ class RunningProcess {
     const { path } = this.#directory;
     try {
       if (!bare) {
+        // Its user's only when all is in place: nobody changes it under our hands.
         mkdirSync(path, { mode: 0o700 });
         if (input?.files.length) await placeFiles(input.files, path, files, workRoot.user);
         if (workRoot.user) chownSync(path, workRoot.user.uid, workRoot.user.gid);
@@ -231,7 +232,7 @@ class RunningProcess {
     const { timeoutMs } = this.#attempt.body;
     if (timeoutMs > 0) this.#timers.push(clock.after(timeoutMs, () => this.#stop('timed-out')));
     const ended = this.#onExit(await child.exited);
-    if (this.#ending) await killTree(this.pid, this.#cookie, this.tracked);
+    if (this.#ending) await this.#killTree();
     await this.#drain(child);
     const how = await contained.verdict(ended);
     if (complaint) sink.write(Stream.STDERR, complaint.release());
@@ -243,6 +244,7 @@ class RunningProcess {
     this.#runMs = ended.runMs ?? this.#options.clock.monotonicMs() - this.#startedMs;
     // Where there are keepers, what they keep may live a little longer than the process that was waited for.
     this.#directoryPristine = ended.directoryPristine === true && this.#contained?.complaint === undefined;
+    if (ended.directoryAside && this.#directory) this.#options.janitor.remove(asideOf(this.#directory.path));
     this.#contained?.kill();
     return ended;
   }
@@ -289,7 +291,7 @@ class RunningProcess {
     if (closed) return;
     if (await Promise.race([whenClosed.then(() => false), this.#lateness(DRAIN_MS)])) {
       // A paused stream is not held open by anybody: the spool is behind, and catches up.
-      await killTree(this.pid, this.#cookie, this.tracked);
+      await this.#killTree();
       let late = this.#lateness(DRAIN_MS);
       while ((await Promise.race([whenClosed.then(() => false), late])) && child.paused)
         late = this.#lateness(DRAIN_MS);
@@ -318,19 +320,20 @@ class RunningProcess {
       if (entry.group !== this.pid && !this.keepers.has(entry.pid)) sendSignal(entry.pid, 'SIGTERM');
     }
     // A keeper that ended now would take what it keeps along, without its grace.
-    if (!this.keepers.has(this.pid)) sendSignal(-this.pid, 'SIGTERM');
-    const kill = () => void killTree(this.pid, this.#cookie, this.tracked);
+    if (!this.keepers.has(this.pid)) this.#contained?.child.signalGroup('SIGTERM');
+    const kill = () => void this.#killTree();
     this.#timers.push(this.#options.clock.after(this.#options.graceMs ?? 2000, kill));
   }
 
   #killNow(): void {
     this.#ending = this.#ending === 'cancelled' ? 'cancelled' : 'fenced';
-    this.#whenRunning(() => this.#kill());
+    // At once: its number may be told only when it has run for a while.
+    this.#contained?.kill();
+    this.#whenRunning(() => void this.#killTree());
   }
 
-  #kill(): void {
-    this.#contained?.kill();
-    void killTree(this.pid, this.#cookie, this.tracked);
+  #killTree(): Promise<void> {
+    return killTree(this.#exited ? undefined : this.#contained?.child, this.#cookie, this.tracked);
   }
 
   /** Acts on the process as soon as its number is known, unless it has ended by then. Before the start it does nothing. */

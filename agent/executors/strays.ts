@@ -9,6 +9,7 @@ import type { Clock } from '../../common/clock.js';
 import type { Service } from '../../common/lifecycle.js';
 import type { Logger } from '../../common/log.js';
 import { Loop } from '../../common/loop.js';
+import type { Child } from './child.js';
 import {
   type ProcessEntry,
   readCookie,
@@ -65,11 +66,14 @@ export function findTree(main: number, cookie: string, tracked: Tracked): Proces
   return withDescendants(table, roots).filter((entry) => !entry.zombie && entry.pid !== process.pid);
 }
 
-/** SIGKILL to the group and the whole tree, again until nothing is left. */
-export async function killTree(main: number, cookie: string, tracked: Tracked): Promise<void> {
+/**
+ * SIGKILL to the group and the whole tree, again until nothing is left.
+ * @param main undefined when it has ended: its number, and that of its group, may be another's by now
+ */
+export async function killTree(main: Child | undefined, cookie: string, tracked: Tracked): Promise<void> {
   for (let round = 0; round < ROUNDS_MAX; round++) {
-    if (main > 0) sendSignal(-main, 'SIGKILL');
-    const killed = findTree(main, cookie, tracked).filter((entry) => sendSignal(entry.pid, 'SIGKILL'));
+    main?.signalGroup('SIGKILL');
+    const killed = findTree(main?.pid ?? 0, cookie, tracked).filter((entry) => sendSignal(entry.pid, 'SIGKILL'));
     if (killed.length === 0) return;
     for (const entry of killed) tracked.set(entry.pid, entry.startTicks);
     await nextTurn();

@@ -156,7 +156,7 @@ export class RunnerProcess {
 
   async #killRest(): Promise<void> {
     this.#contained.kill();
-    if (this.#child.pid !== undefined) await killTree(this.#child.pid, this.#cookie, new Map());
+    if (this.#child.pid !== undefined) await killTree(this.#contained.child, this.#cookie, new Map());
   }
 
   async #ended(code: number | null, signal: NodeJS.Signals | null): Promise<void> {

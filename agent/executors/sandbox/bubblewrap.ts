@@ -181,8 +181,9 @@ class Namespace<C extends Child> implements Contained<C> {
   }
 
   kill(): void {
-    const target = this.#living ?? (this.#ended ? undefined : this.child.pid);
-    if (target !== undefined) sendSignal(target, 'SIGKILL');
+    const first = this.#living;
+    if (first !== undefined) sendSignal(first, 'SIGKILL');
+    else if (!this.#ended) this.child.signalGroup('SIGKILL');
   }
 
   /** The kernel lets the first process of a namespace end only after all others in it. */

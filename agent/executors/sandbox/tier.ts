@@ -83,7 +83,7 @@ class BareProcess<C extends Child> implements Contained<C> {
   }
 
   kill(): void {
-    this.child.killGroup();
+    this.child.signalGroup('SIGKILL');
   }
 
   verdict(exit: Exit): Promise<Exit> {

@@ -1,8 +1,7 @@
 import { NodeFault } from '../../core/types.js';
 import { constants } from 'node:os';
-import type { Child, Ended, OutputIndex } from '../child.js';
-import { sendSignal } from '../process-table.js';
-import { ASK, CLOSE, commandFrame, PAUSE, type Report, RESUME, systemError } from './frames.js';
+import type { Child, Ended, GroupSignal, OutputIndex } from '../child.js';
+import { ASK, CLOSE, commandFrame, PAUSE, type Report, RESUME, SIGNAL, systemError } from './frames.js';
 
 /** The stream a launcher reports on. */
 const REPORT = 2;
@@ -30,6 +29,7 @@ export class SpawnedChild implements Child {
   #settle!: (report: ExitReport) => void;
   #fail!: (error: Error) => void;
   #close!: () => void;
+  #failClose!: (error: Error) => void;
   #known: ((pid: number) => void)[] = [];
   #output: ((stream: OutputIndex, data: Buffer) => void) | undefined;
   #report: ((text: string) => void) | undefined;
@@ -40,12 +40,15 @@ export class SpawnedChild implements Child {
   constructor(id: number, send: (frame: Buffer) => void) {
     this.#id = id;
     this.#send = send;
-    this.closed = new Promise((resolve) => (this.#close = resolve));
+    this.closed = new Promise((resolve, reject) => {
+      this.#close = resolve;
+      this.#failClose = reject;
+    });
     this.exited = new Promise((resolve, reject) => {
       this.#settle = (report) => (report.step ? reject(refusal(report)) : resolve(ended(report)));
       this.#fail = reject;
     });
-    this.exited.catch(() => undefined);
+    for (const end of [this.exited, this.closed]) end.catch(() => undefined);
   }
 
   get pid(): number | undefined {
@@ -86,13 +89,12 @@ export class SpawnedChild implements Child {
   }
 
   abandon(): void {
-    this.#output = undefined;
     this.#send(commandFrame(CLOSE, this.#id));
   }
 
-  /** After the end the spawner has done it, before it gave the number back. */
-  killGroup(): void {
-    if (this.#pid !== undefined && !this.#over) sendSignal(-this.#pid, 'SIGKILL');
+  /** The spawner does it: it alone knows whether the number is still that of this group. In the end it has killed it. */
+  signalGroup(signal: GroupSignal): void {
+    if (!this.#over) this.#send(commandFrame(SIGNAL, this.#id, constants.signals[signal]));
   }
 
   /** True when there is nothing more to come. */
@@ -124,20 +126,20 @@ export class SpawnedChild implements Child {
     for (const use of this.#known.splice(0)) use(pid);
   }
 
-  /** Whoever started it is gone, and the process with it. */
+  /** Whoever started it is gone, and the process with it, and output that was still to come. */
   lost(error: NodeFault): void {
     this.#over = true;
     this.#known = [];
     this.#fail(error);
-    this.#close();
+    this.#failClose(error);
   }
 }
 
 /** As the system reports it: see wait(2). */
-function ended({ status, runUs, directoryPristine }: ExitReport): Ended {
+function ended({ status, runUs, directoryPristine, directoryAside }: ExitReport): Ended {
   const signal = status & 0x7f;
   const how = signal === 0 ? { exitCode: (status >> 8) & 0xff, signal: undefined } : killedBy(signal);
-  return { ...how, runMs: runUs / 1000, directoryPristine };
+  return { ...how, runMs: runUs / 1000, directoryPristine, directoryAside };
 }
 
 const killedBy = (signal: number) => ({ exitCode: undefined, signal: SIGNALS.get(signal) ?? `signal ${signal}` });

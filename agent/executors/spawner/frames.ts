@@ -1,6 +1,6 @@
 /** What the agent and its spawner say to each other; the other half is spawner.c. Numbers are in the machine's order. */
 import { endianness } from 'node:os';
-import type { OutputIndex, StartPlan } from '../child.js';
+import type { StartPlan } from '../child.js';
 import { type Bounds, cpuLimits, needsLauncher, wholeBlocks } from '../sandbox/bounds.js';
 
 const START = 1;
@@ -8,6 +8,7 @@ export const ASK = 2;
 export const PAUSE = 3;
 export const RESUME = 4;
 export const CLOSE = 5;
+export const SIGNAL = 6;
 
 const WITH_USER = 1;
 const WITH_DIRECTORY = 2;
@@ -88,12 +89,13 @@ export function startFrame(id: number, plan: StartPlan): Buffer {
   return frame;
 }
 
-export function commandFrame(type: number, id: number, stream: OutputIndex = 0): Buffer {
+/** @param about a stream, or the number of a signal */
+export function commandFrame(type: number, id: number, about = 0): Buffer {
   const frame = Buffer.allocUnsafe(HEAD_BYTES + 8);
   putWord(frame, frame.length - 4, 0);
   frame.writeUInt8(type, 4);
   putWord(frame, id, HEAD_BYTES);
-  putWord(frame, stream, HEAD_BYTES + 4);
+  putWord(frame, about, HEAD_BYTES + 4);
   return frame;
 }
 
@@ -115,6 +117,7 @@ export type Report =
       pid: number;
       closed: boolean;
       directoryPristine: boolean;
+      directoryAside: boolean;
     }
   | { kind: 'closed'; id: number };
 
@@ -149,7 +152,8 @@ function parse(frame: Buffer): Report | undefined {
       const runUs = getWord(frame, 17) + getWord(frame, 21) * 2 ** 32;
       const bits = getWord(frame, 25);
       const common = { id, status, step: STEPS[step], errno, runUs, pid: getWord(frame, 29) };
-      return { kind: 'exit', ...common, closed: (bits & 1) !== 0, directoryPristine: (bits & 2) !== 0 };
+      const directory = { directoryPristine: (bits & 2) !== 0, directoryAside: (bits & 4) !== 0 };
+      return { kind: 'exit', ...common, ...directory, closed: (bits & 1) !== 0 };
     }
     case 4:
       return { kind: 'closed', id };

@@ -7,19 +7,23 @@
  *
  * Every process it starts gets a session of its own, empty input, pipes for its output, default signals, no descriptor
  * but those it is given, and is killed by the kernel when this program ends. When one ends, its group is killed while its
- * number still belongs to it, and only then is it waited for. When the agent ends, all groups are killed.
+ * number still belongs to it, and only then is it waited for; so signals to a group are sent here, where its number is
+ * certain. When the agent closes its end, all groups are killed.
  *
- * Memory is bounded: output is read from a pipe only while less than OUT_HIGH bytes wait for the agent, and not at all from
- * one that the agent has paused; the writer waits then, as on any pipe.
+ * Memory is bounded: output is read from a pipe only while less than OUT_HIGH bytes wait for the agent (and once more when
+ * the agent gives it up), and not at all from one that the agent has paused; the writer waits then, as on any pipe.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <limits.h>
+#include <linux/openat2.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -37,12 +41,12 @@
 
 enum { IN = 0, OUT = 1 };
 /* Frames of the agent, and to it. */
-enum { START = 1, ASK = 2, PAUSE = 3, RESUME = 4, CLOSE = 5 };
+enum { START = 1, ASK = 2, PAUSE = 3, RESUME = 4, CLOSE = 5, SIGNAL = 6 };
 enum { PID = 1, DATA = 2, EXIT = 3, CLOSED = 4 };
 /* What did not work, when a process could not be started. */
 enum { STEP_DIRECTORY = 1, STEP_PROCESS = 2, STEP_COMMAND = 3 };
 /* Bits of an EXIT frame, and of a START frame. */
-enum { BIT_CLOSED = 1, BIT_PRISTINE = 2 };
+enum { BIT_CLOSED = 1, BIT_PRISTINE = 2, BIT_ASIDE = 4 };
 enum { WITH_USER = 1, WITH_DIRECTORY = 2, WITH_REPORT = 4, WITH_WORDS = 8, MAKE_DIRECTORY = 16 };
 enum {
   STREAMS = 3,            /* output, errors, and what a launcher reports on descriptor 3 */
@@ -50,6 +54,7 @@ enum {
   OUT_HIGH = 256 << 10,
   READ_BYTES = 64 << 10,
   READS_AT_END = 4,
+  TURNS = 64,             /* pieces of output before ends and commands are looked at again */
   FRAME_MAX = 8 << 20,
   IN_KEPT = 256 << 10,
   BUCKETS = 1024,
@@ -65,6 +70,7 @@ struct task {
   bool told, exited;
   uint64_t started_ns;
   char *directory; /* to be looked at in the end; NULL for one that is not ours */
+  bool aside;      /* the one it was given was not as it was made, and a new one took its place */
   uid_t uid;
   struct task *next; /* in its bucket */
 };
@@ -217,12 +223,13 @@ static void watch_data(void) {
   data_waits = waits;
 }
 
+/* One event at a time: the kernel puts what it returned behind all others, so each has its turn however much the rest write. */
 static void read_streams(void) {
-  struct epoll_event events[64];
-  int count = epoll_wait(data_epoll, events, 64, 0);
-  for (int i = 0; i < count && out.to - out.from < OUT_HIGH; i++) {
-    struct task *task = find((uint32_t)(events[i].data.u64 >> 2));
-    int stream = (int)(events[i].data.u64 & 3);
+  struct epoll_event event;
+  for (int i = 0; i < TURNS && out.to - out.from < OUT_HIGH; i++) {
+    if (epoll_wait(data_epoll, &event, 1, 0) != 1) return;
+    struct task *task = find((uint32_t)(event.data.u64 >> 2));
+    int stream = (int)(event.data.u64 & 3);
     if (!task || task->streams[stream] < 0) continue;
     pass_on(task, stream);
     settle(task);
@@ -236,9 +243,24 @@ static void report_exit(uint32_t id, pid_t pid, int status, uint32_t step, int e
   put(body, sizeof body);
 }
 
+/* Opens a directory of ours, if nothing was put in its place: what somebody mounted there could make us wait for them. */
+static int open_private(const char *path) {
+  char parent[PATH_MAX];
+  const char *slash = strrchr(path, '/');
+  if (!slash || (size_t)(slash - path) >= sizeof parent) return -1;
+  memcpy(parent, path, (size_t)(slash - path));
+  parent[slash - path] = 0;
+  int above = open(slash == path ? "/" : parent, O_PATH | O_DIRECTORY | O_CLOEXEC);
+  if (above < 0) return -1;
+  struct open_how how = {.flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, .resolve = RESOLVE_NO_XDEV};
+  int fd = (int)syscall(SYS_openat2, above, slash + 1, &how, sizeof how);
+  close(above);
+  return fd;
+}
+
 /* Empty, its user's alone, and without anything that could be hung on it: the next one may have it. */
 static bool pristine(const char *path, uid_t uid) {
-  int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  int fd = open_private(path);
   if (fd < 0) return false;
   struct stat status;
   char entries[1024], names[1024];
@@ -270,8 +292,10 @@ static void ended(struct task *task, int status) {
       if (out.to - out.from >= OUT_HIGH || !pass_on(task, i)) break;
   int error = refusals[task->id % BUCKETS].id == task->id ? refusals[task->id % BUCKETS].error : 0;
   bool closed = all_closed(task);
-  bool clean = closed && task->directory && pristine(task->directory, task->uid);
-  uint32_t bits = (closed ? BIT_CLOSED : 0) | (clean ? BIT_PRISTINE : 0);
+  /* Killed is not yet gone: one that is still in a system call could finish it. */
+  bool alone = kill(-task->pid, 0) != 0 && errno == ESRCH;
+  bool clean = closed && alone && task->directory && pristine(task->directory, task->uid);
+  uint32_t bits = (closed ? BIT_CLOSED : 0) | (clean ? BIT_PRISTINE : 0) | (task->aside ? BIT_ASIDE : 0);
   report_exit(task->id, task->pid, status, error ? STEP_COMMAND : 0, error, run_us, bits);
   if (closed) forget(task);
 }
@@ -329,7 +353,8 @@ static void become(const struct start *start, int *pipes, char *directory, char 
   if (chdir(directory) != 0) error = errno;
   if (!error && start->flags & WITH_USER)
     if (setgroups(0, NULL) != 0 || setgid(start->gid) != 0 || setuid(start->uid) != 0) error = errno;
-  /* After the change of user, which undoes it. */
+  /* After the change of user, which undoes both: others of that user do not read what we were told of other tasks. */
+  prctl(PR_SET_DUMPABLE, 0);
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != self) _exit(127);
   sigprocmask(SIG_SETMASK, &none, NULL);
@@ -343,16 +368,36 @@ static void become(const struct start *start, int *pipes, char *directory, char 
   _exit(127);
 }
 
-/* Data that is there before the process is: what does not fit into a pipe is too long. */
+/* Data that is there before the process is. A user with many pipes gets small ones; that is not the task's fault. */
 static int fill(int *ends, const char *words, uint32_t length) {
   if (pipe2(ends, O_CLOEXEC) != 0) return errno;
-  if (length > 60 << 10 && fcntl(ends[1], F_SETPIPE_SZ, (int)length + 4096) < 0) return E2BIG;
+  if (fcntl(ends[1], F_GETPIPE_SZ) < (int)length && fcntl(ends[1], F_SETPIPE_SZ, (int)length) < 0) return EAGAIN;
   fcntl(ends[1], F_SETFL, O_NONBLOCK);
-  ssize_t written = write(ends[1], words, length);
-  int error = written == (ssize_t)length ? 0 : E2BIG;
-  close(ends[1]);
-  ends[1] = -1;
-  return error;
+  return write(ends[1], words, length) == (ssize_t)length ? 0 : EAGAIN;
+}
+
+/* For the agent to remove. */
+static bool put_aside(const char *directory) {
+  static const char SUFFIX[] = ".aside";
+  char aside[PATH_MAX];
+  size_t length = strlen(directory);
+  errno = ENAMETOOLONG;
+  if (length + sizeof SUFFIX > sizeof aside) return false;
+  memcpy(aside, directory, length);
+  memcpy(aside + length, SUFFIX, sizeof SUFFIX);
+  return rename(directory, aside) == 0;
+}
+
+/* An error number, or 0 when the directory, one that is ours, is as it is made. */
+static int ready(const char *directory, const struct start *head, uid_t uid, bool *aside) {
+  if (!(head->flags & MAKE_DIRECTORY)) {
+    /* It lay about since it was looked at, and others may run as the same user. */
+    if (pristine(directory, uid)) return 0;
+    *aside = put_aside(directory);
+    if (!*aside && errno != ENOENT) return errno;
+  }
+  if (mkdir(directory, 0700) != 0) return errno;
+  return head->flags & WITH_USER && lchown(directory, uid, head->gid) != 0 ? errno : 0;
 }
 
 static void shut(int fd) {
@@ -383,9 +428,9 @@ static void start(char *body, size_t length) {
   uint32_t step = 0;
   int error = 0;
   int reading[STREAMS] = {-1, -1, -1}, given[4] = {-1, -1, -1, -1};
-  if (head.flags & MAKE_DIRECTORY)
-    if (mkdir(directory, 0700) != 0 || (head.flags & WITH_USER && lchown(directory, head.uid, head.gid) != 0))
-      error = errno, step = STEP_DIRECTORY;
+  task->uid = head.flags & WITH_USER ? head.uid : geteuid();
+  if (head.flags & WITH_DIRECTORY) error = ready(directory, &head, task->uid, &task->aside);
+  if (error) step = STEP_DIRECTORY;
   for (int i = 0; i < (head.flags & WITH_REPORT ? STREAMS : STREAMS - 1) && !error; i++) {
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) != 0) {
@@ -399,12 +444,12 @@ static void start(char *body, size_t length) {
   int words[2] = {-1, -1};
   if (!error && head.flags & WITH_WORDS) {
     error = fill(words, body + at, head.words);
-    if (error) step = error == E2BIG ? STEP_COMMAND : STEP_PROCESS;
+    if (error) step = STEP_PROCESS;
     given[3] = words[0];
   }
   pid_t pid = -1;
   if (!error) {
-    refusals[head.id % BUCKETS].id = 0;
+    if (refusals[head.id % BUCKETS].id == head.id) refusals[head.id % BUCKETS].id = 0;
     task->started_ns = now_ns();
     pid = fork();
     if (pid == 0) become(&head, given, directory, argv, envp);
@@ -422,7 +467,6 @@ static void start(char *body, size_t length) {
   task->id = head.id;
   task->pid = pid;
   task->directory = head.flags & WITH_DIRECTORY ? strdup(directory) : NULL;
-  task->uid = head.flags & WITH_USER ? head.uid : geteuid();
   task->next = buckets[head.id % BUCKETS];
   buckets[head.id % BUCKETS] = task;
   running++;
@@ -444,13 +488,21 @@ static void obey(uint8_t type, char *body, size_t length) {
   memcpy(words, body, sizeof words);
   struct task *task = find(words[0]);
   uint32_t stream = words[1];
-  if (!task || stream >= STREAMS) return;
+  if (!task) return;
   if (type == ASK) tell_pid(task);
+  if (type == SIGNAL && !task->exited) {
+    /* One that was forked just now has no group yet. */
+    if (kill(-task->pid, (int)words[1]) != 0) kill(task->pid, (int)words[1]);
+  }
   if (type == CLOSE) {
-    for (int i = 0; i < STREAMS; i++) close_stream(task, i);
+    for (int i = 0; i < STREAMS; i++) {
+      /* What was written by now still counts, whoever else had its turn before. */
+      if (task->streams[i] >= 0 && !task->paused[i]) pass_on(task, i);
+      close_stream(task, i);
+    }
     settle(task);
   }
-  if (type != PAUSE && type != RESUME) return;
+  if ((type != PAUSE && type != RESUME) || stream >= STREAMS) return;
   bool pause = type == PAUSE;
   if (task->streams[stream] < 0 || task->paused[stream] == pause) return;
   task->paused[stream] = pause;
@@ -547,8 +599,10 @@ int main(int argc, char **argv) {
     struct epoll_event events[8];
     int count = epoll_wait(main_epoll, events, 8, untold > 0 ? TELL_AFTER_MS : -1);
     bool has[RESERVED * 8] = {false};
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i++) {
+      if (events[i].data.fd == OUT && events[i].events & (EPOLLHUP | EPOLLERR)) die();
       if (events[i].data.fd >= 0 && events[i].data.fd < (int)sizeof has) has[events[i].data.fd] = true;
+    }
     if (has[data_epoll]) read_streams();
     if (has[signals]) reap();
     if (has[IN]) read_frames();

@@ -140,10 +140,7 @@ test('a command finds default signals, a session of its own, empty input and thr
   t.match(lines[2], /SigIgn:\t0+$/);
   t.equal(lines[3], `${lines[4]} ${lines[4]}`);
   t.equal(child.pid, Number(lines[4]));
-  for (const other of others) {
-    other.whenKnown(() => other.killGroup());
-    other.ask();
-  }
+  for (const other of others) other.signalGroup('SIGKILL');
   for (const other of others) t.match(await other.exited, { signal: 'SIGKILL' });
 });
 

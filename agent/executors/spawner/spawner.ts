@@ -7,6 +7,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import type { Socket } from 'node:net';
+import { systemCode } from '../../../common/errors.js';
 import type { Service } from '../../../common/lifecycle.js';
 import type { Logger } from '../../../common/log.js';
 import { NodeFault } from '../../core/types.js';
@@ -71,7 +72,8 @@ export class Spawner implements Service {
 
   /** Starts it here if the spawner cannot. @throws what `spawn` throws */
   readonly starter = (plan: StartPlan): Child => {
-    if (!this.available || plan.linked === true || (plan.words?.length ?? 0) > WORDS_MAX) return startHere(plan);
+    if (!this.available || plan.linked === true || Buffer.byteLength(plan.words ?? '') > WORDS_MAX)
+      return startHere(plan);
     const id = (this.#ids = (this.#ids + 1) >>> 0);
     const frame = startFrame(id, plan);
     if (!this.#running) void this.#run();
@@ -95,38 +97,56 @@ export class Spawner implements Service {
 
   /** Resolves when it runs or could not be started. */
   #run(): Promise<void> {
-    const started = spawn(this.#program as string, [String(process.pid)], {
-      cwd: '/',
-      env: {},
-      stdio: ['pipe', 'pipe', 'ignore'],
-      detached: true,
+    return new Promise((resolve) => {
+      const failed = (error: unknown) => {
+        this.#ended(false, systemCode(error) ?? String(error));
+        resolve();
+      };
+      let started: ChildProcess;
+      try {
+        started = spawn(this.#program as string, [String(process.pid)], {
+          cwd: '/',
+          env: {},
+          stdio: ['pipe', 'pipe', 'ignore'],
+          detached: true,
+        });
+      } catch (error) {
+        return failed(error);
+      }
+      // Some errors are thrown, some are told later; then it has no number, and perhaps no streams.
+      if (started.pid === undefined) return void started.once('error', failed);
+      started.on('error', () => undefined);
+      started.once('spawn', () => resolve());
+      this.#attend(started);
     });
+  }
+
+  #attend(started: ChildProcess): void {
     const running: Running = { process: started, children: new Map(), waiting: [], works: false };
+    this.#running = running;
     const reader = new FrameReader();
     const take = (report: Report) => {
       if (running.children.get(report.id)?.take(report)) running.children.delete(report.id);
     };
-    started.stdin.on('error', () => undefined);
-    started.stdout.on('error', () => undefined);
-    started.stdout.on('data', (data: Buffer) => {
+    started.stdin?.on('error', () => undefined);
+    started.stdout?.on('error', () => undefined);
+    started.stdout?.on('data', (data: Buffer) => {
       running.works = true;
       reader.read(data, take);
     });
-    return new Promise((resolve) => {
-      started.once('spawn', () => resolve());
-      started.once('error', (err) => this.#gone(running, err.message, resolve));
-      started.once('close', (code, signal) => this.#gone(running, signal ?? `exit code ${code}`, resolve));
-      if (started.pid !== undefined) this.#running = running;
-    });
+    started.once('close', (code, signal) => this.#gone(running, signal ?? `exit code ${code}`));
   }
 
-  #gone(running: Running, how: string, resolve: () => void): void {
+  #gone(running: Running, how: string): void {
     if (this.#running === running) this.#running = undefined;
-    if (!running.works) this.#failures++;
-    if (!this.#stopped) this.#log.error({ event: 'spawner.ended', how }, 'what starts processes has ended');
+    this.#ended(running.works, how);
     const children = [...running.children.values()];
     running.children.clear();
     for (const child of children) child.lost(new NodeFault(`what had started the process has ended (${how})`));
-    resolve();
+  }
+
+  #ended(worked: boolean, how: string): void {
+    if (!worked) this.#failures++;
+    if (!this.#stopped) this.#log.error({ event: 'spawner.ended', how }, 'what starts processes has ended');
   }
 }
