@@ -22,6 +22,7 @@ import type {
   RunningLaunch,
   StopReason,
 } from '../core/types.js';
+import { stopsAlone } from '../core/ledger.js';
 import { NodeFault } from '../core/types.js';
 import { type FileSource, placeFiles } from '../staging/place.js';
 import { asideOf, type Child, type DirectoryCare, type Ended, startHere, type Starter } from './child.js';
@@ -193,8 +194,9 @@ class RunningProcess {
     const { body, input } = this.#attempt;
     this.bounds = boundsOf(body.resources, body.limits, tiers.bounds);
     this.#cgroup = tiers.cgroupFor(this.bounds);
-    // A group is entered by the agent itself, and left with its next breath.
-    if (spawner?.available && !this.#cgroup) this.#starter = spawner.starter;
+    // A group is entered by the agent itself, and left with its next breath. And what must be dead when a lease ends is killed
+    // by the agent alone, which knows its number from the start: after a sleep the spawner may be the last to wake.
+    if (spawner?.available && !this.#cgroup && !stopsAlone(body)) this.#starter = spawner.starter;
     const bare = this.#starter !== startHere && !input?.files.length;
     this.#directory = bare ? this.#directories.take(this.#attempt.job) : this.#directories.takeNew();
     const { path } = this.#directory;
