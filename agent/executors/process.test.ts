@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { type Test, test as tapTest } from 'tap';
-import { systemClock } from '../../common/clock.js';
+import { type Clock, systemClock } from '../../common/clock.js';
 import { silentLogger } from '../../common/log.js';
 import type { JobBody } from '../../proto/gen/mesh/v1/agent.js';
 import { Stream } from '../../proto/gen/mesh/v1/common.js';
@@ -20,7 +20,7 @@ import type { TierName } from './sandbox/tier.js';
 const noFiles: FileSource = { withFile: () => Promise.reject(new NodeFault('no files here')) };
 
 type TestBody = (t: Test) => unknown;
-type Setup = { graceMs?: number; files?: FileSource };
+type Setup = { graceMs?: number; files?: FileSource; clock?: Clock };
 
 async function setupIn(tier: TierName, t: Parameters<typeof makeBench>[0], more: Setup, spawned: boolean) {
   const bench = await makeBench(t);
@@ -257,7 +257,19 @@ function suite(tier: TierName, spawned: boolean): void {
   });
 
   test(`${tier}: cancel: SIGTERM first, SIGKILL after the grace, escaped processes included`, async (t) => {
-    const { executor, marker } = await setup(t, { graceMs: 50 });
+    // The grace ends when the test says so.
+    const graceMs = 86_400_000;
+    const graces: (() => void)[] = [];
+    const clock: Clock = {
+      monotonicMs: () => systemClock.monotonicMs(),
+      wallMs: () => systemClock.wallMs(),
+      after: (delayMs, fire, options) => {
+        if (delayMs !== graceMs) return systemClock.after(delayMs, fire, options);
+        graces.push(fire);
+        return { cancel: () => undefined };
+      },
+    };
+    const { executor, marker } = await setup(t, { graceMs, clock });
     const script = `
     trap 'echo term' TERM
     sh -c 'trap "" TERM; echo $$; while :; do sleep 1; done' &
@@ -270,9 +282,11 @@ function suite(tier: TierName, spawned: boolean): void {
     while (numbersIn(run.text(0)).length < 4) await nextTurn();
     run.running.stop(0, 'cancelled');
     run.running.stop(0, 'shutdown');
+    await run.whenPrinted(0, 'term');
+    t.equal(graces.length, 1);
+    graces[0]?.();
     const end = await run.end();
     t.match(end, { outcome: 'cancelled', error: 'cancelled', signal: 'SIGKILL' });
-    t.match(run.text(0), 'term');
     const pids = numbersIn(run.text(0));
     t.equal(pids.length, 4);
     await gone(t, marker, pids);
