@@ -109,6 +109,25 @@ for (const lost of BOTH) {
     await passing(bench, agent.assignedAll(3));
   });
 
+  test(`submit with items: the ${lost} is lost, and nobody asks again`, async (t) => {
+    const bench = await setUp(t);
+    const { plane, truth, proxy } = bench;
+    const gone = proxy.loseNext(/insert into job \(/, lost);
+    const items = ['a', 'b', 'c'].map((value) => ({ value, files: [] }));
+    await t.rejects(passing(bench, plane.intake.submit(submission(3, {}, [items]))), down);
+    await gone;
+    const [job] = await truth.jobs.list({ limit: 10 });
+    if (lost === 'request') return t.equal(job, undefined);
+    const agent = new PlayedAgent(plane, 'a1', 3);
+    await agent.connect();
+    const tasks = await passing(bench, agent.assignedAll(3));
+    const inputs = await truth.tasks.inputs(tasks);
+    t.same(
+      inputs.map((text) => (JSON.parse(text ?? '{}') as { value?: string }).value),
+      ['a', 'b', 'c'],
+    );
+  });
+
   test(`assign: the ${lost} is lost`, async (t) => {
     const bench = await setUp(t);
     const { plane, truth, proxy } = bench;
