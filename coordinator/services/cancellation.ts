@@ -18,12 +18,11 @@ import type { Copies } from './copies.js';
 import type { Fleet } from './fleet.js';
 import type { Jobs } from './jobs.js';
 import { toRefs } from './session.js';
+import { UNSURE_MS } from './unsure.js';
 
 const ROWS_PER_BATCH = 5000;
 /** A cancellation that a failure cut off goes on after at most this long. */
 const RESUME_MS = 2000;
-/** A statement that nobody heard of any more may still be under way on the server for so long. */
-const UNSURE_MS = 5 * 60_000;
 
 export interface CancellationOptions {
   store: Store;

@@ -30,13 +30,13 @@ import { problemOf, valuesFor, type ValuesByJob, valuesOf } from './handover.js'
 import type { Secrets } from './secrets.js';
 import { nodeView } from './node-view.js';
 import { toRefs } from './session.js';
+import { UNSURE_MS } from './unsure.js';
 
 /** Returned tasks looked at per turn, shared equally among the jobs that have any. */
 const DUE_PAGE = 5000;
 /** Jobs whose returned tasks are looked at in one turn; the next turn goes on with the jobs that follow. */
 const DUE_JOBS_MAX = 500;
-/** A statement that nobody heard of any more may still be under way on the server for so long. */
-const UNSURE_MS = 5 * 60_000;
+/** Assignments of unknown outcome that are kept in mind; the oldest are left to the next term. */
 const LATE_MAX = 100;
 /** Without a sign that something came back, the store is asked this often anyway. */
 const DUE_LOOK_MS = 1000;

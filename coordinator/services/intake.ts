@@ -22,9 +22,8 @@ import { type Limits, shownLimit, specLimits } from './limits.js';
 import type { Secrets } from './secrets.js';
 import type { Namespaces } from './namespaces.js';
 import { StagedFiles } from './staged-files.js';
+import { UNSURE_MS } from './unsure.js';
 
-/** A statement that nobody heard of any more may still be under way on the server for so long. */
-const UNSURE_MS = 5 * 60_000;
 /** Ids of submissions whose outcome is unknown; the oldest are left to the next start. */
 const UNSURE_MAX = 10_000;
 

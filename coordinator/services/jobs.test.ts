@@ -71,7 +71,7 @@ test('a job that runs what another ran begins with what was learned from it', as
   t.equal(waiting.taskTime.ms, 300, 'its own word counts more');
 });
 
-test('jobs that wait are told by group, as long as they have tasks that nobody was given', async (t) => {
+test('jobs that end leave their group, and those that had left it end all the same', async (t) => {
   const jobs = new Jobs(new KindRegistry(), new Changes(), 1000);
   const groups = () => [...jobs.waiting().values()].map((group) => [...group].map(({ row }) => row.seq));
   const first = jobs.add(rowOf(1));
@@ -82,20 +82,6 @@ test('jobs that wait are told by group, as long as they have tasks that nobody w
   t.same(groups(), [[2], [3]]);
   jobs.apply([1, 2].map((seq) => changeOf(rowOf(seq), { status: 'CANCELLED', completedAtMs: 3 })));
   t.same(groups(), [[3]]);
-});
-
-test('a job that runs what another ran begins with what was learned from it', async (t) => {
-  const jobs = new Jobs(new KindRegistry(), new Changes(), 1000);
-  const first = jobs.add(rowOf(1));
-  const waiting = jobs.add(rowOf(2));
-  const foreign = jobs.add({ ...rowOf(3), submitter: 'bert' });
-  t.equal(waiting.taskTime.ms, undefined);
-  first.taskTime.observe(40, 4);
-  t.equal(waiting.taskTime.ms, 10, 'also where it was submitted before');
-  t.equal(jobs.add(rowOf(4)).taskTime.ms, 10);
-  t.equal(foreign.taskTime.ms, undefined, "another submitter's may be something else");
-  waiting.taskTime.observe(300, 1);
-  t.equal(waiting.taskTime.ms, 300, 'its own word counts more');
 });
 
 test('jobs that wait are told by group, as long as they have tasks that nobody was given', async (t) => {

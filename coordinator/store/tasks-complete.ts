@@ -50,8 +50,11 @@ function resultsOf(ordered: readonly Settlement[]): { same: string | undefined; 
  * Reads the tasks of a run in one pass along the primary key, and what is said of each from arrays by its place in the run:
  * a third of the time of a probe for every task. Nothing in it can be joined another way.
  */
-export function completeStatement(epoch: number, ordered: readonly Settlement[]): RawBuilder<CompletedRow> {
-  const runs = toRuns(ordered);
+export function completeStatement(
+  epoch: number,
+  ordered: readonly Settlement[],
+  runs: readonly Run[] = toRuns(ordered),
+): RawBuilder<CompletedRow> {
   const results = resultsOf(ordered);
   const place = sql`[r.before + t.index - r.first + 1]`;
   const runUs = sql`(${bigints(ordered, (s) => whole(s.runUs))})${place}`;

@@ -113,9 +113,9 @@ export async function settle(database: Database, epoch: number, items: readonly 
 async function complete(database: Database, epoch: number, items: readonly Settlement[]): Promise<Settled> {
   const positions = inOrder(items);
   const ordered = positions.map((position) => items[position] as Settlement);
-  const row = await runAsLeader(database, epoch, completeStatement(epoch, ordered));
-  const accepted = new Array<boolean>(items.length).fill(false);
   const runs = toRuns(ordered);
+  const row = await runAsLeader(database, epoch, completeStatement(epoch, ordered, runs));
+  const accepted = new Array<boolean>(items.length).fill(false);
   for (const [number, indexes] of row.accepted) {
     const { first, size, before } = runs[number - 1] as Run;
     const places = indexes?.map((index) => index - first) ?? Array.from({ length: size }, (_, place) => place);
