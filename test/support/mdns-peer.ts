@@ -8,6 +8,7 @@
 import { createSocket } from 'node:dgram';
 import type { AddressInfo } from 'node:net';
 import { createInterface } from 'node:readline';
+import { setImmediate } from 'node:timers/promises';
 import { connect as tlsConnect, createServer as createTlsServer } from 'node:tls';
 import { Bonjour } from 'bonjour-service';
 import { systemClock } from '../../common/clock.js';
@@ -64,9 +65,21 @@ function listenForGoodbyes() {
   });
 }
 
-/** A thousand records that claim coordinators, well and badly made, then packets that are nothing at all. */
+/** A thousand records that claim coordinators, well and badly made, then packets that are nothing at all; until it is stopped. */
 async function flood(address: string, digest: string) {
   const socket = openMulticast(address, () => undefined);
+  process.once('SIGTERM', () => process.exit());
+  say({ interfaces: [address] });
+  for (;;) {
+    await claims(socket, digest);
+    await garbage(address);
+    say({ flooded: true });
+    // Datagrams that are sent at once keep the loop in one phase: without a step out of it no signal would be heard.
+    await setImmediate();
+  }
+}
+
+async function claims(socket: ReturnType<typeof openMulticast>, digest: string) {
   const respond = (records: unknown[]) => new Promise<void>((resolve) => socket.respond(records, () => resolve()));
   for (let i = 0; i < 1000; i++) {
     const name = `fake-${i}._mesh._tcp.local`;
@@ -80,9 +93,6 @@ async function flood(address: string, digest: string) {
       { name: `fake-${i}.local`, type: 'A', ttl: 120, data: `10.99.${i % 250}.${(i % 200) + 1}` },
     ]);
   }
-  await garbage(address);
-  say({ flooded: true });
-  await socket.close();
 }
 
 async function garbage(address: string) {
@@ -115,7 +125,7 @@ async function publish(name: string, port: string, address: string) {
 /** Keeps what it hears, as a program would that takes the library at its word. */
 async function plain(address: string) {
   const browser = plainBonjour(address).find({ type: SERVICE_TYPE });
-  browser.on('up', (service) => say({ instance: service.name }));
+  browser.on('up', (service) => say({ instance: service.name, kept: browser.services.length }));
   browser.on('down', (service) => say({ down: service.name }));
   say({ interfaces: [address] });
   createInterface(process.stdin).on('line', () => report({ names: browser.services.map(({ name }) => name) }));

@@ -18,6 +18,7 @@ export type Said = Partial<{
   foreign: number;
   goodbye: boolean;
   stopped: boolean;
+  /** All that a flood consists of was sent once more. */
   flooded: boolean;
   /** Of a rogue: its port, how often somebody connected, what it was told inside TLS. */
   port: number;
@@ -25,6 +26,7 @@ export type Said = Partial<{
   heard: string;
   /** Of a plain browser: what its library holds, what it took for gone. */
   names: string[];
+  kept: number;
   down: string;
   /** Resident memory, bytes. */
   rss: number;
