@@ -26,15 +26,38 @@ export const isAskedToRenew = (metadata: Metadata): boolean => metadata.get(RENE
 export const namedCoordinators = (metadata: Metadata | undefined): string[] =>
   metadata?.get(COORDINATORS)[0]?.toString().split(' ').slice(0, COORDINATORS_MAX) ?? [];
 
-export function toStatus(error: unknown): Partial<StatusObject> {
-  const known = toMeshError(error);
-  const metadata = new Metadata();
-  metadata.set(CODE, known.code);
-  metadata.set(HINT, Buffer.from(known.hint));
-  nameCoordinators(metadata, known.coordinators);
-  const details = known.code === 'INTERNAL' ? 'internal error; the coordinator log says more' : known.message;
-  return { code: known.grpcStatus, details, metadata };
+/** A MeshError inside an answer, where it is the outcome of a part of what was asked. */
+export interface CallErrorText {
+  code: string;
+  message: string;
+  hint: string;
+  coordinators: readonly string[];
 }
+
+export function toCallError(error: unknown): CallErrorText & { coordinators: string[] } {
+  const { code, message, hint, coordinators } = toMeshError(error);
+  return { code, message: code === 'INTERNAL' ? UNSAID : message, hint, coordinators: [...coordinators] };
+}
+
+export function fromCallError({ code, message, hint, coordinators }: CallErrorText): MeshError {
+  if (!isErrorCode(code)) return new MeshError('INTERNAL', message || code);
+  return new MeshError(code, message, { hint, coordinators: coordinators.slice(0, COORDINATORS_MAX) });
+}
+
+const UNSAID = 'internal error; the coordinator log says more';
+
+export function toStatus(error: unknown): Partial<StatusObject> {
+  const { code, message, hint, coordinators } = toCallError(error);
+  const metadata = new Metadata();
+  metadata.set(CODE, code);
+  metadata.set(HINT, Buffer.from(hint));
+  nameCoordinators(metadata, coordinators);
+  return { code: toMeshError(error).grpcStatus, details: message, metadata };
+}
+
+/** The other side is of an earlier version, without this method. */
+export const isUnimplemented = (error: unknown): boolean =>
+  error instanceof MeshError && (error.cause as Partial<ServiceError> | undefined)?.code === status.UNIMPLEMENTED;
 
 export function fromServiceError(error: unknown): MeshError {
   if (error instanceof MeshError) return error;

@@ -45,6 +45,8 @@ const REPEATABLE: ReadonlySet<string> = new Set([
   'getNode',
   'drainNode',
   'missingBlobs',
+  // By the keys of its jobs.
+  'submitJobs',
   'listTokens',
   'listWaiting',
   'listCertificates',

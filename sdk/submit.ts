@@ -14,14 +14,8 @@ import {
   type SecretUse,
   TaskInput,
 } from '../proto/gen/mesh/v1/common.js';
-import {
-  type Job,
-  type JobSpec,
-  type MeshServiceService,
-  OnFailure,
-  type SubmitJobRequest,
-} from '../proto/gen/mesh/v1/mesh.js';
-import type { Api } from './api.js';
+import { type Job, type JobSpec, OnFailure, type SubmitJobRequest } from '../proto/gen/mesh/v1/mesh.js';
+import { type SubmitCalls, submitTogether } from './gather.js';
 import { persist, type PersistOptions, SUBMIT_PATIENCE_MS } from './persist.js';
 import { DEFAULT_BACKOFF_MS, DEFAULT_RETRIES, TASKS_MAX } from './limits.js';
 
@@ -95,7 +89,7 @@ export function makeSpec(options: SpecOptions): JobSpec {
  * @throws MeshError BAD_SPEC when the items are not as many as the specification says, or one is too large
  */
 export async function submitJob(
-  mesh: Pick<Api<typeof MeshServiceService>, 'submitJob'>,
+  mesh: SubmitCalls,
   submission: Submission,
   options: Partial<PersistOptions> = {},
 ): Promise<Job> {
@@ -103,12 +97,14 @@ export async function submitJob(
   const open = typeof items === 'function' ? items : () => items;
   const patienceMs = isReadableAgain(items) ? (options.patienceMs ?? SUBMIT_PATIENCE_MS) : 0;
   const { signal } = options;
-  const { job } = await persist(() => mesh.submitJob(submitMessages(submission, open()), signal ? { signal } : {}), {
-    ...options,
-    patienceMs,
-  });
-  if (!job) throw new MeshError('INTERNAL', 'the coordinator answered a submission without a job');
-  return job;
+  const { spec, idempotencyKey } = submission;
+  const attempt = async (): Promise<Job> => {
+    if (items === undefined) return submitTogether(mesh, { spec, idempotencyKey }, signal);
+    const { job } = await mesh.submitJob(submitMessages(submission, open() ?? []), signal ? { signal } : {});
+    if (!job) throw new MeshError('INTERNAL', 'the coordinator answered a submission without a job');
+    return job;
+  };
+  return persist(attempt, { ...options, patienceMs });
 }
 
 /** A generator is its own iterator: what it gave is gone. */
@@ -116,12 +112,8 @@ function isReadableAgain(items: Submission['items']): boolean {
   return items === undefined || typeof items === 'function' || !('next' in items);
 }
 
-async function* submitMessages(
-  { spec, idempotencyKey }: Submission,
-  items: Items | undefined,
-): AsyncGenerator<SubmitJobRequest> {
+async function* submitMessages({ spec, idempotencyKey }: Submission, items: Items): AsyncGenerator<SubmitJobRequest> {
   yield { body: { $case: 'start', value: { spec, idempotencyKey } } };
-  if (!items) return;
   let batch: TaskInput[] = [];
   let bytes = 0;
   let count = 0;

@@ -49,7 +49,7 @@ const ALLOWED: Record<string, readonly Caller[]> = {
   'CaService/GetCrl': ROLES,
   'CaService/RenewIssuer': ['coordinator'],
   ...each(['CaService/Issue', 'CaService/Revoke', 'CaService/ListCertificates'], ['operator']),
-  ...each(['SubmitJob', 'MissingBlobs', 'PutBlob', 'CancelJob', 'RetryJob'], ['operator', 'submitter']),
+  ...each(['SubmitJob', 'SubmitJobs', 'MissingBlobs', 'PutBlob', 'CancelJob', 'RetryJob'], ['operator', 'submitter']),
   // Logs and results may hold secrets: not for viewers.
   ...each(['ReadLogs', 'ReadResults'], ['operator', 'submitter']),
   ...each(

@@ -16,7 +16,7 @@ import type {
   UntypedServiceImplementation,
 } from '@grpc/grpc-js';
 import { MeshError, toMeshError } from '../../common/errors.js';
-import { askForRenewal, nameCoordinators, toStatus } from '../../common/grpc-errors.js';
+import { askForRenewal, nameCoordinators, toCallError, toStatus } from '../../common/grpc-errors.js';
 import type { Identity } from '../../common/identity/identity.js';
 import type { Logger } from '../../common/log.js';
 import type { CallLike } from '../door/door.js';
@@ -75,9 +75,23 @@ export class Gate {
   }
 
   report(path: string, error: unknown): ReturnType<typeof toStatus> {
+    return toStatus(this.#known(path, error));
+  }
+
+  /** The same for a part of a call, of which the rest may succeed. */
+  reportPart(path: string, error: unknown): ReturnType<typeof toCallError> {
+    return toCallError(this.#known(path, error));
+  }
+
+  /** One more request of a caller who was admitted, made by the same call. @throws MeshError OVERLOADED */
+  again({ identity, address }: CallContext): void {
+    this.options.throttle.request(identity, address);
+  }
+
+  #known(path: string, error: unknown): MeshError {
     const known = toMeshError(error);
     if (known.code === 'INTERNAL') this.options.log.error({ event: 'rpc.failed', method: path, err: error });
-    return toStatus(known);
+    return known;
   }
 
   unary<Request, Response>(

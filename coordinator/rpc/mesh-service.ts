@@ -17,7 +17,7 @@ import type { Identity } from '../../common/identity/identity.js';
 import type { Ledger } from '../core/ledger.js';
 import type { Gate } from './authorize.js';
 import { callerOf } from './authority-services.js';
-import { receiveBlobs, receiveJob } from './receive.js';
+import { receiveBlobs, receiveJob, receiveJobs } from './receive.js';
 import { presentJob, presentNode, presentTask, presentToken, resultOf } from './present.js';
 import type { Intake } from '../services/intake.js';
 
@@ -67,12 +67,22 @@ type Methods<K extends keyof MeshServiceServer> = Pick<MeshServiceServer & Untyp
 function jobMethods({
   gate,
   plane,
-}: MeshServiceOptions): Methods<'submitJob' | 'missingBlobs' | 'putBlob' | 'cancelJob' | 'retryJob'> {
+}: MeshServiceOptions): Methods<'submitJob' | 'submitJobs' | 'missingBlobs' | 'putBlob' | 'cancelJob' | 'retryJob'> {
   return {
     submitJob: gate.clientStream<api.SubmitJobRequest, api.SubmitJobResponse>(
       Mesh.submitJob.path,
       async (requests, context) => ({
         job: presentJob(await receiveJob(plane.lead().intake, context, requests)),
+      }),
+    ),
+    submitJobs: gate.unary<api.SubmitJobsRequest, api.SubmitJobsResponse>(
+      Mesh.submitJobs.path,
+      async ({ jobs }, context) => ({
+        outcomes: await receiveJobs<api.SubmitJobOutcome>(plane.lead().intake, context, jobs, {
+          admit: () => gate.again(context),
+          present: (row) => ({ outcome: { $case: 'job', value: presentJob(row) } }),
+          refuse: (error) => ({ outcome: { $case: 'error', value: gate.reportPart(Mesh.submitJobs.path, error) } }),
+        }),
       }),
     ),
     missingBlobs: gate.unary<api.MissingBlobsRequest, api.MissingBlobsResponse>(

@@ -50,6 +50,7 @@ export const METHOD_ROLES: Readonly<Record<string, readonly Caller[]>> = {
   '/mesh.v1.DoctorService/Examine': OPERATOR,
 
   '/mesh.v1.MeshService/SubmitJob': PEOPLE,
+  '/mesh.v1.MeshService/SubmitJobs': PEOPLE,
   '/mesh.v1.MeshService/MissingBlobs': PEOPLE,
   '/mesh.v1.MeshService/PutBlob': PEOPLE,
   '/mesh.v1.MeshService/GetJob': READERS,

@@ -55,6 +55,39 @@ test('a submission that is broken off makes no job', async (t) => {
   t.same(await front.store.jobs.list({ limit: 10 }), []);
 });
 
+test('jobs that come in one call are taken or refused each by itself, as by a call of their own', async (t) => {
+  const front = await openFront(t);
+  const anna = front.api('submitter', 'anna');
+  const { spec } = submission(3);
+  const bad = { ...spec, name: 'x'.repeat(10_000) };
+  const send = (jobs: { spec: typeof spec | undefined; idempotencyKey: string }[]) => anna.submitJobs({ jobs });
+  const { outcomes } = await send([
+    { spec, idempotencyKey: 'a' },
+    { spec: bad, idempotencyKey: 'b' },
+    { spec, idempotencyKey: '' },
+    { spec: undefined, idempotencyKey: 'c' },
+    { spec, idempotencyKey: 'a' },
+    { spec: { ...spec, priority: 1 }, idempotencyKey: 'a' },
+    { spec, idempotencyKey: 'd' },
+  ]);
+  const found = outcomes.map(({ outcome }) => (outcome?.$case === 'error' ? outcome.value.code : outcome?.value.id));
+  const jobs = await front.store.jobs.list({ limit: 10 });
+  t.equal(jobs.length, 2, 'one for each key');
+  const [second, first] = jobs;
+  t.same(found, [first?.id, 'BAD_SPEC', 'USAGE', 'BAD_SPEC', first?.id, 'IDEMPOTENCY_CONFLICT', second?.id]);
+  t.match(jobs, [{ submitter: 'anna' }, { submitter: 'anna' }]);
+  await front.plane.audit.idle();
+  const audited = await front.store.audit.find({ action: 'job.submitted', limit: 10 });
+  t.same(new Set(audited.map(({ target }) => target)), new Set([first?.id, second?.id]));
+  await t.rejects(send([]), { code: 'USAGE' });
+  await t.rejects(send(Array.from({ length: 101 }, (_, at) => ({ spec, idempotencyKey: `e${at}` }))), {
+    code: 'USAGE',
+  });
+  await t.rejects(front.api('viewer', 'wall').submitJobs({ jobs: [{ spec, idempotencyKey: 'v' }] }), {
+    code: 'DENIED',
+  });
+});
+
 test('A12, A13: a revoked identity is refused on its open connection', async (t) => {
   const front = await openFront(t);
   const { mesh, plane, store } = front;

@@ -101,6 +101,30 @@ export interface SubmitJobResponse {
   job: Job | undefined;
 }
 
+export interface SubmitJobsRequest {
+  /** 1 to 100. */
+  jobs: SubmitJobStart[];
+}
+
+export interface SubmitJobsResponse {
+  /** One for each, in their order. */
+  outcomes: SubmitJobOutcome[];
+}
+
+export interface SubmitJobOutcome {
+  outcome: { $case: "job"; value: Job } | { $case: "error"; value: CallError } | undefined;
+}
+
+/** What a call of its own would have failed with. */
+export interface CallError {
+  /** As in docs/errors.md. */
+  code: string;
+  message: string;
+  hint: string;
+  /** With NOT_LEADER: where the mesh may be reached instead, as host:port, the leader first. */
+  coordinators: string[];
+}
+
 export interface TaskCounts {
   total: number;
   queued: number;
@@ -944,6 +968,288 @@ export const SubmitJobResponse: MessageFns<SubmitJobResponse> = {
   fromPartial<I extends Exact<DeepPartial<SubmitJobResponse>, I>>(object: I): SubmitJobResponse {
     const message = createBaseSubmitJobResponse();
     message.job = (object.job !== undefined && object.job !== null) ? Job.fromPartial(object.job) : undefined;
+    return message;
+  },
+};
+
+function createBaseSubmitJobsRequest(): SubmitJobsRequest {
+  return { jobs: [] };
+}
+
+export const SubmitJobsRequest: MessageFns<SubmitJobsRequest> = {
+  encode(message: SubmitJobsRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.jobs) {
+      SubmitJobStart.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SubmitJobsRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSubmitJobsRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.jobs.push(SubmitJobStart.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<SubmitJobsRequest>, I>>(base?: I): SubmitJobsRequest {
+    return SubmitJobsRequest.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<SubmitJobsRequest>, I>>(object: I): SubmitJobsRequest {
+    const message = createBaseSubmitJobsRequest();
+    message.jobs = object.jobs?.map((e) => SubmitJobStart.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseSubmitJobsResponse(): SubmitJobsResponse {
+  return { outcomes: [] };
+}
+
+export const SubmitJobsResponse: MessageFns<SubmitJobsResponse> = {
+  encode(message: SubmitJobsResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.outcomes) {
+      SubmitJobOutcome.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SubmitJobsResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSubmitJobsResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.outcomes.push(SubmitJobOutcome.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<SubmitJobsResponse>, I>>(base?: I): SubmitJobsResponse {
+    return SubmitJobsResponse.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<SubmitJobsResponse>, I>>(object: I): SubmitJobsResponse {
+    const message = createBaseSubmitJobsResponse();
+    message.outcomes = object.outcomes?.map((e) => SubmitJobOutcome.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseSubmitJobOutcome(): SubmitJobOutcome {
+  return { outcome: undefined };
+}
+
+export const SubmitJobOutcome: MessageFns<SubmitJobOutcome> = {
+  encode(message: SubmitJobOutcome, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    switch (message.outcome?.$case) {
+      case "job":
+        Job.encode(message.outcome.value, writer.uint32(10).fork()).join();
+        break;
+      case "error":
+        CallError.encode(message.outcome.value, writer.uint32(18).fork()).join();
+        break;
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SubmitJobOutcome {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSubmitJobOutcome();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.outcome = { $case: "job", value: Job.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.outcome = { $case: "error", value: CallError.decode(reader, reader.uint32()) };
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<SubmitJobOutcome>, I>>(base?: I): SubmitJobOutcome {
+    return SubmitJobOutcome.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<SubmitJobOutcome>, I>>(object: I): SubmitJobOutcome {
+    const message = createBaseSubmitJobOutcome();
+    switch (object.outcome?.$case) {
+      case "job": {
+        if (object.outcome?.value !== undefined && object.outcome?.value !== null) {
+          message.outcome = { $case: "job", value: Job.fromPartial(object.outcome.value) };
+        }
+        break;
+      }
+      case "error": {
+        if (object.outcome?.value !== undefined && object.outcome?.value !== null) {
+          message.outcome = { $case: "error", value: CallError.fromPartial(object.outcome.value) };
+        }
+        break;
+      }
+    }
+    return message;
+  },
+};
+
+function createBaseCallError(): CallError {
+  return { code: "", message: "", hint: "", coordinators: [] };
+}
+
+export const CallError: MessageFns<CallError> = {
+  encode(message: CallError, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.code !== "") {
+      writer.uint32(10).string(message.code);
+    }
+    if (message.message !== "") {
+      writer.uint32(18).string(message.message);
+    }
+    if (message.hint !== "") {
+      writer.uint32(26).string(message.hint);
+    }
+    for (const v of message.coordinators) {
+      writer.uint32(34).string(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): CallError {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCallError();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.code = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.message = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.hint = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.coordinators.push(reader.string());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<CallError>, I>>(base?: I): CallError {
+    return CallError.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<CallError>, I>>(object: I): CallError {
+    const message = createBaseCallError();
+    message.code = object.code ?? "";
+    message.message = object.message ?? "";
+    message.hint = object.hint ?? "";
+    message.coordinators = object.coordinators?.map((e) => e) || [];
     return message;
   },
 };
@@ -4586,6 +4892,19 @@ export const MeshServiceService = {
     responseSerialize: (value: SubmitJobResponse): Buffer => Buffer.from(SubmitJobResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): SubmitJobResponse => SubmitJobResponse.decode(value),
   },
+  /**
+   * Many jobs without items, each taken or refused by itself, as by SubmitJob. Since November 2026; an older
+   * coordinator answers UNIMPLEMENTED and is asked one by one.
+   */
+  submitJobs: {
+    path: "/mesh.v1.MeshService/SubmitJobs" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: SubmitJobsRequest): Buffer => Buffer.from(SubmitJobsRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): SubmitJobsRequest => SubmitJobsRequest.decode(value),
+    responseSerialize: (value: SubmitJobsResponse): Buffer => Buffer.from(SubmitJobsResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): SubmitJobsResponse => SubmitJobsResponse.decode(value),
+  },
   missingBlobs: {
     path: "/mesh.v1.MeshService/MissingBlobs" as const,
     requestStream: false as const,
@@ -4747,6 +5066,11 @@ export const MeshServiceService = {
 
 export interface MeshServiceServer extends UntypedServiceImplementation {
   submitJob: handleClientStreamingCall<SubmitJobRequest, SubmitJobResponse>;
+  /**
+   * Many jobs without items, each taken or refused by itself, as by SubmitJob. Since November 2026; an older
+   * coordinator answers UNIMPLEMENTED and is asked one by one.
+   */
+  submitJobs: handleUnaryCall<SubmitJobsRequest, SubmitJobsResponse>;
   missingBlobs: handleUnaryCall<MissingBlobsRequest, MissingBlobsResponse>;
   putBlob: handleClientStreamingCall<PutBlobRequest, PutBlobResponse>;
   getJob: handleUnaryCall<GetJobRequest, GetJobResponse>;
@@ -4786,6 +5110,25 @@ export interface MeshServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: SubmitJobResponse) => void,
   ): ClientWritableStream<SubmitJobRequest>;
+  /**
+   * Many jobs without items, each taken or refused by itself, as by SubmitJob. Since November 2026; an older
+   * coordinator answers UNIMPLEMENTED and is asked one by one.
+   */
+  submitJobs(
+    request: SubmitJobsRequest,
+    callback: (error: ServiceError | null, response: SubmitJobsResponse) => void,
+  ): ClientUnaryCall;
+  submitJobs(
+    request: SubmitJobsRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: SubmitJobsResponse) => void,
+  ): ClientUnaryCall;
+  submitJobs(
+    request: SubmitJobsRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: SubmitJobsResponse) => void,
+  ): ClientUnaryCall;
   missingBlobs(
     request: MissingBlobsRequest,
     callback: (error: ServiceError | null, response: MissingBlobsResponse) => void,
