@@ -107,7 +107,7 @@ export class ControlPlane implements Service {
     });
     const logs = new LogStore(join(config.dataDir, 'logs'), config.maxLogBytes);
     const content = options.blobContent && new BlobContent(options.blobContent);
-    this.blobs = new BlobDepot(join(config.dataDir, 'blobs'), store.blobs, config.maxBlobBytes, content);
+    this.blobs = new BlobDepot(join(config.dataDir, 'blobs'), store.blobs, config.maxBlobBytes, clock, content);
     const countMax = config.maxSecrets;
     this.secrets = new Secrets({ countMax, store: store.secrets, audit, log, holder: options.keyHolder });
     const changes = new Changes();

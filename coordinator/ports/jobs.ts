@@ -64,7 +64,7 @@ export interface JobChange {
 
 export interface JobStore {
   /**
-   * Commits the job; `inputs` are JSON TaskInputs in index order, stored in chunks. Same key and digest: the old job.
+   * Commits the job; `inputs` are JSON TaskInputs in index order, without line breaks, stored in chunks. Same key and digest: the old job.
    * @throws MeshError LEADERSHIP_LOST when another epoch rules, IDEMPOTENCY_CONFLICT
    */
   create(job: NewJob, inputs: AsyncIterable<string[]>): Promise<{ job: JobRow; created: boolean }>;

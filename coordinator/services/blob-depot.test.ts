@@ -1,8 +1,9 @@
-import { mkdirSync, readdirSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test, type Test } from 'tap';
 import { testLimits } from '../../test/support/limits.js';
+import { ManualClock } from '../../test/support/manual-clock.js';
 import { temporaryDirectory } from '../../test/support/plane.js';
 import { digestOf } from '../../test/support/store-fixtures.js';
 import { withStore } from '../../test/support/postgres.js';
@@ -15,7 +16,7 @@ import { Uploads } from './uploads.js';
 async function openDepot(t: Test, sizeBytesMax = 1000) {
   const { blobs } = await withStore(t);
   const directory = join(temporaryDirectory(t), 'blobs');
-  return { depot: new BlobDepot(directory, blobs, sizeBytesMax), directory, blobs };
+  return { depot: new BlobDepot(directory, blobs, sizeBytesMax, new ManualClock()), directory, blobs };
 }
 
 async function* messages(...given: [digest: string, data: string][]) {
@@ -71,6 +72,27 @@ test('too large, nameless, malformed: refused, and nothing is left behind', asyn
   t.equal(await receiveBlobs(depot, messages()), 0);
 });
 
+test('what was found is not looked for in the table again within a minute, unless it is gone', async (t) => {
+  const { blobs } = await withStore(t);
+  const asked: string[][] = [];
+  const counted = { ...blobs, use: (digests: string[]) => (asked.push(digests), blobs.use(digests)) };
+  const directory = join(temporaryDirectory(t), 'blobs');
+  const clock = new ManualClock();
+  const depot = new BlobDepot(directory, counted, 1000, clock);
+  await receiveBlobs(depot, messages([digestA, A], [digestB, B]));
+  for (let turn = 0; turn < 2; turn++) t.same((await depot.look([digestA])).sizes, new Map([[digestA, A.length]]));
+  t.same((await depot.look([digestA, digestB])).missing, []);
+  t.same(asked, [[digestA], [digestB]]);
+  clock.advance(60_000);
+  t.same(await depot.missing([digestA]), []);
+  t.same(asked.at(-1), [digestA]);
+  rmSync(join(directory, digestA));
+  t.same(await depot.missing([digestA, digestB]), [digestA], 'lost on the disk');
+  t.same(await depot.missing([digestB]), []);
+  await depot.remove([digestB]);
+  t.same(await depot.missing([digestB]), [digestB]);
+});
+
 test('many writers of one blob at a time all succeed, and one file is there', async (t) => {
   const { depot, directory } = await openDepot(t);
   await Promise.all(Array.from({ length: 8 }, () => receiveBlobs(depot, messages([digestA, A]))));
@@ -87,7 +109,7 @@ test('a stream that breaks leaves no half of a file; what a crash left is remove
   await t.rejects(receiveBlobs(depot, broken()), { message: 'the connection broke' });
   t.same(readdirSync(directory), []);
   writeFileSync(join(directory, `${digestA}.0a0b.part`), 'half');
-  new BlobDepot(directory, blobs, 1000);
+  new BlobDepot(directory, blobs, 1000, new ManualClock());
   t.same(readdirSync(directory), []);
 });
 
@@ -124,7 +146,10 @@ async function twoDepots(t: Test) {
   const open = () => {
     const directory = join(temporaryDirectory(t), 'blobs');
     const content = new BlobContent(store.blobContent);
-    return { directory, depot: new BlobDepot(directory, store.blobs, 10 * BLOB_PART_BYTES, content) };
+    return {
+      directory,
+      depot: new BlobDepot(directory, store.blobs, 10 * BLOB_PART_BYTES, new ManualClock(), content),
+    };
   };
   return { store, one: open(), two: open() };
 }

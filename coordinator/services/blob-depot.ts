@@ -9,6 +9,7 @@ import { createReadStream, existsSync, readdirSync, rmSync } from 'node:fs';
 import { type FileHandle, open, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { MeshError, systemCode } from '../../common/errors.js';
+import type { Clock } from '../../common/clock.js';
 import { makePrivateDir } from '../../common/files.js';
 import type { BlobStore } from '../ports.js';
 import type { BlobContent } from './blob-content.js';
@@ -17,16 +18,23 @@ const DIGEST = /^[0-9a-f]{64}$/;
 /** Blobs of one stream that are being made durable at a time. */
 const SETTLING_MAX = 32;
 const READ_BYTES = 256 * 1024;
+/** What was found so lately is not looked for again: retention forgets a file a day after its last use at the earliest. */
+const FOUND_MS = 60_000;
+const FOUND_MAX = 10_000;
 
 export class BlobDepot {
   readonly #directory: string;
   readonly #store: BlobStore;
   readonly #sizeBytesMax: number;
+  readonly #clock: Clock;
   readonly #content: BlobContent | undefined;
+  /** Sizes of files that are used now, and until when that is believed; monotonic. */
+  readonly #found = new Map<string, { size: number; untilMs: number }>();
 
   /** @param content where the bytes are for other coordinators too; undefined when there are none */
-  constructor(directory: string, store: BlobStore, sizeBytesMax: number, content?: BlobContent) {
+  constructor(directory: string, store: BlobStore, sizeBytesMax: number, clock: Clock, content?: BlobContent) {
     this.#directory = directory;
+    this.#clock = clock;
     this.#store = store;
     this.#sizeBytesMax = sizeBytesMax;
     this.#content = content;
@@ -41,15 +49,40 @@ export class BlobDepot {
     return (await this.look(digests)).missing;
   }
 
-  /** The same, with the sizes of those that are known. */
+  /** The same, with the sizes of the others. */
   async look(digests: readonly string[]): Promise<{ missing: string[]; sizes: ReadonlyMap<string, number> }> {
     const wanted = [...new Set(digests)];
     for (const digest of wanted) this.#path(digest);
-    const sizes = await this.#store.use(wanted);
-    const present = wanted.filter((digest) => sizes.has(digest));
-    const absent = this.#content && new Set(await this.#content.absent(present));
-    const isHere = (digest: string) => (absent ? !absent.has(digest) : existsSync(this.#path(digest)));
-    return { missing: wanted.filter((digest) => !sizes.has(digest) || !isHere(digest)), sizes };
+    const nowMs = this.#clock.monotonicMs();
+    const sizes = new Map<string, number>();
+    for (const digest of wanted) {
+      const found = this.#found.get(digest);
+      if (found && found.untilMs > nowMs && this.#mayBeHere(digest)) sizes.set(digest, found.size);
+    }
+    for (const [digest, size] of await this.#seek(wanted.filter((digest) => !sizes.has(digest)))) {
+      sizes.set(digest, size);
+      this.#remember(digest, { size, untilMs: nowMs + FOUND_MS });
+    }
+    return { missing: wanted.filter((digest) => !sizes.has(digest)), sizes };
+  }
+
+  /** Those that are here, with their sizes; they count as used now. */
+  async #seek(digests: readonly string[]): Promise<Map<string, number>> {
+    if (digests.length === 0) return new Map();
+    const sizes = await this.#store.use([...digests]);
+    const absent = new Set(await this.#content?.absent([...sizes.keys()]));
+    return new Map([...sizes].filter(([digest]) => !absent.has(digest) && this.#mayBeHere(digest)));
+  }
+
+  #remember(digest: string, found: { size: number; untilMs: number }): void {
+    this.#found.delete(digest);
+    this.#found.set(digest, found);
+    if (this.#found.size > FOUND_MAX) this.#found.delete(this.#found.keys().next().value as string);
+  }
+
+  /** Where the bytes are kept elsewhere, the directory says nothing. */
+  #mayBeHere(digest: string): boolean {
+    return this.#content !== undefined || existsSync(this.#path(digest));
   }
 
   /** Takes any number of blobs, one after the other; nothing of one is visible until its digest was found right. */
@@ -90,6 +123,7 @@ export class BlobDepot {
   }
 
   async remove(digests: string[]): Promise<void> {
+    for (const digest of digests) this.#found.delete(digest);
     await this.#store.forget(digests);
     await Promise.all(digests.map((digest) => rm(this.#path(digest), { force: true })));
   }

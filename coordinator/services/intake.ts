@@ -183,11 +183,11 @@ export class Intake implements Service {
     for await (const batch of submission.items) {
       batch.forEach((item, position) => {
         validateInput(item, count + position, executor, limits);
-        files.add(count + position, item.files);
+        if (item.files.length > 0) files.add(count + position, item.files);
       });
       await this.#requireStored(batch.flatMap((item) => item.files));
       const chunk = batch.map((item) => JSON.stringify(item));
-      for (const text of chunk) hash.update(text).update('\n');
+      if (chunk.length > 0) hash.update(`${chunk.join('\n')}\n`);
       count += batch.length;
       if (count > spec.taskCount) break;
       yield chunk;

@@ -26,7 +26,7 @@ test('ended jobs go after their time with their logs; live ones and their files 
     ended.tasks.map((task) => settlement(task)),
   );
   const live = await assignedJob(store, epoch, 1);
-  const blobs = new BlobDepot(join(directory, 'blobs'), store.blobs, 1000);
+  const blobs = new BlobDepot(join(directory, 'blobs'), store.blobs, 1000, new ManualClock());
   const digest = digestOf('hello');
   writeFileSync(join(directory, 'blobs', digest), 'hello');
   await store.blobs.record([{ digest, sizeBytes: 5 }]);
@@ -81,7 +81,7 @@ test('below the threshold no jobs are accepted and ended ones go early; above it
   const options = {
     ...{ store, clock, directory, log: silentLogger, retentionMs: 7 * DAY_MS, minFreeBytes: Number.MAX_SAFE_INTEGER },
     jobs: { all: () => [].values() } as unknown as Jobs,
-    blobs: new BlobDepot(join(directory, 'blobs'), store.blobs, 1000),
+    blobs: new BlobDepot(join(directory, 'blobs'), store.blobs, 1000, new ManualClock()),
     logs: new LogStore(join(directory, 'logs'), 1000),
   };
   const retention = new Retention(options);
@@ -112,7 +112,7 @@ test('a short disk takes a few old jobs a turn, none of the last hour, and none 
   const retention = new Retention({
     ...{ store, clock, directory, log: silentLogger, retentionMs: 7 * DAY_MS, minFreeBytes: 1_000_000 },
     jobs: { all: () => [].values() } as unknown as Jobs,
-    blobs: new BlobDepot(join(directory, 'blobs'), store.blobs, 1000),
+    blobs: new BlobDepot(join(directory, 'blobs'), store.blobs, 1000, new ManualClock()),
     logs: new LogStore(join(directory, 'logs'), 1000),
     freeBytes: async () => freeBytes,
   });
