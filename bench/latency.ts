@@ -28,25 +28,16 @@ interface Side {
   aims: Partial<Record<50 | 99, Aim>>;
 }
 
-async function functionOnce(mesh: BenchMesh, work: NonNullable<SpecOptions['work']>): Promise<number> {
+async function once(mesh: BenchMesh, run: Partial<SpecOptions>, withResults: boolean): Promise<number> {
   const fromMs = systemClock.monotonicMs();
-  const { id } = await mesh.submit({ name: 'one', taskCount: 1, work });
-  let seen: string | undefined;
-  for await (const { items } of mesh.connection.mesh.readResults({ job: id, follow: true })) {
-    seen = items[0]?.status;
-    if (seen !== undefined) break;
-  }
+  let seen = 0;
+  const job = await mesh.run(
+    { name: 'one', taskCount: 1, ...run },
+    withResults ? { onResults: (results) => void (seen += results.length) } : {},
+  );
   const elapsedMs = systemClock.monotonicMs() - fromMs;
-  if (seen !== 'COMPLETED') throw new Error(`the task is ${seen}`);
-  return elapsedMs;
-}
-
-async function waitOnce(mesh: BenchMesh, work: NonNullable<SpecOptions['work']>, sandbox?: Sandbox): Promise<number> {
-  const fromMs = systemClock.monotonicMs();
-  const { id } = await mesh.submit({ name: 'one', taskCount: 1, work, ...(sandbox === undefined ? {} : { sandbox }) });
-  const job = await mesh.wait(id);
-  const elapsedMs = systemClock.monotonicMs() - fromMs;
-  if (job.status !== 'COMPLETED') throw new Error(`the job is ${job.status}: ${job.error}`);
+  if (job.status !== 'COMPLETED' || (withResults && seen !== 1))
+    throw new Error(`the job is ${job.status} with ${seen} results: ${job.error}`);
   return elapsedMs;
 }
 
@@ -56,20 +47,20 @@ async function meshSides(mesh: BenchMesh): Promise<Side[]> {
   return [
     {
       name: 'function task, result read',
-      once: () => functionOnce(mesh, work),
+      once: () => once(mesh, { work }, true),
       aims: { 50: { atMost: 3 }, 99: { atMost: 15 } },
     },
     {
       name: 'function task, job waited for',
-      once: () => waitOnce(mesh, work),
+      once: () => once(mesh, { work }, false),
       aims: { 50: { atMost: 3 }, 99: { atMost: 15 } },
     },
     {
       name: '/bin/true, sandbox off',
-      once: () => waitOnce(mesh, process, Sandbox.PROCESS),
+      once: () => once(mesh, { work: process, sandbox: Sandbox.PROCESS }, false),
       aims: { 50: { atMost: 10 } },
     },
-    { name: "/bin/true, the node's strongest sandbox", once: () => waitOnce(mesh, process), aims: {} },
+    { name: "/bin/true, the node's strongest sandbox", once: () => once(mesh, { work: process }, false), aims: {} },
   ];
 }
 

@@ -10,6 +10,7 @@ import { systemClock } from '../common/clock.js';
 import type { LocalMesh, LocalMeshEvent } from '../cli/local-mesh.js';
 import type { Job } from '../proto/gen/mesh/v1/mesh.js';
 import type { MeshConnection } from '../sdk/connect.js';
+import type { RunOptions } from '../sdk/run.js';
 import type { SpecOptions } from '../sdk/submit.js';
 import { built } from './built.js';
 import type { DatabaseAddress } from './database.js';
@@ -25,6 +26,8 @@ export interface BenchMesh {
   database: DatabaseAddress;
   submit(spec: Omit<SpecOptions, 'work'> & { work?: SpecOptions['work'] }, items?: Iterable<string>): Promise<Job>;
   wait(id: string): Promise<Job>;
+  /** Submits and follows to the end, in one call. */
+  run(spec: Omit<SpecOptions, 'work'> & { work?: SpecOptions['work'] }, options?: RunOptions): Promise<Job>;
   /** A second connection, to be closed by whoever asked for it. */
   connectAgain(): Promise<MeshConnection>;
   /** The function that does nothing, as work; its module is uploaded once, then only asked for by digest. */
@@ -52,6 +55,7 @@ export async function startBenchMesh(options: BenchMeshOptions): Promise<BenchMe
   const { startLocalMesh } = await built<typeof import('../cli/local-mesh.js')>('cli/local-mesh.js');
   const { connect } = await built<typeof import('../sdk/connect.js')>('sdk/connect.js');
   const { makeSpec, submitJob } = await built<typeof import('../sdk/submit.js')>('sdk/submit.js');
+  const { runJob } = await built<typeof import('../sdk/run.js')>('sdk/run.js');
   const { waitForJob } = await built<typeof import('../sdk/watch.js')>('sdk/watch.js');
   const events: LocalMeshEvent[] = [];
   const environment = { ...cleanEnvironment(), ...settings };
@@ -86,6 +90,11 @@ export async function startBenchMesh(options: BenchMeshOptions): Promise<BenchMe
       },
       connectAgain: () => connect({ profile: mesh.adminProfile, environment }),
       noop: () => noopWork(connection),
+      run: async (options, following) => {
+        const work = options.work ?? (await noopWork(connection));
+        const run = { spec: makeSpec({ ...options, work }), idempotencyKey: randomUUID() };
+        return runJob(connection.mesh, run, following);
+      },
       wait: (id) => waitForJob(connection.mesh, id, { timeoutMs: RUN_MS_MAX }),
       stop: async () => {
         process.off('SIGINT', interrupted).off('SIGTERM', interrupted);

@@ -138,7 +138,7 @@ async function* submitMessages({ spec, idempotencyKey }: Submission, items: Item
 }
 
 /** At least the encoded size: what UTF-8 needs, and a little for each field. */
-function itemBytes(item: TaskInput): number {
+export function itemBytes(item: TaskInput): number {
   let bytes = Buffer.byteLength(item.value) + 16;
   for (const file of item.files) bytes += Buffer.byteLength(file.path) + 96;
   return bytes;

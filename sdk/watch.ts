@@ -54,7 +54,8 @@ export async function waitForJob(
   }
 }
 
-const isAway = (error: unknown): boolean =>
+/** The coordinator, or its lead: others may answer. */
+export const isAway = (error: unknown): boolean =>
   error instanceof MeshError && ['UNREACHABLE', 'NOT_READY', 'NOT_LEADER', 'LEADERSHIP_LOST'].includes(error.code);
 
 /** @throws MeshError JOB_FAILED unless it is COMPLETED */

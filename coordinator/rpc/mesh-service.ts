@@ -15,9 +15,10 @@ import type { Uploads } from '../services/uploads.js';
 import type { Vitals } from '../services/vitals.js';
 import type { Identity } from '../../common/identity/identity.js';
 import type { Ledger } from '../core/ledger.js';
-import type { Gate } from './authorize.js';
+import type { JobRow } from '../ports.js';
+import type { CallContext, Gate } from './authorize.js';
 import { callerOf } from './authority-services.js';
-import { receiveBlobs, receiveJob, receiveJobs } from './receive.js';
+import { receiveBlobs, receiveJob, receiveJobs, takeJob } from './receive.js';
 import { presentJob, presentNode, presentTask, presentToken, resultOf } from './present.js';
 import type { Intake } from '../services/intake.js';
 
@@ -67,7 +68,9 @@ type Methods<K extends keyof MeshServiceServer> = Pick<MeshServiceServer & Untyp
 function jobMethods({
   gate,
   plane,
-}: MeshServiceOptions): Methods<'submitJob' | 'submitJobs' | 'missingBlobs' | 'putBlob' | 'cancelJob' | 'retryJob'> {
+}: MeshServiceOptions): Methods<
+  'submitJob' | 'submitJobs' | 'runJob' | 'missingBlobs' | 'putBlob' | 'cancelJob' | 'retryJob'
+> {
   return {
     submitJob: gate.clientStream<api.SubmitJobRequest, api.SubmitJobResponse>(
       Mesh.submitJob.path,
@@ -84,6 +87,9 @@ function jobMethods({
           refuse: (error) => ({ outcome: { $case: 'error', value: gate.reportPart(Mesh.submitJobs.path, error) } }),
         }),
       }),
+    ),
+    runJob: gate.serverStream<api.RunJobRequest, api.RunJobResponse>(Mesh.runJob.path, (request, context, gone) =>
+      whileLeading(plane, gone, (term, over) => run(term, request, context, over)),
     ),
     missingBlobs: gate.unary<api.MissingBlobsRequest, api.MissingBlobsResponse>(
       Mesh.missingBlobs.path,
@@ -156,10 +162,14 @@ function readMethods({
     ),
     readResults: gate.serverStream<api.ReadResultsRequest, api.ReadResultsResponse>(
       Mesh.readResults.path,
-      ({ job, follow }, context, gone) => {
+      ({ job: id, follow }, context, gone) => {
         const caller = callerOf(context);
-        if (!follow) return results(plane.queries, job, caller, false, gone);
-        return whileLeading(plane, gone, ({ queries }, over) => results(queries, job, caller, true, over));
+        const read = async function* (queries: Queries, over: AbortSignal) {
+          yield* results(queries, await queries.job(id, caller), caller, follow, over);
+        };
+        return follow
+          ? whileLeading(plane, gone, ({ queries }, over) => read(queries, over))
+          : read(plane.queries, gone);
       },
     ),
     explain: gate.unary<api.ExplainRequest, api.ExplainResponse>(Mesh.explain.path, async (request, context) => {
@@ -170,14 +180,35 @@ function readMethods({
   };
 }
 
+/** What a submission comes to. Its first message waits until the work is given away, which is what takes time. */
+async function* run(
+  { intake, queries }: LeadingPlane,
+  request: api.RunJobRequest,
+  context: CallContext,
+  over: AbortSignal,
+): AsyncGenerator<api.RunJobResponse> {
+  const caller = callerOf(context);
+  const job = await takeJob(intake, context, request);
+  await new Promise((resolve) => setImmediate(resolve));
+  yield { job: presentJob(job), results: [] };
+  // The last results wait for the job that ends with them: they are one message.
+  let last: api.TaskResult[] = [];
+  for await (const { items } of request.results ? results(queries, job, caller, true, over) : []) {
+    if (items.at(-1)?.index === job.counts.total - 1) last = items;
+    else yield { job: undefined, results: items };
+  }
+  const ended = await queries.ended(job, over);
+  if (ended) yield { job: presentJob(ended), results: last };
+}
+
 async function* results(
   queries: Queries,
-  id: string,
+  job: JobRow,
   caller: Identity,
   follow: boolean,
   gone: AbortSignal,
 ): AsyncGenerator<api.ReadResultsResponse> {
-  const pages = queries.results(await queries.job(id, caller), caller, follow, gone);
+  const pages = queries.results(job, caller, follow, gone);
   for await (const rows of gathered(pages, (row) => (row.resultJson?.length ?? 0) + (row.output?.length ?? 0)))
     yield { items: rows.map((row) => ({ index: row.index, status: row.status, resultJson: resultOf(row) })) };
 }

@@ -1,7 +1,7 @@
 import { MeshError } from '../../common/errors.js';
 import { submitterOf } from '../core/job.js';
 import type { TaskInput } from '../../proto/gen/mesh/v1/common.js';
-import type { PutBlobRequest, SubmitJobRequest, SubmitJobStart } from '../../proto/gen/mesh/v1/mesh.js';
+import type { PutBlobRequest, RunJobRequest, SubmitJobRequest, SubmitJobStart } from '../../proto/gen/mesh/v1/mesh.js';
 import type { JobRow } from '../ports.js';
 import { actorOf } from '../services/audit.js';
 import type { BlobDepot } from '../services/blob-depot.js';
@@ -55,11 +55,21 @@ export function receiveJobs<T>(
   );
 }
 
+/** All of it is in one message. */
+export function takeJob(intake: Intake, context: CallContext, { items, ...start }: RunJobRequest): Promise<JobRow> {
+  const hasItems = items.length > 0;
+  return intake.submit({ ...begin(start, context), hasItems, items: hasItems ? inOnePiece(items) : NOTHING });
+}
+
+async function* inOnePiece(items: TaskInput[]): AsyncGenerator<TaskInput[]> {
+  yield items;
+}
+
 const NOTHING: AsyncIterable<TaskInput[]> = { async *[Symbol.asyncIterator]() {} };
 
 /** @throws MeshError BAD_SPEC, USAGE */
 function begin(
-  start: SubmitJobStart | undefined,
+  start: Pick<SubmitJobStart, 'spec' | 'idempotencyKey'> | undefined,
   context: CallContext,
 ): Omit<Parameters<Intake['submit']>[0], 'hasItems' | 'items'> {
   if (!start?.spec) throw new MeshError('BAD_SPEC', 'a submission begins with the job’s specification');

@@ -88,6 +88,66 @@ test('jobs that come in one call are taken or refused each by itself, as by a ca
   });
 });
 
+test('one call submits a job and follows it: as it was committed, its results, and its end', async (t) => {
+  const front = await openFront(t);
+  const anna = front.api('submitter', 'anna');
+  const session = front.agent(front.mesh.credential('agent', 'attic')).session();
+  session.on('error', () => undefined);
+  session.write(hello());
+  await next(session, 'welcome');
+  const { spec } = submission(1, { taskCount: 2, array: undefined });
+  const items = ['a', 'b'].map((value) => ({ value, files: [] }));
+  const request = { spec, idempotencyKey: 'once', items, results: true };
+  const messages = anna.runJob(request)[Symbol.asyncIterator]();
+  const first = (await messages.next()).value;
+  t.match(first, { job: { submitter: 'anna', status: 'QUEUED', tasks: { total: 2 } }, results: [] });
+  t.ok(await front.store.jobs.get(first.job.id), 'it is committed');
+  for (let told = 0; told < 2; ) {
+    const { groups } = await next(session, 'assign');
+    for (const { job, indexes, generations } of groups)
+      for (const [at, index] of indexes.entries()) {
+        told++;
+        const finished = Finished.fromPartial({
+          ...{ job, index, generation: generations[at] ?? 0 },
+          ...{ outcome: Outcome.SUCCEEDED, resultJson: `"${index}"` },
+        });
+        session.write({ body: { $case: 'finished', value: { items: [finished] } } });
+      }
+  }
+  const rest = [];
+  for (let message = await messages.next(); !message.done; message = await messages.next()) rest.push(message.value);
+  t.same(
+    rest.flatMap(({ results }) => results).map(({ resultJson }) => resultJson),
+    ['"0"', '"1"'],
+  );
+  t.match(rest.at(-1), { job: { status: 'COMPLETED', tasks: { completed: 2 } } });
+  t.same(
+    rest.map(({ job }) => job !== undefined),
+    rest.map((_, at) => at === rest.length - 1),
+    'the job comes again only with its end',
+  );
+
+  const again = [];
+  for await (const message of anna.runJob(request)) again.push(message);
+  t.match(again[0], { job: { id: first.job.id, status: 'COMPLETED' } }, 'the same key is the same job');
+  t.equal(again.flatMap(({ results }) => results).length, 2);
+  const refused = async (over: object, code: string, api = anna) => {
+    await t.rejects(
+      api
+        .runJob({ ...request, ...over })
+        [Symbol.asyncIterator]()
+        .next(),
+      { code },
+    );
+  };
+  await refused({ items: [] }, 'IDEMPOTENCY_CONFLICT');
+  await refused({ spec: undefined }, 'BAD_SPEC');
+  await refused({ idempotencyKey: '' }, 'USAGE');
+  await refused({ idempotencyKey: 'more', items: items.slice(1) }, 'BAD_SPEC');
+  await refused({ idempotencyKey: 'viewer' }, 'DENIED', front.api('viewer', 'wall'));
+  session.cancel();
+});
+
 test('A12, A13: a revoked identity is refused on its open connection', async (t) => {
   const front = await openFront(t);
   const { mesh, plane, store } = front;

@@ -14,6 +14,14 @@ export interface OutputEvent {
   last: boolean;
 }
 
+/** A task completed, and so it is committed. */
+export interface ResultEvent {
+  index: number;
+  resultJson: string | undefined;
+  /** An OutputTail. */
+  output: Uint8Array | undefined;
+}
+
 type Listener<T> = (event: T) => void;
 
 /** A typed, synchronous fan-out. Listeners must not throw and must not block. */
@@ -44,4 +52,6 @@ export class Changes {
   /** The job's row or counters changed. */
   readonly jobs = new Topic<void>();
   readonly output = new Topic<OutputEvent>();
+  /** Before `jobs` tells of the same change. Not all that completes is told: the store knows the rest. */
+  readonly results = new Topic<ResultEvent>();
 }

@@ -130,12 +130,13 @@ export class Intake implements Service {
         throw error;
       });
     if (created) {
+      // First: while the store is busy with its assignment, the rest is said.
+      this.#take(job);
       const { name, type, retryOf } = job;
       const action = retryOf === undefined ? 'job.submitted' : 'job.retried';
       audit.note(submission.actor, action, job.id, { name, type, tasks: job.counts.total, retryOf });
       secrets.used(submission.actor, job);
       log.info({ event: 'job.accepted', job: job.id, tasks: job.counts.total, submitter: job.submitter });
-      this.#take(job);
     } else if (this.#unsure.has(job.id)) this.#finder.wake();
     admitted?.release();
     return job;

@@ -9,8 +9,10 @@ import {
   type TestPlane,
 } from '../../test/support/plane.js';
 import { Outcome } from '../../proto/gen/mesh/v1/agent.js';
+import { OutputTail } from '../../proto/gen/mesh/v1/common.js';
 import { OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
-import type { JobRow } from '../ports.js';
+import { withStore } from '../../test/support/postgres.js';
+import type { JobRow, Store } from '../ports.js';
 
 const operator = identityOf('operator', 'admin');
 const viewer = identityOf('viewer', 'wall');
@@ -160,6 +162,39 @@ test('results come in index order and follow the job to its end', async (t) => {
     { index: 1, status: 'COMPLETED', resultJson: '"b"' },
     { index: 2, status: 'FAILED' },
   ]);
+});
+
+test('what completes while it is followed is not read from the store again, unless it was not heard', async (t) => {
+  const store = await withStore(t);
+  const asked: number[] = [];
+  const tasks: Store['tasks'] = {
+    ...store.tasks,
+    results: (job, from, limit) => {
+      asked.push(from);
+      return store.tasks.results(job, from, limit);
+    },
+  };
+  const parts = await startPlane(t, { store: { ...store, tasks } });
+  const { plane } = parts;
+  const agent = new PlayedAgent(plane, 'attic', 4);
+  await agent.connect();
+  const job = await submit(plane, 4, { retries: 0, onFailure: OnFailure.PARTIAL });
+  const [a, b, c, d] = await agent.assignedAll(4);
+  if (!a || !b || !c || !d) throw new Error('four tasks');
+  const early = follow(plane.queries.results(job, anna, true, never()));
+  await agent.finish([b], { resultJson: '"b"' });
+  await agent.finish([a], { resultJson: '"a"' });
+  while (early.seen.flat().length < 2) await elapse(parts.clock, 250);
+  t.same(asked, [], 'heard, though not in order');
+  const late = follow(plane.queries.results(job, anna, true, never()));
+  await agent.finish([c], { outcome: Outcome.FAILED, exitCode: 1 });
+  await agent.finish([d], { output: OutputTail.fromPartial({ chunks: [{ data: Buffer.from('d') }], totalBytes: 1 }) });
+  await passing(parts, Promise.all([early.done, late.done]));
+  t.ok(asked.includes(0), 'who came later reads what was before');
+  t.ok(asked.includes(2), 'a failure is read');
+  t.same(early.seen.flat(), await store.tasks.results(job.seq, 0, 10), 'the same from either');
+  t.same(late.seen.flat(), early.seen.flat());
+  t.notOk(plane.changes.results.has(job.seq), 'nobody listens any more');
 });
 
 test('retry: a new job of what did not complete, under its old MESH_INDEX; twice is once', async (t) => {

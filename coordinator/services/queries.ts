@@ -1,11 +1,12 @@
 /** What people ask about jobs, and the rule of who sees what: submitters their own, viewers and operators all. */
-import { type Clock, pause } from '../../common/clock.js';
+import type { Clock } from '../../common/clock.js';
 import { MeshError } from '../../common/errors.js';
 import type { Identity } from '../../common/identity/identity.js';
 import { isTerminal, JOB_STATUSES, type JobStatus, submitterOf } from '../core/job.js';
 import { TASK_STATUSES, type TaskStatus } from '../core/task.js';
 import type { JobRow, Store, TaskRow } from '../ports.js';
 import type { Changes } from './changes.js';
+import { HeardResults } from './heard-results.js';
 import type { Jobs } from './jobs.js';
 import { TaskPages } from './task-pages.js';
 
@@ -36,8 +37,7 @@ export class Queries {
   /** @throws MeshError NOT_FOUND, also for a job of somebody else, so that ids tell nothing */
   async job(id: string, caller: Identity): Promise<JobRow> {
     const row = this.jobs.byId(id)?.row ?? (await this.store.jobs.get(id));
-    if (!row || (caller.role === 'submitter' && row.submitter !== submitterOf(caller)))
-      throw new MeshError('NOT_FOUND', `there is no job "${id.slice(0, 80)}"`, { hint: 'see: mesh jobs' });
+    if (!row || (caller.role === 'submitter' && row.submitter !== submitterOf(caller))) throw noSuchJob(id);
     return row;
   }
 
@@ -81,20 +81,38 @@ export class Queries {
   async *watch(id: string, caller: Identity, gone: AbortSignal): AsyncGenerator<JobRow> {
     const first = await this.job(id, caller);
     for await (const _ of this.signals(first.seq, gone)) {
-      const row = await this.job(id, caller);
+      const row = await this.#now(first);
       yield row;
       if (isTerminal(row.status)) return;
     }
   }
 
+  /** The job once it has ended; undefined when the caller is gone before that. */
+  async ended(job: JobRow, gone: AbortSignal): Promise<JobRow | undefined> {
+    const known = this.jobs.get(job.seq)?.row ?? job;
+    for await (const _ of this.signals(job.seq, gone)) {
+      const row = await this.#now(known);
+      if (isTerminal(row.status)) return row;
+    }
+    return undefined;
+  }
+
+  /** The row of a live job follows the store to its end; only why a job was cancelled is known to the store alone. */
+  async #now(known: JobRow): Promise<JobRow> {
+    if (known.status === 'COMPLETED' && !known.cancelling) return known;
+    const row = this.jobs.get(known.seq)?.row ?? (await this.store.jobs.get(known.id));
+    if (!row) throw noSuchJob(known.id);
+    return row;
+  }
+
   /** Yields at once, then after each change of the job, merged, its end without delay; ends when the caller is gone. */
   async *signals(seq: number, gone: AbortSignal): AsyncGenerator<void> {
     let changed = true;
-    let wake: (() => void) | undefined;
-    let merging: AbortController | undefined;
+    let isMerging = false;
+    let wake: () => void = () => undefined;
+    const isUrgent = () => gone.aborted || this.jobs.get(seq) === undefined;
     const poke = () => {
-      wake?.();
-      if (gone.aborted || this.jobs.get(seq) === undefined) merging?.abort();
+      if (!isMerging || isUrgent()) wake();
     };
     const unsubscribe = this.changes.jobs.subscribe(seq, () => {
       changed = true;
@@ -104,14 +122,19 @@ export class Queries {
     try {
       while (!gone.aborted) {
         if (!changed) await new Promise<void>((resolve) => (wake = resolve));
-        wake = undefined;
         if (gone.aborted) return;
         changed = false;
         yield;
-        if (this.jobs.get(seq) === undefined) continue;
-        merging = new AbortController();
-        await pause(this.clock, WATCH_EVERY_MS, merging.signal);
-        merging = undefined;
+        if (isUrgent()) continue;
+        isMerging = true;
+        await new Promise<void>((resolve) => {
+          const timer = this.clock.after(WATCH_EVERY_MS, resolve);
+          wake = () => {
+            timer.cancel();
+            resolve();
+          };
+        });
+        isMerging = false;
       }
     } finally {
       unsubscribe();
@@ -119,22 +142,35 @@ export class Queries {
     }
   }
 
-  /** Results in index order, in pages; with `follow` it waits for tasks that have not ended. */
+  /**
+   * Results in index order, in pages; with `follow` it waits for tasks that have not ended, and what completes meanwhile is
+   * not read back from the store.
+   */
   async *results(job: JobRow, caller: Identity, follow: boolean, gone: AbortSignal): AsyncGenerator<ResultPage> {
-    let next = 0;
-    for await (const _ of this.signals(job.seq, gone)) {
-      const ended = this.jobs.hasEnded(job.seq) ?? isTerminal((await this.job(job.id, caller)).status);
-      while (next < job.counts.total) {
-        const page = await this.store.tasks.results(job.seq, next, RESULTS_PER_PAGE);
-        if (page.length === 0) break;
-        next = (page.at(-1)?.index ?? next) + 1;
-        yield page;
+    const live = follow ? this.jobs.get(job.seq)?.row : undefined;
+    const heard = new HeardResults(this.changes, job.seq);
+    try {
+      for await (const _ of this.signals(job.seq, gone)) {
+        const ended = this.jobs.hasEnded(job.seq) ?? isTerminal((await this.job(job.id, caller)).status);
+        while (heard.next < job.counts.total) {
+          const page = heard.take(RESULTS_PER_PAGE);
+          if (page.length === 0 && (!live || heard.lacks(live.counts))) {
+            page.push(...(await this.store.tasks.results(job.seq, heard.next, RESULTS_PER_PAGE)));
+            heard.passed(page);
+          }
+          if (page.length === 0) break;
+          yield page;
+        }
+        if (heard.next >= job.counts.total || ended || !follow) return;
       }
-      if (next >= job.counts.total) return;
-      if (ended || !follow) return;
+    } finally {
+      heard.close();
     }
   }
 }
+
+const noSuchJob = (id: string): MeshError =>
+  new MeshError('NOT_FOUND', `there is no job "${id.slice(0, 80)}"`, { hint: 'see: mesh jobs' });
 
 export type ResultPage = Awaited<ReturnType<Store['tasks']['results']>>;
 

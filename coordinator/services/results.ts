@@ -322,6 +322,7 @@ export class Results implements Service {
       if (settlement.to === 'FAILED' && job?.row.spec.onFailure === OnFailure.FAIL_FAST)
         onFailFast(attempt.job, `task ${attempt.index} failed: ${settlement.error ?? outcome}`);
       this.#emitOutput(attempt, finished);
+      if (settlement.to === 'COMPLETED') this.#options.changes.results.emit(attempt.job, settlement);
     });
     if (stale > 0) onStale(stale);
     ran.teach(fleet);

@@ -125,6 +125,23 @@ export interface CallError {
   coordinators: string[];
 }
 
+export interface RunJobRequest {
+  spec: JobSpec | undefined;
+  idempotencyKey: string;
+  /** As many as the specification says, or none. */
+  items: TaskInput[];
+  results: boolean;
+}
+
+export interface RunJobResponse {
+  /** In the first message, as it was committed, and in the last, as it ended. */
+  job:
+    | Job
+    | undefined;
+  /** In index order, from the first task on. */
+  results: TaskResult[];
+}
+
 export interface TaskCounts {
   total: number;
   queued: number;
@@ -1250,6 +1267,164 @@ export const CallError: MessageFns<CallError> = {
     message.message = object.message ?? "";
     message.hint = object.hint ?? "";
     message.coordinators = object.coordinators?.map((e) => e) || [];
+    return message;
+  },
+};
+
+function createBaseRunJobRequest(): RunJobRequest {
+  return { spec: undefined, idempotencyKey: "", items: [], results: false };
+}
+
+export const RunJobRequest: MessageFns<RunJobRequest> = {
+  encode(message: RunJobRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.spec !== undefined) {
+      JobSpec.encode(message.spec, writer.uint32(10).fork()).join();
+    }
+    if (message.idempotencyKey !== "") {
+      writer.uint32(18).string(message.idempotencyKey);
+    }
+    for (const v of message.items) {
+      TaskInput.encode(v!, writer.uint32(26).fork()).join();
+    }
+    if (message.results !== false) {
+      writer.uint32(32).bool(message.results);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RunJobRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRunJobRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.spec = JobSpec.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.idempotencyKey = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.items.push(TaskInput.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.results = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<RunJobRequest>, I>>(base?: I): RunJobRequest {
+    return RunJobRequest.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<RunJobRequest>, I>>(object: I): RunJobRequest {
+    const message = createBaseRunJobRequest();
+    message.spec = (object.spec !== undefined && object.spec !== null) ? JobSpec.fromPartial(object.spec) : undefined;
+    message.idempotencyKey = object.idempotencyKey ?? "";
+    message.items = object.items?.map((e) => TaskInput.fromPartial(e)) || [];
+    message.results = object.results ?? false;
+    return message;
+  },
+};
+
+function createBaseRunJobResponse(): RunJobResponse {
+  return { job: undefined, results: [] };
+}
+
+export const RunJobResponse: MessageFns<RunJobResponse> = {
+  encode(message: RunJobResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.job !== undefined) {
+      Job.encode(message.job, writer.uint32(10).fork()).join();
+    }
+    for (const v of message.results) {
+      TaskResult.encode(v!, writer.uint32(18).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RunJobResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRunJobResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.job = Job.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.results.push(TaskResult.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<RunJobResponse>, I>>(base?: I): RunJobResponse {
+    return RunJobResponse.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<RunJobResponse>, I>>(object: I): RunJobResponse {
+    const message = createBaseRunJobResponse();
+    message.job = (object.job !== undefined && object.job !== null) ? Job.fromPartial(object.job) : undefined;
+    message.results = object.results?.map((e) => TaskResult.fromPartial(e)) || [];
     return message;
   },
 };
@@ -4905,6 +5080,20 @@ export const MeshServiceService = {
     responseSerialize: (value: SubmitJobsResponse): Buffer => Buffer.from(SubmitJobsResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): SubmitJobsResponse => SubmitJobsResponse.decode(value),
   },
+  /**
+   * A job that fits into one message, submitted and followed by one call: first the job as it was committed, then its
+   * results as they come, if they are wanted, and at last the job as it ended. The same key gives the same job, so a call
+   * that broke off may be made again. Since November 2026, too.
+   */
+  runJob: {
+    path: "/mesh.v1.MeshService/RunJob" as const,
+    requestStream: false as const,
+    responseStream: true as const,
+    requestSerialize: (value: RunJobRequest): Buffer => Buffer.from(RunJobRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): RunJobRequest => RunJobRequest.decode(value),
+    responseSerialize: (value: RunJobResponse): Buffer => Buffer.from(RunJobResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): RunJobResponse => RunJobResponse.decode(value),
+  },
   missingBlobs: {
     path: "/mesh.v1.MeshService/MissingBlobs" as const,
     requestStream: false as const,
@@ -5071,6 +5260,12 @@ export interface MeshServiceServer extends UntypedServiceImplementation {
    * coordinator answers UNIMPLEMENTED and is asked one by one.
    */
   submitJobs: handleUnaryCall<SubmitJobsRequest, SubmitJobsResponse>;
+  /**
+   * A job that fits into one message, submitted and followed by one call: first the job as it was committed, then its
+   * results as they come, if they are wanted, and at last the job as it ended. The same key gives the same job, so a call
+   * that broke off may be made again. Since November 2026, too.
+   */
+  runJob: handleServerStreamingCall<RunJobRequest, RunJobResponse>;
   missingBlobs: handleUnaryCall<MissingBlobsRequest, MissingBlobsResponse>;
   putBlob: handleClientStreamingCall<PutBlobRequest, PutBlobResponse>;
   getJob: handleUnaryCall<GetJobRequest, GetJobResponse>;
@@ -5129,6 +5324,17 @@ export interface MeshServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: SubmitJobsResponse) => void,
   ): ClientUnaryCall;
+  /**
+   * A job that fits into one message, submitted and followed by one call: first the job as it was committed, then its
+   * results as they come, if they are wanted, and at last the job as it ended. The same key gives the same job, so a call
+   * that broke off may be made again. Since November 2026, too.
+   */
+  runJob(request: RunJobRequest, options?: Partial<CallOptions>): ClientReadableStream<RunJobResponse>;
+  runJob(
+    request: RunJobRequest,
+    metadata?: Metadata,
+    options?: Partial<CallOptions>,
+  ): ClientReadableStream<RunJobResponse>;
   missingBlobs(
     request: MissingBlobsRequest,
     callback: (error: ServiceError | null, response: MissingBlobsResponse) => void,
