@@ -320,6 +320,16 @@ create table task_original (
   constraint task_original_ranges CHECK (index >= 0 AND generation >= 1 AND copy_generation > generation AND attempt >= 1)
 );
 
+create table task_range (
+  job bigint not null,
+  first integer not null,
+  after integer not null,
+  node integer not null,
+  assigned_at timestamp with time zone not null default now(),
+  constraint task_range_bounds CHECK (first >= 0 AND after > first),
+  constraint task_range_pkey PRIMARY KEY (job, first)
+);
+
 create table trust (
   id smallint not null default 1,
   generation bigint not null default 1,

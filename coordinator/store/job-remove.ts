@@ -1,15 +1,13 @@
 import { type RawBuilder, sql } from 'kysely';
 import { bigints, ints, texts } from './arrays.js';
 import type { Database } from './database.js';
+import type { Span } from './task-ranges.js';
+
+/** What holds something of tasks. */
+const TABLES = ['task', 'task_original', 'task_attempt', 'task_range'] as const;
 
 /** Rows of one table that a statement deletes at most: short transactions, so that others are not held up. */
 const ROWS_MAX = 5000;
-
-interface Range {
-  job: number;
-  from: number;
-  to: number;
-}
 
 /**
  * Deletes jobs that have ended. Rows first, a bounded number per statement, however many jobs they are of; the jobs last:
@@ -24,8 +22,7 @@ export async function removeJobs(database: Database, seqs: readonly number[]): P
   );
   const made = jobs.map(({ seq, materialised }) => ({ job: seq, from: 0, to: materialised }));
   for (const ranges of inBatches(made)) {
-    for (const table of ['task', 'task_original', 'task_attempt'] as const)
-      await database.run((db) => removeStatement(table, ranges).execute(db));
+    for (const table of TABLES) await database.run((db) => removeStatement(table, ranges).execute(db));
   }
   const ids = jobs.map(({ id }) => id);
   await database.run((db) =>
@@ -41,19 +38,18 @@ export async function removeJobs(database: Database, seqs: readonly number[]): P
 }
 
 /** The job is compared as in leading.ts, `keyOf`: the key is the only way to the rows. */
-export const removeStatement = (
-  table: 'task' | 'task_original' | 'task_attempt',
-  ranges: readonly Range[],
-): RawBuilder<unknown> => sql`
+export const removeStatement = (table: (typeof TABLES)[number], ranges: readonly Span[]): RawBuilder<unknown> => sql`
   delete from ${sql.table(table)} t
   using unnest(
     ${bigints(ranges, ({ job }) => job)}, ${ints(ranges, ({ from }) => from)}, ${ints(ranges, ({ to }) => to)}
   ) as u(job, first, after)
-  where t.job = any (array[u.job]) and t.index >= u.first and t.index < u.after`;
+  where t.job = any (array[u.job]) and ${first(table)} >= u.first and ${first(table)} < u.after`;
+
+const first = (table: (typeof TABLES)[number]) => (table === 'task_range' ? sql`t.first` : sql`t.index`);
 
 /** Cuts ranges so that each batch has at most ROWS_MAX rows. */
-function* inBatches(ranges: readonly Range[]): Generator<Range[]> {
-  let batch: Range[] = [];
+function* inBatches(ranges: readonly Span[]): Generator<Span[]> {
+  let batch: Span[] = [];
   let rows = 0;
   for (const { job, to } of ranges) {
     for (let from = 0; from < to; ) {

@@ -7,6 +7,7 @@ import { assignStatement } from './tasks-assign.js';
 import { cancelStatement } from './tasks-cancel.js';
 import { completeStatement } from './tasks-complete.js';
 import { dueStatement, listQuery, nextDueStatement, returnedStatement } from './tasks-read.js';
+import { makeRowsStatement } from './task-ranges.js';
 import { readoptStatement } from './tasks-readopt.js';
 import { adoptStatement, markRunningStatement } from './tasks-running.js';
 import { settleStatement } from './tasks-settle.js';
@@ -92,6 +93,7 @@ function hotStatements(epoch: number, job: number, size: number): [string, RawBu
         refs.map((ref) => ({ ...ref, replacement: { generation: 2, node: 9 }, ageMs: 1000 })),
       ),
     ],
+    ['make rows', makeRowsStatement(epoch, [{ job, from: 100, to: 100 + size }])],
     ['cancel', cancelStatement(epoch, job, 100, size)],
     ['make a copy', makeCopyStatement(epoch, { job, index: 5, generation: 1, node: 1, to: 2 })],
     ['settle a copy', settleCopyStatement(epoch, settlement({ job, index: 5, generation: 1, node: 1 }))],
@@ -110,8 +112,8 @@ async function checkPlans(store: PostgresStore, epoch: number, job: number, stat
   const checkHot = (name: string, plan: PlanNode[]): void => {
     const nodes = plan.filter((node) => node['Node Type'] !== 'ModifyTable');
     const touching = nodes.filter((node) => node['Relation Name'] === 'task');
-    // Fresh tasks are only written; everything else reads what it moves.
-    check(touching.length > 0 || /^assign ranges/.test(name), `${state}: ${name} touches task`);
+    // Fresh tasks, and those of ranges, are only written; everything else reads what it moves.
+    check(touching.length > 0 || /^(?:assign ranges|make rows)/.test(name), `${state}: ${name} touches task`);
     for (const node of touching) {
       const condition = node['Index Cond'] ?? '';
       const byKey =

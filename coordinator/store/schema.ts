@@ -250,6 +250,14 @@ export interface SettingTable {
   value: string;
 }
 
+export interface TaskRangeTable {
+  job: number;
+  first: number;
+  after: number;
+  node: number;
+  assigned_at: DefaultTime;
+}
+
 export interface Schema {
   audit: AuditTable;
   blob: BlobTable;
@@ -269,5 +277,6 @@ export interface Schema {
   task: TaskTable;
   task_attempt: TaskAttemptTable;
   task_original: TaskOriginalTable;
+  task_range: TaskRangeTable;
   trust: TrustTable;
 }

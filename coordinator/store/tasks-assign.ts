@@ -2,6 +2,7 @@ import { type RawBuilder, sql } from 'kysely';
 import type { AssignedTask, AssignItem, JobChange } from '../ports.js';
 import { bigints, ints } from './arrays.js';
 import type { Database } from './database.js';
+import { RANGE_MIN } from './task-ranges.js';
 import {
   isLocked,
   keyOf,
@@ -18,7 +19,7 @@ type FreshItem = Extract<AssignItem, { from: number }>;
 
 /** The changed tasks column by column: a tenth of the bytes of a row per task, and parsed natively. */
 interface AssignRow extends Verdict {
-  /** How many rows were made of each job that had fresh tasks: of its ranges, which follow one another, the first so many. */
+  /** How many tasks were assigned of each job that had fresh ones: of its ranges, which follow one another, the first so many. */
   made: { job: number; rows: number; inputs: string[] | null }[];
   returned: {
     job: number[];
@@ -32,9 +33,10 @@ interface AssignRow extends Verdict {
 }
 
 /**
- * A fresh task's row is made by its first assignment: what waits untouched costs nothing but its job's row and its input.
- * A range is taken only where it goes on from the rows there are, so rows never have a gap and none is made twice. What is
- * said of rows without inputs is what was wanted: all of it is made, or the statement fails.
+ * What waits untouched costs nothing but its job's row and its input. Its first assignment makes a fresh task's row, or one
+ * range for many that go to a node together (task-ranges.ts). A range is taken only where it goes on from what was assigned
+ * before, so nothing has a gap and none is given away twice. What is said of tasks without inputs is what was wanted: all
+ * of it is made, or the statement fails.
  */
 const fresh = (ranges: readonly FreshItem[]) => sql`
   wanted as materialized (
@@ -54,7 +56,12 @@ const fresh = (ranges: readonly FreshItem[]) => sql`
     insert into task (job, index, generation, status, node, assigned_at, queued_at)
     select w.job, i.index, 1, 'ASSIGNED', w.node, now(), w.created_at
     from wanted w cross join lateral generate_series(w.first, w.after - 1) as i(index)
-    where not w.has_inputs
+    where not w.has_inputs and w.after - w.first < ${sql.lit(RANGE_MIN)}
+  ),
+  ranged as (
+    insert into task_range (job, first, after, node)
+    select job, first, after, node from wanted
+    where not has_inputs and after - first >= ${sql.lit(RANGE_MIN)}
   ),
   described as (
     insert into task (job, index, generation, status, node, assigned_at, queued_at, input)

@@ -2,6 +2,7 @@ import { type RawBuilder, sql } from 'kysely';
 import { MeshError } from '../../common/errors.js';
 import type { JobChange, LiveTask } from '../ports.js';
 import type { Database } from './database.js';
+import { makeRows } from './task-ranges.js';
 import {
   type JobChangeJson,
   jobChangeJson,
@@ -78,6 +79,7 @@ export async function cancel(
   fromIndex: number,
   limit: number,
 ): Promise<{ nextIndex: number | undefined; live: LiveTask[]; cancelled: number; job: JobChange }> {
+  await makeRows(database, epoch, [{ job, from: fromIndex, to: fromIndex + limit }]);
   const row = await runAsLeader(database, epoch, cancelStatement(epoch, job, fromIndex, limit));
   const change = row.jobs[0] ?? row.before;
   if (!change) throw new MeshError('NOT_FOUND', `there is no job number ${job}`);

@@ -1,10 +1,11 @@
 import { type Kysely, type RawBuilder, sql } from 'kysely';
 import type { TaskRef, TaskStatus } from '../core/task.js';
-import type { LiveTask, TaskRow, TaskStore } from '../ports.js';
+import type { LiveTask, TaskQuery, TaskRow, TaskStore } from '../ports.js';
 import { bigints, ints } from './arrays.js';
 import type { Database } from './database.js';
 import { keyOf } from './leading.js';
 import type { Schema } from './schema.js';
+import { rowless } from './task-ranges.js';
 
 /** Reading tasks: always along the primary key or the index of what is due, and a bounded page at a time. */
 type Reads = Pick<
@@ -22,6 +23,9 @@ type Reads = Pick<
   | 'nodesLost'
   | 'unfinishedInputs'
 >;
+
+/** Above every index. */
+const INDEX_MAX = 2 ** 31 - 1;
 
 const TERMINAL: ReadonlySet<TaskStatus> = new Set(['COMPLETED', 'FAILED', 'CANCELLED']);
 
@@ -107,7 +111,7 @@ async function nextDueInMs(database: Database, jobs: readonly number[]): Promise
   return rows[0]?.in_ms ?? undefined;
 }
 
-/** Each job is read backwards from its cursor and no further than its counters say there is something to find. */
+/** Each job's rows, and its ranges, are read backwards from its cursor and no further than its counters say there is something to find. */
 async function live(database: Database): Promise<LiveTask[]> {
   const { rows } = await database.run((db) =>
     sql<LiveTask>`
@@ -119,12 +123,22 @@ async function live(database: Database): Promise<LiveTask[]> {
         order by t.index desc limit j.assigned + j.running
       ) t
       where j.completed_at is null and j.assigned + j.running > 0
-      order by t.job, t.index`.execute(db),
+      union all
+      select j.seq, t.index, 1, t.node, 'ASSIGNED', 0, 0,
+        greatest(0, extract(epoch from now() - t.assigned_at) * 1000)::double precision
+      from job j cross join lateral (
+        select g.node, g.assigned_at, i.index
+        from task_range g cross join lateral generate_series(g.first, g.after - 1) as i(index)
+        where g.job = j.seq and not exists (select from task t where ${keyOf(sql`g.job`, sql`i.index`)})
+        order by g.first desc limit j.assigned
+      ) t
+      where j.completed_at is null and j.assigned > 0
+      order by job, index`.execute(db),
   );
   return [...rows];
 }
 
-export function listQuery(db: Kysely<Schema>, query: Parameters<TaskStore['list']>[0]) {
+export function listQuery(db: Kysely<Schema>, query: TaskQuery) {
   let select = db
     .selectFrom('task as t')
     .leftJoin('node as n', 'n.seq', 't.node')
@@ -171,7 +185,24 @@ async function made(database: Database, job: number): Promise<number> {
   return row ? row.materialised - row.skipped : 0;
 }
 
-async function list(database: Database, query: Parameters<TaskStore['list']>[0]): Promise<TaskRow[]> {
+/**
+ * Below the cursor every task has a row or is of a range, so rows without a gap are all there is. Ranges are read before the
+ * rows that then count: a task that gets its row in between is in both, and never in neither.
+ */
+async function list(database: Database, query: TaskQuery): Promise<TaskRow[]> {
+  const { job, fromIndex, limit, among } = query;
+  const isAllRows = (query.status ?? 'ASSIGNED') !== 'ASSIGNED' || typeof among === 'string';
+  const rows = await listRows(database, query);
+  if (isAllRows || (rows.length >= limit && rows.at(-1)?.index === fromIndex + limit - 1)) return rows;
+  const to = Math.min(query.toIndex ?? INDEX_MAX, query.status || among ? INDEX_MAX : fromIndex + limit);
+  const others = await rowless(database, { job, from: fromIndex, to }, among);
+  if (others.length === 0) return rows;
+  const listed = new Map(others.map((row) => [row.index, row]));
+  for (const row of await listRows(database, query)) listed.set(row.index, row);
+  return [...listed.values()].sort((a, b) => a.index - b.index).slice(0, limit);
+}
+
+async function listRows(database: Database, query: TaskQuery): Promise<TaskRow[]> {
   const rows = await database.run((db) => listQuery(db, query).execute());
   return rows.map((row) => ({
     job: row.job,
@@ -235,7 +266,8 @@ async function results(
       .limit(limit)
       .execute(),
   );
-  const stop = rows.findIndex((row) => !TERMINAL.has(row.status));
+  // A gap is a task that was assigned with others and has not ended.
+  const stop = rows.findIndex((row, place) => row.index !== fromIndex + place || !TERMINAL.has(row.status));
   const ended = rows.slice(0, stop === -1 ? rows.length : stop).map((row) => ({
     index: row.index,
     status: row.status,

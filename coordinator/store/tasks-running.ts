@@ -3,6 +3,7 @@ import type { TaskRef } from '../core/task.js';
 import type { JobChange, LiveTask } from '../ports.js';
 import { bigints, boundedMs, doubles, ints } from './arrays.js';
 import type { Database } from './database.js';
+import { makeRows, spansOf } from './task-ranges.js';
 import {
   isLocked,
   keyOf,
@@ -127,6 +128,7 @@ export async function markRunning(
   items: readonly StartedItem[],
 ): Promise<{ changed: TaskRef[]; jobs: JobChange[] }> {
   if (items.length === 0) return { changed: [], jobs: [] };
+  await makeRows(database, epoch, spansOf(items));
   const row = await runAsLeader(database, epoch, markRunningStatement(epoch, items));
   return { changed: row.changed, jobs: row.jobs.map(toJobChange) };
 }

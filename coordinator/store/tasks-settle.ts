@@ -3,6 +3,7 @@ import type { Settled, Settlement } from '../ports.js';
 import { base64s, bigints, boundedMs, doubles, ints, texts, whole } from './arrays.js';
 import { completeStatement, inOrder, type Run, toRuns } from './tasks-complete.js';
 import type { Database } from './database.js';
+import { makeRows, spansOf } from './task-ranges.js';
 import {
   isLocked,
   keyOf,
@@ -99,6 +100,7 @@ export async function settle(database: Database, epoch: number, items: readonly 
   if (successes.length === items.length) return complete(database, epoch, items);
   const others = items.filter((item) => !isSuccess(item));
   const completed = successes.length > 0 ? await complete(database, epoch, successes) : { accepted: [], jobs: [] };
+  await makeRows(database, epoch, spansOf(others));
   const row = await runAsLeader(database, epoch, settleStatement(epoch, others));
   const settled = new Set(row.accepted);
   let [nextSuccess, nextOther] = [0, 0];
@@ -115,11 +117,12 @@ async function complete(database: Database, epoch: number, items: readonly Settl
   const ordered = positions.map((position) => items[position] as Settlement);
   const runs = toRuns(ordered);
   const row = await runAsLeader(database, epoch, completeStatement(epoch, ordered, runs));
+  const jobs = row.jobs.map(toJobChange);
+  if (!row.matched) return { accepted: new Array<boolean>(items.length).fill(true), jobs };
   const accepted = new Array<boolean>(items.length).fill(false);
-  for (const [number, indexes] of row.accepted) {
-    const { first, size, before } = runs[number - 1] as Run;
-    const places = indexes?.map((index) => index - first) ?? Array.from({ length: size }, (_, place) => place);
-    for (const place of places) accepted[positions[before + place] as number] = true;
+  for (const [number, index] of row.matched) {
+    const { first, before } = runs[number - 1] as Run;
+    accepted[positions[before + index - first] as number] = true;
   }
-  return { accepted, jobs: row.jobs.map(toJobChange) };
+  return { accepted, jobs };
 }
