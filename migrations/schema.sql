@@ -306,6 +306,22 @@ create table task_attempt (
   constraint task_attempt_ranges CHECK (index >= 0 AND generation >= 1 AND attempt >= 1)
 );
 
+create table task_block (
+  job bigint not null,
+  first integer not null,
+  after integer not null,
+  node integer not null,
+  assigned_at timestamp with time zone not null,
+  settled_at timestamp with time zone not null default now(),
+  age_ms integer[] not null,
+  run_us bigint[] not null,
+  results text[],
+  result text,
+  constraint task_block_bounds CHECK (first >= 0 AND after > first),
+  constraint task_block_pkey PRIMARY KEY (job, first),
+  constraint task_block_sizes CHECK (cardinality(age_ms) = (after - first) AND cardinality(run_us) = (after - first) AND (results IS NULL OR cardinality(results) = (after - first)))
+) with (autovacuum_vacuum_cost_delay=0);
+
 create table task_original (
   job bigint not null,
   index integer not null,
@@ -326,9 +342,10 @@ create table task_range (
   after integer not null,
   node integer not null,
   assigned_at timestamp with time zone not null default now(),
-  constraint task_range_bounds CHECK (first >= 0 AND after > first),
+  out int4multirange not null default '{}'::int4multirange,
+  constraint task_range_bounds CHECK (first >= 0 AND after > first AND "out" <@ int4multirange(int4range(first, after))),
   constraint task_range_pkey PRIMARY KEY (job, first)
-);
+) with (autovacuum_vacuum_cost_delay=0, fillfactor=50);
 
 create table trust (
   id smallint not null default 1,

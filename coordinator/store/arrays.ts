@@ -80,6 +80,9 @@ export const bigints = <T>(items: readonly T[], pick: Pick<T, number>): RawBuild
 export const doubles = <T>(items: readonly T[], pick: Pick<T, number>): RawBuilder<number[]> =>
   sql`${numbers(items, pick)}::double precision[]`;
 
+export const booleans = <T>(items: readonly T[], pick: (item: T) => boolean): RawBuilder<boolean[]> =>
+  sql`${`{${items.map((item) => (pick(item) ? 't' : 'f')).join(',')}}`}::boolean[]`;
+
 export const texts = <T>(items: readonly T[], pick: Pick<T, string>): RawBuilder<string[]> =>
   sql`${strings(items, pick)}::text[]`;
 

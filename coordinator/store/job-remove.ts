@@ -4,7 +4,7 @@ import type { Database } from './database.js';
 import type { Span } from './task-ranges.js';
 
 /** What holds something of tasks. */
-const TABLES = ['task', 'task_original', 'task_attempt', 'task_range'] as const;
+const TABLES = ['task', 'task_original', 'task_attempt', 'task_range', 'task_block'] as const;
 
 /** Rows of one table that a statement deletes at most: short transactions, so that others are not held up. */
 const ROWS_MAX = 5000;
@@ -45,7 +45,8 @@ export const removeStatement = (table: (typeof TABLES)[number], ranges: readonly
   ) as u(job, first, after)
   where t.job = any (array[u.job]) and ${first(table)} >= u.first and ${first(table)} < u.after`;
 
-const first = (table: (typeof TABLES)[number]) => (table === 'task_range' ? sql`t.first` : sql`t.index`);
+const first = (table: (typeof TABLES)[number]): RawBuilder<unknown> =>
+  table === 'task_range' || table === 'task_block' ? sql`t.first` : sql`t.index`;
 
 /** Cuts ranges so that each batch has at most ROWS_MAX rows. */
 function* inBatches(ranges: readonly Span[]): Generator<Span[]> {

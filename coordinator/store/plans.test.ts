@@ -6,7 +6,8 @@ import type { PostgresStore } from './index.js';
 import { assignStatement } from './tasks-assign.js';
 import { cancelStatement } from './tasks-cancel.js';
 import { completeStatement } from './tasks-complete.js';
-import { dueStatement, listQuery, nextDueStatement, returnedStatement } from './tasks-read.js';
+import { listStatement } from './task-list.js';
+import { dueStatement, nextDueStatement, returnedStatement } from './tasks-read.js';
 import { makeRowsStatement } from './task-ranges.js';
 import { readoptStatement } from './tasks-readopt.js';
 import { adoptStatement, markRunningStatement } from './tasks-running.js';
@@ -137,15 +138,10 @@ async function checkPlans(store: PostgresStore, epoch: number, job: number, stat
   if (await hasGenericPlans(store))
     for (const [name, statement] of hotStatements(epoch, job, 1))
       checkHot(`${name}, planned once,`, await keptPlanOf(store, statement));
-  const indexOf = (plan: unknown): string[] =>
-    nodesOf((plan as { 'QUERY PLAN': { Plan: PlanNode }[] }[])[0]?.['QUERY PLAN'][0]?.Plan as PlanNode)
-      .filter((node) => node['Relation Name'] === 'task')
-      .map((node) => `${node['Node Type']} ${node['Index Name']}`);
-  const sample = (await planOf(store, runTimesStatement(job, 2000)))
-    .filter((node) => node['Relation Name'] === 'task')
-    .map((node) => `${node['Node Type']} ${node['Index Name']}`);
+  const reading = (table: string, plan: PlanNode[]): string[] =>
+    plan.filter((node) => node['Relation Name'] === table).map((node) => `${node['Node Type']} ${node['Index Name']}`);
+  const sample = reading('task', await planOf(store, runTimesStatement(job, 2000)));
   check(sample.join() === 'Index Scan task_pkey', `${state}: running times are read along the key: ${sample.join()}`);
-  const db = store.database.kysely;
   const few = Array.from({ length: 500 }, (_, other) => job + other);
   const returning: [string, RawBuilder<unknown>, number][] = [
     ['due', dueStatement([job], 5000), 1],
@@ -171,7 +167,7 @@ async function checkPlans(store: PostgresStore, epoch: number, job: number, stat
   }
   for (const status of [undefined, 'FAILED'] as const) {
     const query = { job, fromIndex: 5000, limit: 50, ...(status ? { status, among: 'failed' as const } : {}) };
-    const page = indexOf(await listQuery(db, query).explain('json'));
+    const page = reading('task', await planOf(store, listStatement(query)));
     check(
       page.join() === 'Index Scan task_pkey',
       `${state}: a page of ${status ?? 'all'} tasks goes by key: ${page.join()}`,

@@ -256,6 +256,20 @@ export interface TaskRangeTable {
   after: number;
   node: number;
   assigned_at: DefaultTime;
+  out: Generated<string>;
+}
+
+export interface TaskBlockTable {
+  job: number;
+  first: number;
+  after: number;
+  node: number;
+  assigned_at: Time;
+  settled_at: DefaultTime;
+  age_ms: string;
+  run_us: string;
+  results: string | null;
+  result: string | null;
 }
 
 export interface Schema {
@@ -276,6 +290,7 @@ export interface Schema {
   setting: SettingTable;
   task: TaskTable;
   task_attempt: TaskAttemptTable;
+  task_block: TaskBlockTable;
   task_original: TaskOriginalTable;
   task_range: TaskRangeTable;
   trust: TrustTable;

@@ -1,42 +1,16 @@
 import { type RawBuilder, sql } from 'kysely';
-import type { Settlement } from '../ports.js';
-import { base64s, bigints, boundedMs, doubles, ints, texts, whole } from './arrays.js';
-import { overlapping } from './task-ranges.js';
-import { isLocked, lease, lockedJobs, movedJobs, type Verdict, verdict } from './leading.js';
+import type { Settled, Settlement } from '../ports.js';
+import { base64s, bigints, booleans, boundedMs, doubles, ints, texts, whole } from './arrays.js';
+import type { Database } from './database.js';
+import { isLocked, lease, lockedJobs, movedJobs, runAsLeader, toJobChange, type Verdict, verdict } from './leading.js';
+import { inOrder, type Run, toRuns } from './task-runs.js';
+import { overlapping, takenOut } from './task-ranges.js';
 
-/** Tasks of one job with successive indexes, of one generation and on one node. */
-export interface Run {
-  job: number;
-  generation: number;
-  node: number;
-  first: number;
-  size: number;
-  /** How many of the ordered settlements come before its first. */
-  before: number;
-}
-
-export interface CompletedRow extends Verdict {
+interface CompletedRow extends Verdict {
   /** What matched: 1-based runs and indexes; null when everything did. */
   matched: [run: number, index: number][] | null;
-}
-
-const isBefore = (a: Settlement, b: Settlement): number => a.job - b.job || a.index - b.index;
-
-/** The positions of the settlements in order of job and index. Agents finish tasks nearly in order. */
-export function inOrder(items: readonly Settlement[]): number[] {
-  const positions = items.map((_, position) => position);
-  return positions.sort((a, b) => isBefore(items[a] as Settlement, items[b] as Settlement));
-}
-
-export function toRuns(ordered: readonly Settlement[]): Run[] {
-  const runs: Run[] = [];
-  let run: Run | undefined;
-  ordered.forEach(({ job, index, generation, node }, before) => {
-    const goesOn = run && run.job === job && run.first + run.size === index;
-    if (goesOn && run && run.generation === generation && run.node === node) run.size++;
-    else runs.push((run = { job, generation, node, first: index, size: 1, before }));
-  });
-  return runs;
+  /** Pieces of runs that another statement took out of their range at the same moment, or what is in one range with them. */
+  refused: number;
 }
 
 /** The results, unless all are the same: an element of an array of texts is found by passing those before it. */
@@ -46,18 +20,50 @@ function resultsOf(ordered: readonly Settlement[]): { same: string | undefined; 
   return { same: differs ? undefined : same, each: texts(differs ? ordered : [], (s) => s.resultJson) };
 }
 
+const given = (runs: readonly Run[]): RawBuilder<unknown> => sql`
+  unnest(
+    ${bigints(runs, (r) => r.job)}, ${ints(runs, (r) => r.generation)}, ${ints(runs, (r) => r.node)},
+    ${ints(runs, (r) => r.first)}, ${ints(runs, (r) => r.size)}, ${ints(runs, (r) => r.before)},
+    ${booleans(runs, (r) => r.block)}
+  ) with ordinality as r(job, generation, node, first, size, before, block, run)`;
+
+/** What is said of the task `t.index` of the run `r`, from arrays by its place. */
+function saidOf(ordered: readonly Settlement[]) {
+  const results = resultsOf(ordered);
+  const place = sql`[r.before + t.index - r.first + 1]`;
+  const runUs = bigints(ordered, (s) => whole(s.runUs));
+  const ages = doubles(ordered, (s) => boundedMs(s.finishedAgeMs));
+  const age = sql`(${ages})${place}`;
+  const ran = sql`(${runUs})${place}`;
+  return {
+    row: {
+      finishedAt: sql`now() - ${age} * interval '1 millisecond'`,
+      startedAt: sql`now() - (${age} + ${ran}::double precision / 1000) * interval '1 millisecond'`,
+      runUs: ran,
+      exitCode: sql`(${ints(ordered, (s) => s.exitCode)})${place}`,
+      peakMemoryBytes: sql`(${bigints(ordered, (s) => whole(s.peakMemoryBytes))})${place}`,
+      resultJson: sql`coalesce((${results.each})${place}, ${results.same ?? null}::text)`,
+      output: sql`decode((${base64s(ordered, (s) => s.output)})${place}, 'base64')`,
+    },
+    /** Of the successive tasks of a piece. */
+    block: { ages: sql`(${ages})`, runUs: sql`(${runUs})`, results: sql`(${results.each})`, result: results.same },
+  };
+}
+
 /**
  * ASSIGNED or RUNNING → COMPLETED: what most attempts come to, in half the columns of a settlement (tasks-settle.ts).
- * Reads the rows of a run in one pass along the primary key, and what is said of each task from arrays by its place in the
- * run: a third of the time of a probe for every task. Nothing in it can be joined another way. A task of a range gets its
- * row here, and no other version of it is written; two that say so of one task find the row of the first.
+ * Reads the rows of a run (successive tasks of one job, generation and node) in one pass along the primary key, and what is
+ * said of each from arrays by its place in the run: a third of the time of a probe for every task. Tasks that are still in
+ * their range are taken out of it into a block, or, few or with more to say, get their rows. Nothing in it can be joined
+ * another way.
  */
 export function completeStatement(
   epoch: number,
   ordered: readonly Settlement[],
   runs: readonly Run[] = toRuns(ordered),
 ): RawBuilder<CompletedRow> {
-  const said = saidOf(ordered);
+  const { row, block } = saidOf(ordered);
+  const places = sql`[k.before + k.low - k.start + 1 : k.before + k.high - k.start]`;
   return sql<CompletedRow>`
     with ${lease(epoch)},
     ${lockedJobs(
@@ -66,32 +72,40 @@ export function completeStatement(
     )},
     settled as (
       update task t set
-        status = 'COMPLETED', finished_at = ${said.finishedAt}, started_at = coalesce(t.started_at, ${said.startedAt}),
-        run_us = ${said.runUs}, exit_code = ${said.exitCode}, peak_memory_bytes = ${said.peakMemoryBytes},
-        result_json = ${said.resultJson}, output = ${said.output}
+        status = 'COMPLETED', finished_at = ${row.finishedAt}, started_at = coalesce(t.started_at, ${row.startedAt}),
+        run_us = ${row.runUs}, exit_code = ${row.exitCode}, peak_memory_bytes = ${row.peakMemoryBytes},
+        result_json = ${row.resultJson}, output = ${row.output}
       from ${given(runs)}
       where t.job = any (array[r.job]) and t.index >= r.first and t.index < r.first + r.size
         and t.generation = r.generation and t.node = r.node
         and t.status in ('ASSIGNED', 'RUNNING') and ${isLocked(sql`r.job`)}
       returning r.run, t.job, t.index, t.running_at is not null as ran
     ),
+    pieces as materialized (
+      select r.run, r.job, r.node, r.first as start, r.before, r.block, g.first as range, g.assigned_at,
+        greatest(g.first, r.first) as low, least(g.after, r.first + r.size) as high
+      from ${given(runs)}
+      cross join lateral (${overlapping('task_range', sql`r.job`, sql`r.first`, sql`r.first + r.size`)}) g
+      where r.generation = 1 and g.node = r.node and ${isLocked(sql`r.job`)}
+        and not g.out && int4range(greatest(g.first, r.first), least(g.after, r.first + r.size))
+    ),
+    ${takenOut},
+    blocks as (
+      insert into task_block (job, first, after, node, assigned_at, age_ms, run_us, results, result)
+      select k.job, k.low, k.high, k.node, k.assigned_at, ${block.ages}${places}, ${block.runUs}${places},
+        nullif(${block.results}${places}, '{}'), ${block.result ?? null}::text
+      from kept k where k.block
+    ),
     entered as (
       insert into task (
         job, index, generation, status, node, queued_at, assigned_at, finished_at, started_at, run_us, exit_code,
         peak_memory_bytes, result_json, output
       )
-      select t.job, t.index, 1, 'COMPLETED', r.node, l.created_at, g.assigned_at, ${said.finishedAt}, ${said.startedAt},
-        ${said.runUs}, ${said.exitCode}, ${said.peakMemoryBytes}, ${said.resultJson}, ${said.output}
-      from ${given(runs)}
+      select t.job, t.index, 1, 'COMPLETED', r.node, l.created_at, r.assigned_at, ${row.finishedAt}, ${row.startedAt},
+        ${row.runUs}, ${row.exitCode}, ${row.peakMemoryBytes}, ${row.resultJson}, ${row.output}
+      from (select *, start as first from kept where not block) r
       join locked l on l.seq = r.job
-      cross join lateral (${overlapping(sql`r.job`, sql`r.first`, sql`r.first + r.size`)}) g
-      cross join lateral (
-        select r.job, i.index
-        from generate_series(greatest(g.first, r.first), least(g.after, r.first + r.size) - 1) as i(index)
-      ) t
-      where r.generation = 1 and g.node = r.node
-      on conflict (job, index) do nothing
-      returning job, index
+      cross join lateral (select r.job, i.index from generate_series(r.low, r.high - 1) as i(index)) t
     ),
     delta as (
       select job, 0 as queued, -sum(rows - ran)::integer as assigned, -sum(ran)::integer as running, 0 as retrying,
@@ -99,40 +113,38 @@ export function completeStatement(
       from (
         select job, count(*) as rows, count(*) filter (where ran) as ran from settled group by job
         union all
-        select job, count(*), 0 from entered group by job
+        select job, sum(high - low), 0 from kept group by job
       ) of_job group by job
     ),
     ${movedJobs()}
-    select ${verdict}, case when coalesce((select sum(completed) from delta), 0) < ${ordered.length}::integer then (
-      select coalesce(json_agg(json_build_array(run, index)), '[]') from (
-        select run, index from settled
-        union all
-        select min(r.run), e.index from entered e join ${given(runs)}
-          on r.job = e.job and r.generation = 1 and e.index >= r.first and e.index < r.first + r.size
-        group by e.job, e.index
-      ) m
-    ) end as matched`;
+    select ${verdict}, ((select count(*) from pieces) - (select count(*) from kept))::integer as refused,
+      case when coalesce((select sum(completed) from delta), 0) < ${ordered.length}::integer then (
+        select coalesce(json_agg(json_build_array(run, index)), '[]') from (
+          select run, index from settled
+          union all
+          select k.run, i.index from kept k cross join lateral generate_series(k.low, k.high - 1) as i(index)
+        ) m
+      ) end as matched`;
 }
 
-const given = (runs: readonly Run[]): RawBuilder<unknown> => sql`
-  unnest(
-    ${bigints(runs, (r) => r.job)}, ${ints(runs, (r) => r.generation)}, ${ints(runs, (r) => r.node)},
-    ${ints(runs, (r) => r.first)}, ${ints(runs, (r) => r.size)}, ${ints(runs, (r) => r.before)}
-  ) with ordinality as r(job, generation, node, first, size, before, run)`;
-
-/** What is said of the task `t.index` of the run `r`. */
-function saidOf(ordered: readonly Settlement[]) {
-  const results = resultsOf(ordered);
-  const place = sql`[r.before + t.index - r.first + 1]`;
-  const runUs = sql`(${bigints(ordered, (s) => whole(s.runUs))})${place}`;
-  const ageMs = sql`(${doubles(ordered, (s) => boundedMs(s.finishedAgeMs))})${place}`;
-  return {
-    runUs,
-    finishedAt: sql`now() - ${ageMs} * interval '1 millisecond'`,
-    startedAt: sql`now() - (${ageMs} + ${runUs}::double precision / 1000) * interval '1 millisecond'`,
-    exitCode: sql`(${ints(ordered, (s) => s.exitCode)})${place}`,
-    peakMemoryBytes: sql`(${bigints(ordered, (s) => whole(s.peakMemoryBytes))})${place}`,
-    resultJson: sql`coalesce((${results.each})${place}, ${results.same ?? null}::text)`,
-    output: sql`decode((${base64s(ordered, (s) => s.output)})${place}, 'base64')`,
-  };
+/** Successes. What two statements wanted to take out of one range at a time is tried again, when the other has ended. */
+export async function complete(database: Database, epoch: number, items: readonly Settlement[]): Promise<Settled> {
+  const positions = inOrder(items);
+  const ordered = positions.map((position) => items[position] as Settlement);
+  const accepted = new Array<boolean>(items.length).fill(false);
+  const jobs = new Map<number, Settled['jobs'][number]>();
+  for (let left = toRuns(ordered), refused = 1; refused > 0; ) {
+    const row = await runAsLeader(database, epoch, completeStatement(epoch, ordered, left));
+    for (const job of row.jobs) jobs.set(job.seq, toJobChange(job));
+    if (row.matched) {
+      for (const [number, index] of row.matched) {
+        const { first, before } = left[number - 1] as Run;
+        accepted[positions[before + index - first] as number] = true;
+      }
+    } else accepted.fill(true);
+    ({ refused } = row);
+    const isLeft = (before: number): boolean => !accepted[positions[before] as number];
+    left = toRuns(ordered, isLeft);
+  }
+  return { accepted, jobs: [...jobs.values()] };
 }

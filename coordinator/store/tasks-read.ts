@@ -1,11 +1,11 @@
-import { type Kysely, type RawBuilder, sql } from 'kysely';
+import { type RawBuilder, sql } from 'kysely';
 import type { TaskRef, TaskStatus } from '../core/task.js';
-import type { LiveTask, TaskQuery, TaskRow, TaskStore } from '../ports.js';
+import type { LiveTask, TaskStore } from '../ports.js';
 import { bigints, ints } from './arrays.js';
 import type { Database } from './database.js';
 import { keyOf } from './leading.js';
-import type { Schema } from './schema.js';
-import { rowless } from './task-ranges.js';
+import { list } from './task-list.js';
+import { overlapping } from './task-ranges.js';
 
 /** Reading tasks: always along the primary key or the index of what is due, and a bounded page at a time. */
 type Reads = Pick<
@@ -23,9 +23,6 @@ type Reads = Pick<
   | 'nodesLost'
   | 'unfinishedInputs'
 >;
-
-/** Above every index. */
-const INDEX_MAX = 2 ** 31 - 1;
 
 const TERMINAL: ReadonlySet<TaskStatus> = new Set(['COMPLETED', 'FAILED', 'CANCELLED']);
 
@@ -128,51 +125,16 @@ async function live(database: Database): Promise<LiveTask[]> {
         greatest(0, extract(epoch from now() - t.assigned_at) * 1000)::double precision
       from job j cross join lateral (
         select g.node, g.assigned_at, i.index
-        from task_range g cross join lateral generate_series(g.first, g.after - 1) as i(index)
-        where g.job = j.seq and not exists (select from task t where ${keyOf(sql`g.job`, sql`i.index`)})
+        from task_range g
+        cross join lateral unnest(int4multirange(int4range(g.first, g.after)) - g.out) as still(part)
+        cross join lateral generate_series(lower(still.part), upper(still.part) - 1) as i(index)
+        where g.job = j.seq
         order by g.first desc limit j.assigned
       ) t
       where j.completed_at is null and j.assigned > 0
       order by job, index`.execute(db),
   );
   return [...rows];
-}
-
-export function listQuery(db: Kysely<Schema>, query: TaskQuery) {
-  let select = db
-    .selectFrom('task as t')
-    .leftJoin('node as n', 'n.seq', 't.node')
-    .selectAll('t')
-    .select('n.name as node_name')
-    .where('t.job', '=', query.job)
-    .where('t.index', '>=', query.fromIndex)
-    .orderBy('t.index')
-    .limit(query.limit);
-  if (query.status) select = select.where('t.status', '=', query.status);
-  if (query.toIndex !== undefined) select = select.where('t.index', '<', query.toIndex);
-  // A failed task left an attempt behind. Three of them among a million are found by that, not by looking at all.
-  if (query.among === 'failed')
-    select = select.where('t.index', 'in', (failed) =>
-      failed
-        .selectFrom('task_attempt as a')
-        .select('a.index')
-        .distinct()
-        .where('a.job', '=', query.job)
-        .where('a.index', '>=', query.fromIndex),
-    );
-  else if (query.among === 'returned')
-    select = select.where('t.index', 'in', (back) =>
-      back
-        .selectFrom('task as d')
-        .select('d.index')
-        .distinct()
-        .where('d.job', '=', query.job)
-        .where('d.due_at', 'is not', null)
-        .where('d.index', '>=', query.fromIndex),
-    );
-  else if (query.among !== undefined)
-    select = select.where(sql<boolean>`t.index = any (${ints(query.among, (index) => index)})`);
-  return select;
 }
 
 const madeQuery = (database: Database, job: number) =>
@@ -183,46 +145,6 @@ const madeQuery = (database: Database, job: number) =>
 async function made(database: Database, job: number): Promise<number> {
   const row = await madeQuery(database, job);
   return row ? row.materialised - row.skipped : 0;
-}
-
-/**
- * Below the cursor every task has a row or is of a range, so rows without a gap are all there is. Ranges are read before the
- * rows that then count: a task that gets its row in between is in both, and never in neither.
- */
-async function list(database: Database, query: TaskQuery): Promise<TaskRow[]> {
-  const { job, fromIndex, limit, among } = query;
-  const isAllRows = (query.status ?? 'ASSIGNED') !== 'ASSIGNED' || typeof among === 'string';
-  const rows = await listRows(database, query);
-  if (isAllRows || (rows.length >= limit && rows.at(-1)?.index === fromIndex + limit - 1)) return rows;
-  const to = Math.min(query.toIndex ?? INDEX_MAX, query.status || among ? INDEX_MAX : fromIndex + limit);
-  const others = await rowless(database, { job, from: fromIndex, to }, among);
-  if (others.length === 0) return rows;
-  const listed = new Map(others.map((row) => [row.index, row]));
-  for (const row of await listRows(database, query)) listed.set(row.index, row);
-  return [...listed.values()].sort((a, b) => a.index - b.index).slice(0, limit);
-}
-
-async function listRows(database: Database, query: TaskQuery): Promise<TaskRow[]> {
-  const rows = await database.run((db) => listQuery(db, query).execute());
-  return rows.map((row) => ({
-    job: row.job,
-    index: row.index,
-    generation: row.generation,
-    status: row.status,
-    failures: row.failures,
-    losses: row.losses,
-    node: row.node_name ?? undefined,
-    exitCode: row.exit_code ?? undefined,
-    queuedAtMs: row.queued_at,
-    assignedAtMs: row.assigned_at ?? undefined,
-    startedAtMs: row.started_at ?? undefined,
-    finishedAtMs: row.finished_at ?? undefined,
-    lastError: row.last_error ?? undefined,
-    resultJson: row.result_json ?? undefined,
-    output: row.output ?? undefined,
-    runUs: row.run_us ?? undefined,
-    peakMemoryBytes: row.peak_memory_bytes ?? undefined,
-  }));
 }
 
 async function attempts(database: Database, job: number, index: number): ReturnType<TaskStore['attempts']> {
@@ -256,16 +178,7 @@ async function results(
   fromIndex: number,
   limit: number,
 ): ReturnType<TaskStore['results']> {
-  const rows = await database.run((db) =>
-    db
-      .selectFrom('task')
-      .select(['index', 'status', 'result_json', 'output'])
-      .where('job', '=', job)
-      .where('index', '>=', fromIndex)
-      .orderBy('index')
-      .limit(limit)
-      .execute(),
-  );
+  const rows = await resultRows(database, job, fromIndex, limit);
   // A gap is a task that was assigned with others and has not ended.
   const stop = rows.findIndex((row, place) => row.index !== fromIndex + place || !TERMINAL.has(row.status));
   const ended = rows.slice(0, stop === -1 ? rows.length : stop).map((row) => ({
@@ -275,6 +188,30 @@ async function results(
     output: row.output ?? undefined,
   }));
   return rows.length > 0 ? ended : cancelledUnmade(database, job, fromIndex, limit);
+}
+
+interface ResultRow {
+  index: number;
+  status: TaskStatus;
+  result_json: string | null;
+  output: Uint8Array | null;
+}
+
+/** Rows and blocks, of one snapshot. */
+async function resultRows(database: Database, job: number, fromIndex: number, limit: number): Promise<ResultRow[]> {
+  const [from, to] = [sql`${fromIndex}::integer`, sql`${fromIndex + limit}::integer`];
+  const { rows } = await database.run((db) =>
+    sql<ResultRow>`
+      select index, status, result_json, output from task
+      where job = ${job}::bigint and index >= ${from} and index < ${to}
+      union all
+      select g.first + e.position::integer - 1, 'COMPLETED', coalesce(e.result, g.result), null
+      from (${overlapping('task_block', sql`${job}::bigint`, from, to)}) g
+      cross join lateral unnest(g.age_ms, g.results) with ordinality as e(age_ms, result, position)
+      where g.first + e.position - 1 >= ${from} and g.first + e.position - 1 < ${to}
+      order by index`.execute(db),
+  );
+  return rows;
 }
 
 /** Past the rows: tasks that were cancelled before they got one. */
@@ -319,6 +256,9 @@ async function storedBytes(database: Database, job: number): Promise<number> {
           from task where job = ${job}::bigint
         ) + (
           select coalesce(sum(coalesce(pg_column_size(output), 0)), 0) from task_attempt where job = ${job}::bigint
+        ) + (
+          select coalesce(sum(coalesce(pg_column_size(results), pg_column_size(result) * (after - first), 0)), 0)
+          from task_block where job = ${job}::bigint
         )
       )::bigint as bytes`.execute(db),
   );

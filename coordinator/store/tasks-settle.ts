@@ -1,7 +1,7 @@
 import { type RawBuilder, sql } from 'kysely';
 import type { Settled, Settlement } from '../ports.js';
 import { base64s, bigints, boundedMs, doubles, ints, texts, whole } from './arrays.js';
-import { completeStatement, inOrder, type Run, toRuns } from './tasks-complete.js';
+import { complete } from './tasks-complete.js';
 import type { Database } from './database.js';
 import { makeRows, spansOf } from './task-ranges.js';
 import {
@@ -110,19 +110,4 @@ export async function settle(database: Database, epoch: number, items: readonly 
   const jobs = new Map(completed.jobs.map((job) => [job.seq, job]));
   for (const job of row.jobs) jobs.set(job.seq, toJobChange(job));
   return { accepted, jobs: [...jobs.values()] };
-}
-
-async function complete(database: Database, epoch: number, items: readonly Settlement[]): Promise<Settled> {
-  const positions = inOrder(items);
-  const ordered = positions.map((position) => items[position] as Settlement);
-  const runs = toRuns(ordered);
-  const row = await runAsLeader(database, epoch, completeStatement(epoch, ordered, runs));
-  const jobs = row.jobs.map(toJobChange);
-  if (!row.matched) return { accepted: new Array<boolean>(items.length).fill(true), jobs };
-  const accepted = new Array<boolean>(items.length).fill(false);
-  for (const [number, index] of row.matched) {
-    const { first, before } = runs[number - 1] as Run;
-    accepted[positions[before + index - first] as number] = true;
-  }
-  return { accepted, jobs };
 }

@@ -248,10 +248,17 @@ async function live(database: Database): Promise<OriginalAttempt[]> {
   return [...rows];
 }
 
-/** The latest tasks of the job by index, a bounded number of rows. */
+/** The latest tasks of the job by index: a bounded number of rows and, beside them, as many in blocks. */
 export const runTimesStatement = (job: number, rows: number): RawBuilder<{ ms: number }> => sql<{ ms: number }>`
   select t.run_us::double precision / 1000 as ms
-  from (select status, run_us from task where job = ${job}::bigint order by index desc limit ${rows}::integer) t
+  from (
+    (select status, run_us from task where job = ${job}::bigint order by index desc limit ${rows}::integer)
+    union all
+    (
+      select 'COMPLETED', e.run_us from task_block b cross join lateral unnest(b.run_us) as e(run_us)
+      where b.job = ${job}::bigint order by b.first desc limit ${rows}::integer
+    )
+  ) t
   where t.status = 'COMPLETED' and t.run_us is not null
   order by 1`;
 

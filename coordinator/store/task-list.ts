@@ -1,0 +1,136 @@
+import { type RawBuilder, sql } from 'kysely';
+import type { TaskStatus } from '../core/task.js';
+import type { TaskQuery, TaskRow } from '../ports.js';
+import { ints } from './arrays.js';
+import type { Database } from './database.js';
+import { overlapping } from './task-ranges.js';
+
+/**
+ * A page of a job's tasks, of one snapshot: rows, and beside them what completed in blocks and what is still in its range.
+ * Every task below the job's cursor is in exactly one of the three, so a page of all of them ends where it is full.
+ */
+interface ListedRow {
+  index: number;
+  generation: number;
+  status: TaskStatus;
+  failures: number;
+  losses: number;
+  node: string | null;
+  exit_code: number | null;
+  queued_at: number;
+  assigned_at: number | null;
+  started_at: number | null;
+  finished_at: number | null;
+  last_error: string | null;
+  result_json: string | null;
+  output: Uint8Array | null;
+  run_us: number | null;
+  peak_memory_bytes: number | null;
+}
+
+/** Above every index. */
+const INDEX_MAX = 2 ** 31 - 1;
+
+/** Rows of the key from `fromIndex` on. What failed left an attempt behind, what came back is due: three among a million are found by that. */
+function rowsOf({ job, fromIndex, toIndex, status, among, limit }: TaskQuery): RawBuilder<unknown> {
+  const ofJob = sql`t.job = ${job}::bigint and t.index >= ${fromIndex}::integer`;
+  const until = toIndex === undefined ? sql`` : sql`and t.index < ${toIndex}::integer`;
+  const inState = status === undefined ? sql`` : sql`and t.status = ${status}::text`;
+  const some = (() => {
+    if (among === undefined) return sql``;
+    if (among === 'failed')
+      return sql`and t.index in (
+        select distinct a.index from task_attempt a where a.job = ${job}::bigint and a.index >= ${fromIndex}::integer
+      )`;
+    if (among === 'returned')
+      return sql`and t.index in (
+        select distinct d.index from task d
+        where d.job = ${job}::bigint and d.due_at is not null and d.index >= ${fromIndex}::integer
+      )`;
+    return sql`and t.index = any (${ints(among, (index) => index)})`;
+  })();
+  return sql`
+    select t.index, t.generation, t.status, t.failures, t.losses, t.node, t.exit_code, t.queued_at, t.assigned_at,
+      t.started_at, t.finished_at, t.last_error, t.result_json, t.output, t.run_us, t.peak_memory_bytes
+    from task t where ${ofJob} ${until} ${inState} ${some} order by t.index limit ${limit}::integer`;
+}
+
+const withoutRow = sql`null::text, null::text, null::bytea, null::bigint, null::bigint`;
+
+/** From the blocks that overlap the span. Whole blocks are unpacked: an element of an array is found by passing those before it. */
+const blocksOf = (job: number, from: number, to: number, limit: number): RawBuilder<unknown> => sql`
+  select e.index, 1, 'COMPLETED', 0, 0, g.node, null::integer, j.created_at, g.assigned_at,
+    g.settled_at - (e.age_ms + e.run_us::double precision / 1000) * interval '1 millisecond',
+    g.settled_at - e.age_ms * interval '1 millisecond', null::text, coalesce(e.result, g.result), null::bytea, e.run_us,
+    null::bigint
+  from (select created_at from job where seq = ${job}::bigint) j
+  cross join (${overlapping('task_block', sql`${job}::bigint`, sql`${from}::integer`, sql`${to}::integer`)}) g
+  cross join lateral (
+    select g.first + p.position::integer - 1 as index, p.age_ms, p.run_us, p.result
+    from unnest(g.age_ms, g.run_us, g.results) with ordinality as p(age_ms, run_us, result, position)
+  ) e
+  where e.index >= ${from}::integer and e.index < ${to}::integer
+  order by e.index limit ${limit}::integer`;
+
+const rangesOf = ({ job, among, limit }: TaskQuery, from: number, to: number): RawBuilder<unknown> => {
+  const index = sql`i.index`;
+  const stillIn = Array.isArray(among)
+    ? sql`unnest(${ints(among, (one) => one)}) as i(index)
+      cross join lateral (${overlapping('task_range', sql`${job}::bigint`, index, sql`i.index + 1`)}) g`
+    : sql`(${overlapping('task_range', sql`${job}::bigint`, sql`${from}::integer`, sql`${to}::integer`)}) g
+      cross join lateral unnest(
+        int4multirange(int4range(greatest(g.first, ${from}::integer), least(g.after, ${to}::integer))) - g.out
+      ) as still(part)
+      cross join lateral generate_series(lower(still.part), upper(still.part) - 1) as i(index)`;
+  return sql`
+    select i.index, 1, 'ASSIGNED', 0, 0, g.node, null::integer, j.created_at, g.assigned_at, null::timestamptz,
+      null::timestamptz, ${withoutRow}
+    from (select created_at from job where seq = ${job}::bigint) j cross join ${stillIn}
+    where i.index >= ${from}::integer and i.index < ${to}::integer and not g.out @> i.index
+    order by i.index limit ${limit}::integer`;
+};
+
+export function listStatement(query: TaskQuery): RawBuilder<ListedRow> {
+  const { job, status, among, limit, fromIndex } = query;
+  const to = Math.min(
+    query.toIndex ?? INDEX_MAX,
+    status === undefined && among === undefined ? fromIndex + limit : INDEX_MAX,
+  );
+  const parts = [rowsOf(query)];
+  if (typeof among !== 'string') {
+    if ((status ?? 'COMPLETED') === 'COMPLETED' && among === undefined) parts.push(blocksOf(job, fromIndex, to, limit));
+    if ((status ?? 'ASSIGNED') === 'ASSIGNED') parts.push(rangesOf(query, fromIndex, to));
+  }
+  const all = sql.join(
+    parts.map((part) => sql`(${part})`),
+    sql` union all `,
+  );
+  return sql<ListedRow>`
+    select t.index, t.generation, t.status, t.failures, t.losses, n.name as node, t.exit_code, t.queued_at, t.assigned_at,
+      t.started_at, t.finished_at, t.last_error, t.result_json, t.output, t.run_us, t.peak_memory_bytes
+    from (${all}) t left join node n on n.seq = t.node
+    order by t.index limit ${limit}::integer`;
+}
+
+export async function list(database: Database, query: TaskQuery): Promise<TaskRow[]> {
+  const { rows } = await database.run((db) => listStatement(query).execute(db));
+  return rows.map((row) => ({
+    job: query.job,
+    index: row.index,
+    generation: row.generation,
+    status: row.status,
+    failures: row.failures,
+    losses: row.losses,
+    node: row.node ?? undefined,
+    exitCode: row.exit_code ?? undefined,
+    queuedAtMs: row.queued_at,
+    assignedAtMs: row.assigned_at ?? undefined,
+    startedAtMs: row.started_at ?? undefined,
+    finishedAtMs: row.finished_at ?? undefined,
+    lastError: row.last_error ?? undefined,
+    resultJson: row.result_json ?? undefined,
+    output: row.output ?? undefined,
+    runUs: row.run_us ?? undefined,
+    peakMemoryBytes: row.peak_memory_bytes ?? undefined,
+  }));
+}

@@ -1,0 +1,81 @@
+import type { Settlement } from '../ports.js';
+
+/** Tasks of one job with successive indexes, of one generation and on one node. */
+export interface Run {
+  job: number;
+  generation: number;
+  node: number;
+  first: number;
+  size: number;
+  /** How many of the ordered settlements come before its first. */
+  before: number;
+  /** Many enough, small enough, and there is nothing to say of them but what a block holds. */
+  block: boolean;
+}
+
+/** A block takes a statement's share of two tables however few tasks it is of. */
+const BLOCK_MIN = 16;
+/** Of results. Whoever reads one of them reads them all. */
+const BLOCK_CHARACTERS_MAX = 256 * 1024;
+
+const isBefore = (a: Settlement, b: Settlement): number => a.job - b.job || a.index - b.index;
+
+/** The positions of the settlements in order of job and index. Agents finish tasks nearly in order. */
+export function inOrder(items: readonly Settlement[]): number[] {
+  const positions = items.map((_, position) => position);
+  return positions.sort((a, b) => isBefore(items[a] as Settlement, items[b] as Settlement));
+}
+
+const isPlain = ({ exitCode, output, peakMemoryBytes, runUs, finishedAgeMs }: Settlement): boolean =>
+  exitCode === undefined &&
+  output === undefined &&
+  peakMemoryBytes === undefined &&
+  runUs !== undefined &&
+  finishedAgeMs < MAX_AGE_MS;
+
+/** Ages in blocks are whole milliseconds in 31 bits. */
+const MAX_AGE_MS = 2 ** 31 - 1;
+
+const sameAttempt = (a: Settlement, b: Settlement): boolean => a.generation === b.generation && a.node === b.node;
+
+/**
+ * The runs of ordered settlements, of those that are wanted. What is said twice of one attempt is said once.
+ * @param isWanted by the place among the ordered ones
+ */
+export function toRuns(ordered: readonly Settlement[], isWanted: (place: number) => boolean = () => true): Run[] {
+  const runs: Run[] = [];
+  let run: (Run & { characters: number }) | undefined;
+  ordered.forEach((item, before) => {
+    if (!isWanted(before) || isRepeated(ordered, before)) return;
+    const { job, index, generation, node, resultJson } = item;
+    const characters = resultJson?.length ?? 0;
+    const plain = isPlain(item);
+    const goesOn =
+      run?.job === job &&
+      run.first + run.size === index &&
+      run.before + run.size === before &&
+      run.generation === generation &&
+      run.node === node &&
+      run.block === plain &&
+      run.characters + characters <= BLOCK_CHARACTERS_MAX;
+    if (goesOn && run) {
+      run.size++;
+      run.characters += characters;
+    } else {
+      run = { job, generation, node, first: index, size: 1, before, block: plain, characters };
+      runs.push(run);
+    }
+  });
+  for (const one of runs) one.block &&= one.size >= BLOCK_MIN;
+  return runs;
+}
+
+function isRepeated(ordered: readonly Settlement[], place: number): boolean {
+  const item = ordered[place] as Settlement;
+  for (let other = place - 1; other >= 0; other--) {
+    const earlier = ordered[other] as Settlement;
+    if (earlier.job !== item.job || earlier.index !== item.index) return false;
+    if (sameAttempt(earlier, item)) return true;
+  }
+  return false;
+}
