@@ -21,13 +21,13 @@ create table task_block (
   assigned_at timestamptz not null,
   settled_at timestamptz not null default now(),
   age_ms integer[] not null,
-  run_us bigint[] not null,
+  run_us bigint[],
   results text[],
   result text,
   primary key (job, first),
   constraint task_block_bounds check (first >= 0 and after > first),
   constraint task_block_sizes check (
-    cardinality(age_ms) = after - first and cardinality(run_us) = after - first
+    cardinality(age_ms) = after - first and (run_us is null or cardinality(run_us) = after - first)
     and (results is null or cardinality(results) = after - first)
   )
 ) with (autovacuum_vacuum_cost_delay = 0);

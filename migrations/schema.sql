@@ -314,12 +314,12 @@ create table task_block (
   assigned_at timestamp with time zone not null,
   settled_at timestamp with time zone not null default now(),
   age_ms integer[] not null,
-  run_us bigint[] not null,
+  run_us bigint[],
   results text[],
   result text,
   constraint task_block_bounds CHECK (first >= 0 AND after > first),
   constraint task_block_pkey PRIMARY KEY (job, first),
-  constraint task_block_sizes CHECK (cardinality(age_ms) = (after - first) AND cardinality(run_us) = (after - first) AND (results IS NULL OR cardinality(results) = (after - first)))
+  constraint task_block_sizes CHECK (cardinality(age_ms) = (after - first) AND (run_us IS NULL OR cardinality(run_us) = (after - first)) AND (results IS NULL OR cardinality(results) = (after - first)))
 ) with (autovacuum_vacuum_cost_delay=0);
 
 create table task_original (

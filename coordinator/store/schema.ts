@@ -267,7 +267,7 @@ export interface TaskBlockTable {
   assigned_at: Time;
   settled_at: DefaultTime;
   age_ms: string;
-  run_us: string;
+  run_us: string | null;
   results: string | null;
   result: string | null;
 }

@@ -26,12 +26,8 @@ export function inOrder(items: readonly Settlement[]): number[] {
   return positions.sort((a, b) => isBefore(items[a] as Settlement, items[b] as Settlement));
 }
 
-const isPlain = ({ exitCode, output, peakMemoryBytes, runUs, finishedAgeMs }: Settlement): boolean =>
-  exitCode === undefined &&
-  output === undefined &&
-  peakMemoryBytes === undefined &&
-  runUs !== undefined &&
-  finishedAgeMs < MAX_AGE_MS;
+const isPlain = ({ exitCode, output, peakMemoryBytes, finishedAgeMs }: Settlement): boolean =>
+  exitCode === undefined && output === undefined && peakMemoryBytes === undefined && finishedAgeMs < MAX_AGE_MS;
 
 /** Ages in blocks are whole milliseconds in 31 bits. */
 const MAX_AGE_MS = 2 ** 31 - 1;

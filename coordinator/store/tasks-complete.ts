@@ -92,7 +92,8 @@ export function completeStatement(
     ${takenOut},
     blocks as (
       insert into task_block (job, first, after, node, assigned_at, age_ms, run_us, results, result)
-      select k.job, k.low, k.high, k.node, k.assigned_at, ${block.ages}${places}, ${block.runUs}${places},
+      select k.job, k.low, k.high, k.node, k.assigned_at, ${block.ages}${places},
+        nullif(${block.runUs}${places}, '{}'),
         nullif(${block.results}${places}, '{}'), ${block.result ?? null}::text
       from kept k where k.block
     ),
