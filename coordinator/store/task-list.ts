@@ -3,7 +3,7 @@ import type { TaskStatus } from '../core/task.js';
 import type { TaskQuery, TaskRow } from '../ports.js';
 import { ints } from './arrays.js';
 import type { Database } from './database.js';
-import { overlapping } from './task-ranges.js';
+import { overlapping, stillIn } from './task-ranges.js';
 
 /**
  * A page of a job's tasks, of one snapshot: rows, and beside them what completed in blocks and what is still in its range.
@@ -74,18 +74,16 @@ const blocksOf = (job: number, from: number, to: number, limit: number): RawBuil
 
 const rangesOf = ({ job, among, limit }: TaskQuery, from: number, to: number): RawBuilder<unknown> => {
   const index = sql`i.index`;
-  const stillIn = Array.isArray(among)
+  const tasks = Array.isArray(among)
     ? sql`unnest(${ints(among, (one) => one)}) as i(index)
       cross join lateral (${overlapping('task_range', sql`${job}::bigint`, index, sql`i.index + 1`)}) g`
     : sql`(${overlapping('task_range', sql`${job}::bigint`, sql`${from}::integer`, sql`${to}::integer`)}) g
-      cross join lateral unnest(
-        int4multirange(int4range(greatest(g.first, ${from}::integer), least(g.after, ${to}::integer))) - g.out
-      ) as still(part)
+      cross join lateral unnest(${stillIn(sql`${from}::integer`, sql`${to}::integer`)}) as still(part)
       cross join lateral generate_series(lower(still.part), upper(still.part) - 1) as i(index)`;
   return sql`
     select i.index, 1, 'ASSIGNED', 0, 0, g.node, null::integer, j.created_at, g.assigned_at, null::timestamptz,
       null::timestamptz, ${withoutRow}
-    from (select created_at from job where seq = ${job}::bigint) j cross join ${stillIn}
+    from (select created_at from job where seq = ${job}::bigint) j cross join ${tasks}
     where i.index >= ${from}::integer and i.index < ${to}::integer and not g.out @> i.index
     order by i.index limit ${limit}::integer`;
 };

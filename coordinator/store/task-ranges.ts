@@ -35,6 +35,10 @@ export const overlapping = (
     select f.first from ${sql.table(table)} f where f.job = ${job} and f.first <= ${from} order by f.first desc limit 1
   ), ${from})`;
 
+/** What of a span is still in the range `g`, which overlaps it. */
+export const stillIn = (from: RawBuilder<unknown>, to: RawBuilder<unknown>): RawBuilder<unknown> =>
+  sql`int4multirange(int4range(greatest(g.first, ${from}), least(g.after, ${to}))) - g.out`;
+
 /**
  * `taken` and `kept`: of the CTE `pieces` (job, range, low, high, …), each of them within one range and still in it, those
  * that are taken out by this statement: of each range all or none. Ranges are locked in the order of their key.
@@ -69,9 +73,7 @@ export const makeRowsStatement = (epoch: number, spans: readonly Span[]): RawBui
       ${bigints(spans, (s) => s.job)}, ${ints(spans, (s) => s.from)}, ${ints(spans, (s) => s.to)}
     ) as u(job, first, after)
     cross join lateral (${overlapping('task_range', sql`u.job`, sql`u.first`, sql`u.after`)}) g
-    cross join lateral unnest(
-      int4multirange(int4range(greatest(g.first, u.first), least(g.after, u.after))) - g.out
-    ) as still(part)
+    cross join lateral unnest(${stillIn(sql`u.first`, sql`u.after`)}) as still(part)
     where ${isLocked(sql`u.job`)}
   ),
   ${takenOut},

@@ -4,7 +4,7 @@ import { base64s, bigints, booleans, boundedMs, doubles, ints, texts, whole } fr
 import type { Database } from './database.js';
 import { isLocked, lease, lockedJobs, movedJobs, runAsLeader, toJobChange, type Verdict, verdict } from './leading.js';
 import { inOrder, type Run, toRuns } from './task-runs.js';
-import { overlapping, takenOut } from './task-ranges.js';
+import { overlapping, stillIn, takenOut } from './task-ranges.js';
 
 interface CompletedRow extends Verdict {
   /** What matched: 1-based runs and indexes; null when everything did. */
@@ -83,11 +83,11 @@ export function completeStatement(
     ),
     pieces as materialized (
       select r.run, r.job, r.node, r.first as start, r.before, r.block, g.first as range, g.assigned_at,
-        greatest(g.first, r.first) as low, least(g.after, r.first + r.size) as high
+        lower(still.part) as low, upper(still.part) as high
       from ${given(runs)}
       cross join lateral (${overlapping('task_range', sql`r.job`, sql`r.first`, sql`r.first + r.size`)}) g
+      cross join lateral unnest(${stillIn(sql`r.first`, sql`r.first + r.size`)}) as still(part)
       where r.generation = 1 and g.node = r.node and ${isLocked(sql`r.job`)}
-        and not g.out && int4range(greatest(g.first, r.first), least(g.after, r.first + r.size))
     ),
     ${takenOut},
     blocks as (

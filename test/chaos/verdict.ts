@@ -1,7 +1,7 @@
 /** What chaos proves: the promises over the whole history, and the figures that people read. */
 import { check, type Violation } from '../history/check.js';
 import type { History, HistoryEvent } from '../history/events.js';
-import { databaseEvents, historyOf, Trail } from '../support/trail.js';
+import { databaseEvents, everyTask, historyOf, Trail } from '../support/trail.js';
 import type { Submitted } from './load.js';
 import { LEASE_MS, type World } from './world.js';
 
@@ -73,7 +73,7 @@ async function wrongResults(world: World, jobs: ReadonlyMap<string, Submitted>, 
     trail.runs.flatMap(({ first, ended }) => (ended ? [`${first.job}.${first.index} ${first.pid}`] : [])),
   );
   const rows = await world.sql<{ id: string; index: number; text: string | null; output: Buffer | null }[]>`
-    select job.id, index, result_json as text, output from task join job on job.seq = task.job
+    select job.id, index, result_json as text, output from ${everyTask(world.sql)} task join job on job.seq = task.job
     where task.status = 'COMPLETED'`;
   for (const { id, index, text, output } of rows) {
     const job = jobs.get(id);
@@ -86,7 +86,7 @@ async function wrongResults(world: World, jobs: ReadonlyMap<string, Submitted>, 
     if (!ended.has(`${id}.${index} ${pid}`)) wrong.push(`${id}.${index} has the result of ${pid}, which did not end`);
   }
   const counters = await world.sql<{ id: string }[]>`
-    select job.id from job left join task on task.job = job.seq
+    select job.id from job left join ${everyTask(world.sql)} task on task.job = job.seq
     group by job.seq
     having job.completed <> count(*) filter (where task.status = 'COMPLETED')
       or job.failed <> count(*) filter (where task.status = 'FAILED')`;

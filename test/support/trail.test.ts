@@ -8,7 +8,7 @@ import { check } from '../history/check.js';
 import type { HistoryEvent } from '../history/events.js';
 import { openPool } from '../../coordinator/store/database.js';
 import { withStore } from './postgres.js';
-import { assignedJob, lead, retrying, settlement } from './store-fixtures.js';
+import { assignedJob, failed, lead, settlement, retrying } from './store-fixtures.js';
 import { databaseEvents, historyOf, noteTransitions, recorded, Trail } from './trail.js';
 
 const promise = (job: string, tasks: number, onDisconnect: 'keep' | 'stop'): HistoryEvent => ({
@@ -87,6 +87,34 @@ test('transitions are noted in the database, and forged ones are seen', async (t
             where index = ${first.index}`;
   await sql`update task set status = 'COMPLETED', finished_at = now() where index = ${first.index}`;
   const twice = check(historyOf(acknowledged, await databaseEvents(sql)));
+  t.ok(
+    twice.some(({ invariant }) => invariant === 'I2'),
+    'a second accepted result',
+  );
+});
+
+test('what is assigned and completed without rows is noted too', async (t) => {
+  const store = await withStore(t);
+  const sql = openPool({ target: store.database.target, max: 1 });
+  t.teardown(() => sql.end({ timeout: 5 }));
+  await noteTransitions(sql);
+  const epoch = await lead(store);
+  const { job, tasks } = await assignedJob(store, epoch, 40);
+  const results = tasks.map((task) => settlement(task, { exitCode: undefined, resultJson: 'null' }));
+  await store.tasks.settle(epoch, results.slice(0, 30));
+  await store.tasks.settle(epoch, [...results.slice(30, 35), ...tasks.slice(35).map((task) => failed(task))]);
+  const seen = await databaseEvents(sql);
+  const [{ rows, blocks } = { rows: 0, blocks: 0 }] = await sql<{ rows: number; blocks: number }[]>`
+    select (select count(*) from task)::int as rows, (select count(*) from task_block)::int as blocks`;
+  t.same({ rows, blocks }, { rows: 10, blocks: 1 });
+  t.equal(seen.filter(({ kind }) => kind === 'task-assigned').length, 40);
+  t.equal(seen.filter((event) => event.kind === 'task-terminal' && event.status === 'COMPLETED').length, 35);
+  t.equal(seen.filter((event) => event.kind === 'final-task').length, 40);
+  t.same(check(historyOf([promise(job.id, 40, 'keep')], seen)), []);
+
+  await sql`insert into task_block (job, first, after, node, assigned_at, age_ms)
+            values (${job.seq}, 29, 31, 1, now(), '{1,1}')`;
+  const twice = check(historyOf([promise(job.id, 40, 'keep')], await databaseEvents(sql)));
   t.ok(
     twice.some(({ invariant }) => invariant === 'I2'),
     'a second accepted result',

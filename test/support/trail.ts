@@ -89,8 +89,13 @@ create table if not exists trail (
 );
 create or replace function note_task() returns trigger language plpgsql as $$
 begin
-  -- A row is made by its first assignment.
-  if tg_op = 'INSERT' then
+  -- A row is made by its first assignment, or where a task leaves the range that it was assigned with.
+  if tg_op = 'INSERT' and exists (select from task_range where job = new.job and first <= new.index and after > new.index) then
+    if new.status <> 'ASSIGNED' then
+      insert into trail (epoch, job, index, generation, node, was, became, assigned, failed, lost)
+      values ((select epoch from leader), new.job, new.index, new.generation, new.node, 'ASSIGNED', new.status, false, false, false);
+    end if;
+  elsif tg_op = 'INSERT' then
     insert into trail (epoch, job, index, generation, node, was, became, assigned, failed, lost)
     values ((select epoch from leader), new.job, new.index, new.generation, new.node, 'QUEUED', new.status, true, false, false);
   elsif new.status is distinct from old.status or new.generation is distinct from old.generation then
@@ -101,6 +106,20 @@ begin
   end if;
   return null;
 end $$;
+create or replace function note_range() returns trigger language plpgsql as $$
+begin
+  insert into trail (epoch, job, index, generation, node, was, became, assigned, failed, lost)
+  select (select epoch from leader), new.job, i, 1, new.node, 'QUEUED', 'ASSIGNED', true, false, false
+  from generate_series(new.first, new.after - 1) i;
+  return null;
+end $$;
+create or replace function note_block() returns trigger language plpgsql as $$
+begin
+  insert into trail (epoch, job, index, generation, node, was, became, assigned, failed, lost)
+  select (select epoch from leader), new.job, i, 1, new.node, 'ASSIGNED', 'COMPLETED', false, false, false
+  from generate_series(new.first, new.after - 1) i;
+  return null;
+end $$;
 create or replace function note_leader() returns trigger language plpgsql as $$
 begin
   if tg_op = 'INSERT' or new.epoch is distinct from old.epoch then
@@ -109,8 +128,21 @@ begin
   return null;
 end $$;
 create or replace trigger note_task after insert or update on task for each row execute function note_task();
+create or replace trigger note_range after insert on task_range for each row execute function note_range();
+create or replace trigger note_block after insert on task_block for each row execute function note_block();
 create or replace trigger note_leader after insert or update on leader for each row execute function note_leader();
 `;
+
+/** Every task that was ever assigned, wherever it is kept: as its row, in a block, or still in its range. */
+export const everyTask = (sql: postgres.Sql) => sql`(
+  select job, index, status, generation, failures, losses, result_json, output from task
+  union all
+  select b.job, b.first + e.position::int - 1, 'COMPLETED', 1, 0, 0, coalesce(e.result, b.result), null
+  from task_block b cross join lateral unnest(b.age_ms, b.results) with ordinality e(age_ms, result, position)
+  union all
+  select r.job, i, 'ASSIGNED', 1, 0, 0, null, null
+  from task_range r cross join lateral generate_series(r.first, r.after - 1) i where not r.out @> i
+)`;
 
 /** From now on every transition is noted where it is committed. Once the schema is there. */
 export async function noteTransitions(sql: postgres.Sql): Promise<void> {
@@ -174,7 +206,8 @@ export async function databaseEvents(sql: postgres.Sql): Promise<HistoryEvent[]>
   const tasks = await sql<
     { job: string; index: number; status: string; generation: number; failures: number; losses: number }[]
   >`
-    select job.id as job, index, task.status, generation, failures, losses from task join job on job.seq = task.job`;
+    select job.id as job, index, task.status, generation, failures, losses
+    from ${everyTask(sql)} task join job on job.seq = task.job`;
   const jobs = await sql<{ job: string; status: string; completed: number; failed: number; cancelled: number }[]>`
     select id as job, status, completed, failed, cancelled from job`;
   return [
