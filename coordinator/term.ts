@@ -118,7 +118,7 @@ export class Term implements Service {
     );
     this.intake = services.add(
       new Intake({
-        ...{ ...shared, blobs, onWork: onCapacity },
+        ...{ ...shared, blobs, onWork: onCapacity, dispatch: this.dispatch },
         limits: config,
         accepts: () => retention.hasRoom(),
       }),

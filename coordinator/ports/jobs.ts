@@ -46,6 +46,11 @@ export interface NewJob {
   /** Asked after the inputs were read and before a job is kept; keeps it out by throwing, unless it is there already. */
   admit?: () => Promise<void>;
   /**
+   * Asked last, and only where the job is kept by itself: the node to which all its tasks are assigned by the commit that
+   * keeps it. Not of a job with inputs.
+   */
+  place?: () => number | undefined;
+  /**
    * The leader's epoch: a job that a former leader took would be unknown to the present one. Without it nobody's lead is
    * asked for.
    */

@@ -1,5 +1,5 @@
 import { test } from 'tap';
-import { elapse, jobUntil, PlayedAgent, startPlane, submit, tasksOf } from '../../test/support/plane.js';
+import { elapse, jobUntil, PlayedAgent, startPlane, submission, submit, tasksOf } from '../../test/support/plane.js';
 import { withStore } from '../../test/support/postgres.js';
 import type { Store } from '../ports.js';
 
@@ -120,7 +120,8 @@ test('work assigned while an agent is being admitted reaches it', async (t) => {
   await agent.finish(done);
   // An assignment is under way when the stream breaks and the agent comes back with a result that is committed already.
   hold = true;
-  await submit(plane, 1);
+  // With its input, so that it waits for a turn of the planner.
+  await plane.intake.submit(submission(1, {}, [[{ value: 'x', files: [] }]]));
   while (!assign) await new Promise((resolve) => setImmediate(resolve));
   agent.cut();
   const back = agent.connect({ unacknowledged: done });

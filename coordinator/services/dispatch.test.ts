@@ -1,10 +1,11 @@
 import { test } from 'tap';
 import { MeshError } from '../../common/errors.js';
-import { elapse, jobUntil, PlayedAgent, startPlane, submit } from '../../test/support/plane.js';
+import { elapse, jobUntil, PlayedAgent, startPlane, submission, submit } from '../../test/support/plane.js';
 import { withStore } from '../../test/support/postgres.js';
 import { lost, newJob, pages } from '../../test/support/store-fixtures.js';
 import { Outcome } from '../../proto/gen/mesh/v1/agent.js';
-import type { AssignItem, Store } from '../ports.js';
+import type { ControlPlane } from '../control-plane.js';
+import type { AssignItem, JobRow, Store } from '../ports.js';
 
 const watched = (store: Store, seen: (items: AssignItem[]) => Promise<void> | void): Store => ({
   ...store,
@@ -17,6 +18,12 @@ const watched = (store: Store, seen: (items: AssignItem[]) => Promise<void> | vo
   },
 });
 
+/** With inputs, so that they wait for a turn of the planner. */
+const submitDescribed = (plane: ControlPlane, count: number): Promise<JobRow> => {
+  const items = Array.from({ length: count }, (_, index) => ({ value: String(index), files: [] }));
+  return plane.intake.submit(submission(count, {}, [items]));
+};
+
 test('fresh ranges follow each other: no task is given twice, none is left out', async (t) => {
   const store = await withStore(t);
   const ranges: { job: number; from: number; to: number }[] = [];
@@ -28,7 +35,7 @@ test('fresh ranges follow each other: no task is given twice, none is left out',
   const { plane } = parts;
   const agents = ['attic', 'cellar', 'desk'].map((name) => new PlayedAgent(plane, name, 3));
   for (const agent of agents) await agent.connect();
-  const jobs = await Promise.all([submit(plane, 40), submit(plane, 25)]);
+  const jobs = await Promise.all([submitDescribed(plane, 40), submitDescribed(plane, 25)]);
   const ended = jobs.map(({ id }) => jobUntil(parts, id, (row) => row.completedAtMs !== undefined));
   let open = true;
   void Promise.all(ended).then(() => (open = false));
@@ -131,7 +138,7 @@ test('an assignment whose answer is lost is found out about and told', async (t)
   const agent = new PlayedAgent(plane, 'attic', 2);
   await agent.connect();
   lose = 1;
-  const job = await submit(plane, 2);
+  const job = await submitDescribed(plane, 2);
   await jobUntilAssigned(store, job.id);
   t.equal(plane.ledger.size, 0, 'the ledger does not know');
   await elapse(clock, 1250, () => void agent.beat());
@@ -148,7 +155,7 @@ test('an assignment whose answer is lost is found out about and told', async (t)
   t.match(await jobUntil(parts, job.id, (row) => row.completedAtMs !== undefined), { status: 'COMPLETED' });
 
   lose = 1;
-  const broken = await submit(plane, 1);
+  const broken = await submitDescribed(plane, 1);
   await jobUntilAssigned(store, broken.id);
   await plane.cancellation.cancel(broken, undefined);
   await elapse(clock, 1250, () => void agent.beat());
@@ -193,7 +200,7 @@ test('work that was committed for a node which left meanwhile is given away agai
   let release: () => void = () => undefined;
   hold = new Promise((resolve) => (release = resolve));
   const asked = new Promise<void>((resolve) => (held = resolve));
-  const job = await submit(plane, 1);
+  const job = await submitDescribed(plane, 1);
   // Time stands still here, so that the lease does not end; the turns that time would bring are asked for.
   let reached = false;
   void asked.then(() => (reached = true));
@@ -271,7 +278,7 @@ test('an assignment that is committed after its answer was given up, and after t
   const { plane, clock } = await startPlane(t, { store: slow });
   const agent = new PlayedAgent(plane, 'attic', 3);
   await agent.connect();
-  await submit(plane, 3);
+  await submitDescribed(plane, 3);
   const told = agent.assignedAll(3);
   let isTold = false;
   void told.then(() => (isTold = true));

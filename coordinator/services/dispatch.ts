@@ -2,6 +2,9 @@
  * From waiting work to told agents: snapshot → plan → one committed assignment → messages. A turn starts when work
  * comes in, room falls free, a node joins or a returned task falls due, and once a second anyway. ASSIGNED is committed
  * before any agent is told; an agent that hears of it twice drops the repeat.
+ *
+ * A job that comes in while nothing else waits does not wait for a turn: it is planned before it is committed, and the same
+ * commit assigns its tasks (`place`).
  */
 import type { Clock, Timer } from '../../common/clock.js';
 import { groupBy } from '../../common/group-by.js';
@@ -22,6 +25,7 @@ import type {
   WorkView,
 } from '../core/scheduler/types.js';
 import type { AssignItem, AssignedTask, LiveTask, Store } from '../ports.js';
+import { FirstPlacement, type PlacedJob, type Placement } from './first-placement.js';
 import type { Namespaces } from './namespaces.js';
 import type { Fleet } from './fleet.js';
 import type { Jobs, LiveJob } from './jobs.js';
@@ -66,6 +70,8 @@ export class Dispatch implements Service {
   readonly #loop: Loop;
   #dueTimer: Timer | undefined;
   #lookForDue = true;
+  #inTurn = false;
+  readonly #first: FirstPlacement;
   #lookedMs = Number.NEGATIVE_INFINITY;
   /** The last job whose returned work was looked at; 0 when the next look begins with the first. */
   #lookedUpTo = 0;
@@ -77,6 +83,15 @@ export class Dispatch implements Service {
 
   constructor(options: DispatchOptions) {
     this.#options = options;
+    this.#first = new FirstPlacement({
+      jobs: options.jobs,
+      plan: (work) => this.#plan(this.#snapshotOf([work], [])),
+      given: (tasks) => this.#given(tasks, NO_VALUES),
+      unsure: (item) => {
+        this.#unsure.push(item);
+        this.wake();
+      },
+    });
     this.#loop = new Loop({
       name: 'dispatch.turn',
       clock: options.clock,
@@ -111,16 +126,39 @@ export class Dispatch implements Service {
   }
 
   async #turn(): Promise<void> {
+    this.#inTurn = true;
+    try {
+      await this.#first.pending;
+      await this.#assign();
+    } finally {
+      this.#inTurn = false;
+    }
+  }
+
+  /** Where all tasks of a job that is about to be committed may go at once; undefined while anything else waits. */
+  place(job: PlacedJob, count: number): Placement | undefined {
+    const { jobs, ledger } = this.#options;
+    const isBusy = this.#inTurn || this.#unsure.length > 0 || this.#lookForDue;
+    if (isBusy || jobs.waiting().size > 0 || ledger.prefilled().length > 0) return undefined;
+    return this.#first.place(job, count);
+  }
+
+  #plan(snapshot: Snapshot): Plan {
     const { settings, pipeline, clock, random, observe } = this.#options;
-    this.#lookAtLate();
-    if (this.#unsure.length > 0) await this.#findOut();
-    const returned = await this.#dueWork();
-    const snapshot = this.#snapshot(returned);
-    if (snapshot.work.length === 0) return pipeline.idle();
     const beganMs = clock.monotonicMs();
     const result = plan(snapshot, { ...settings, pipelineDelayMs: pipeline.ms }, beganMs, random);
     observe.planned((clock.monotonicMs() - beganMs) / 1000);
     for (const kind of result.reasons.kinds()) this.#remember(kind, result.reasons);
+    return result;
+  }
+
+  async #assign(): Promise<void> {
+    this.#lookAtLate();
+    if (this.#unsure.length > 0) await this.#findOut();
+    const returned = await this.#dueWork();
+    const snapshot = this.#snapshot(returned);
+    if (snapshot.work.length === 0) return this.#options.pipeline.idle();
+    const result = this.#plan(snapshot);
     for (const { node, job, count } of result.retractions) this.#retract(node, job, count);
     if (result.assignments.length > 0) await this.#commit(result);
   }
@@ -170,8 +208,13 @@ export class Dispatch implements Service {
     const nowMs = this.#options.clock.monotonicMs();
     for (const job of concerned)
       if (!job.row.cancelling) work.push(toWork(job, jobs.fresh(job), returned.get(job.row.seq) ?? NOTHING, nowMs));
+    return this.#snapshotOf(work, prefilled);
+  }
+
+  #snapshotOf(work: readonly WorkView[], prefilled: Snapshot['prefilled']): Snapshot {
+    const { ledger, namespaces } = this.#options;
     const nodes = work.length === 0 ? [] : this.nodes();
-    const allowances = this.#options.namespaces.allowances();
+    const allowances = namespaces.allowances();
     const quotas = allowances ? { allowances } : {};
     return { nodes, work, heldBySubmitter: ledger.heldBySubmitter(), prefilled, ...quotas };
   }
@@ -318,6 +361,7 @@ const WAITER: Waiter<LiveJob> = {
 };
 
 const NOTHING: readonly ReturnedTask[] = [];
+const NO_VALUES: ValuesByJob = new Map();
 
 const toWork = (job: LiveJob, fresh: number, returned: readonly ReturnedTask[], nowMs: number): WorkView => ({
   job: job.row.seq,

@@ -14,9 +14,11 @@ import type { JobSpec } from '../../proto/gen/mesh/v1/mesh.js';
 import { isTerminal } from '../core/job.js';
 import { costOf } from '../core/room.js';
 import { canonicalSpec, printable, validateInput, validateSpec } from '../core/spec.js';
-import type { JobRow, Store } from '../ports.js';
+import type { JobRow, NewJob, Store } from '../ports.js';
 import type { Actor, Audit } from './audit.js';
 import type { BlobDepot } from './blob-depot.js';
+import type { Dispatch } from './dispatch.js';
+import type { Placement } from './first-placement.js';
 import type { Jobs } from './jobs.js';
 import { type Limits, shownLimit, specLimits } from './limits.js';
 import type { Secrets } from './secrets.js';
@@ -24,6 +26,8 @@ import type { Namespaces } from './namespaces.js';
 import { StagedFiles } from './staged-files.js';
 import { UNSURE_MS } from './unsure.js';
 
+/** A job of no more tasks may be assigned by the commit that keeps it; more are assigned in ranges (adr/0026). */
+const PLACED_MAX = 15;
 /** Ids of submissions whose outcome is unknown; the oldest are left to the next start. */
 const UNSURE_MAX = 10_000;
 
@@ -39,6 +43,7 @@ export interface IntakeOptions {
   namespaces: Namespaces;
   /** A job came in: there may be work to place. */
   onWork: () => void;
+  dispatch: Pick<Dispatch, 'place'>;
   limits: Limits;
   /** False when the disk is too full to promise anything. */
   accepts: () => Promise<boolean>;
@@ -59,8 +64,8 @@ export class Intake implements Service {
   readonly name = 'intake';
   readonly #options: IntakeOptions;
   readonly #finder: Loop;
-  /** Ids of jobs whose commit was not answered, and until when they are looked for; monotonic. */
-  readonly #unsure = new Map<string, number>();
+  /** Ids of jobs whose commit was not answered, until when they are looked for (monotonic), and where they may have gone. */
+  readonly #unsure = new Map<string, { untilMs: number; placement: Placement | undefined }>();
 
   constructor(options: IntakeOptions) {
     this.#options = options;
@@ -102,56 +107,66 @@ export class Intake implements Service {
     const id = makeId(clock.wallMs());
     const namespace = namespaces.nameOf(submission.submitter);
     const files = new StagedFiles(limits);
-    let admitted: { release: () => void } | undefined;
-    const { job, created } = await store.jobs
-      .create(
-        {
-          id,
-          submitter: submission.submitter,
-          idempotencyKey: submission.idempotencyKey,
-          specDigest: () => (digest ??= hash.digest('hex')),
-          spec: resolved,
-          total: spec.taskCount,
-          retryOf: submission.retryOf,
-          hasInputs: submission.hasItems,
-          namespace,
-          stagedBytes: () => files.bytes,
-          admit: async () => {
-            const { cpuMillis } = costOf(resources);
-            admitted = await namespaces.admit(namespace, { tasks: spec.taskCount, cpuMillis, bytes: files.bytes });
-          },
-          epoch: epoch(),
-        },
-        this.#readItems(submission, executor, hash, files),
-      )
-      .catch((error: unknown) => {
-        admitted?.release();
-        if (toMeshError(error).code === 'DATABASE_DOWN') this.#remember(id);
-        throw error;
-      });
-    if (created) {
-      // First: while the store is busy with its assignment, the rest is said.
-      this.#take(job);
-      const { name, type, retryOf } = job;
-      const action = retryOf === undefined ? 'job.submitted' : 'job.retried';
-      audit.note(submission.actor, action, job.id, { name, type, tasks: job.counts.total, retryOf });
-      secrets.used(submission.actor, job);
-      log.info({ event: 'job.accepted', job: job.id, tasks: job.counts.total, submitter: job.submitter });
-    } else if (this.#unsure.has(job.id)) this.#finder.wake();
-    admitted?.release();
-    return job;
+    const held: { room?: { release: () => void }; placement?: Placement | undefined } = {};
+    const given: NewJob = {
+      id,
+      submitter: submission.submitter,
+      idempotencyKey: submission.idempotencyKey,
+      specDigest: () => (digest ??= hash.digest('hex')),
+      spec: resolved,
+      total: spec.taskCount,
+      retryOf: submission.retryOf,
+      hasInputs: submission.hasItems,
+      namespace,
+      stagedBytes: () => files.bytes,
+      admit: async () => {
+        const { cpuMillis } = costOf(resources);
+        held.room = await namespaces.admit(namespace, { tasks: spec.taskCount, cpuMillis, bytes: files.bytes });
+      },
+      place: () => (held.placement = this.#place(given, namespace, executor))?.node,
+      epoch: epoch(),
+    };
+    try {
+      const { job, created } = await store.jobs.create(given, this.#readItems(submission, executor, hash, files));
+      if (created) {
+        // First: while agent and store are busy with it, the rest is said.
+        this.#take(job, held.placement);
+        const { name, type, retryOf } = job;
+        const action = retryOf === undefined ? 'job.submitted' : 'job.retried';
+        audit.note(submission.actor, action, job.id, { name, type, tasks: job.counts.total, retryOf });
+        secrets.used(submission.actor, job);
+        log.info({ event: 'job.accepted', job: job.id, tasks: job.counts.total, submitter: job.submitter });
+      } else if (this.#unsure.has(job.id)) this.#finder.wake();
+      return job;
+    } catch (error) {
+      if (toMeshError(error).code === 'DATABASE_DOWN') this.#remember(id, held.placement);
+      throw error;
+    } finally {
+      held.placement?.settle(undefined);
+      held.room?.release();
+    }
   }
 
-  /** It is planned from now on. */
-  #take(row: JobRow): void {
+  #place(
+    { spec, total, submitter, hasInputs }: NewJob,
+    namespace: string,
+    type: JobRow['type'],
+  ): Placement | undefined {
+    if (hasInputs || spec.secrets.length > 0 || total > PLACED_MAX) return undefined;
+    return this.#options.dispatch.place({ type, spec, priority: spec.priority, submitter, namespace }, total);
+  }
+
+  /** It is planned from now on, or its tasks are given to their node. */
+  #take(row: JobRow, placement?: Placement): void {
     const { jobs, onWork } = this.#options;
     const job = jobs.add(row);
+    placement?.settle(row);
     // Where its like waits already, the next plan is due when room falls free, not for each further job of a burst.
-    if (!jobs.hasLike(job)) onWork();
+    if (jobs.fresh(job) > 0 && !jobs.hasLike(job)) onWork();
   }
 
-  #remember(id: string): void {
-    this.#unsure.set(id, this.#options.clock.monotonicMs() + UNSURE_MS);
+  #remember(id: string, placement: Placement | undefined): void {
+    this.#unsure.set(id, { untilMs: this.#options.clock.monotonicMs() + UNSURE_MS, placement });
     for (const oldest of this.#unsure.keys()) {
       if (this.#unsure.size <= UNSURE_MAX) break;
       this.#unsure.delete(oldest);
@@ -161,13 +176,14 @@ export class Intake implements Service {
   /** A commit whose answer was lost may have made a job that nobody here knows: it is looked for by its id. */
   async #findOut(): Promise<void> {
     const { store, clock, log } = this.#options;
-    for (const [id, untilMs] of [...this.#unsure]) {
+    for (const [id, { untilMs, placement }] of [...this.#unsure]) {
       const row = await store.jobs.get(id);
       if (!row && clock.monotonicMs() < untilMs) continue;
       this.#unsure.delete(id);
       if (!row || isTerminal(row.status)) continue;
       log.warn({ event: 'job.recovered', job: id }, 'a job was committed, but its answer was lost');
       this.#take(row);
+      placement?.recovered(row);
     }
   }
 

@@ -93,25 +93,19 @@ export class Jobs {
     const known = this.#live.get(row.seq);
     if (known) return known;
     const { spec } = row;
-    const resources = spec.resources ?? { cpuMillis: 0, memoryBytes: 0, gpus: 0, custom: {} };
     const live: LiveJob = {
       row,
-      kind: this.kinds.intern(row.type, resources, parseSelector(spec.where), {
-        fenced: isFenced(spec),
-        sandbox: sandboxOf(spec),
-        limited: isLimited(spec),
-        secrets: secretsOf(spec),
-      }),
+      kind: this.intern(row),
       policy: {
         failuresMax: spec.retries + 1,
         lossesMax: LOSSES_MAX,
         backoffMs: spec.backoffMs,
         backoffCapMs: BACKOFF_CAP_MS,
       },
-      body: makeBody(row, resources, this.logBytesMax),
+      body: makeBody(row, this.logBytesMax),
       blockedNodes: new Set(),
       trust: new JobTrust(),
-      taskTime: new TaskTime(this.#timeOf(row)),
+      taskTime: new TaskTime(this.timeOf(row)),
       group: '',
       assignedAtMs: Number.NEGATIVE_INFINITY,
     };
@@ -147,8 +141,22 @@ export class Jobs {
     } else if (group?.delete(job) && group.size === 0) this.#waiting.delete(job.group);
   }
 
+  release(kind: Kind): void {
+    this.kinds.release(kind);
+  }
+
+  /** Each call is paired with a `release`. */
+  intern({ type, spec }: Pick<JobRow, 'type' | 'spec'>): Kind {
+    return this.kinds.intern(type, resourcesOf(spec), parseSelector(spec.where), {
+      fenced: isFenced(spec),
+      sandbox: sandboxOf(spec),
+      limited: isLimited(spec),
+      secrets: secretsOf(spec),
+    });
+  }
+
   /** What other jobs that run the same have taught. */
-  #timeOf({ submitter, spec: { work } }: JobRow): TaskTime {
+  timeOf({ submitter, spec: { work } }: Pick<JobRow, 'submitter' | 'spec'>): TaskTime {
     const key = createHash('sha256')
       .update(JSON.stringify([submitter, work]))
       .digest('base64');
@@ -194,12 +202,15 @@ export class Jobs {
   }
 }
 
-function makeBody(row: JobRow, resources: Kind['resources'], logBytesMax: number): JobBody {
+const resourcesOf = ({ resources }: JobRow['spec']): Kind['resources'] =>
+  resources ?? { cpuMillis: 0, memoryBytes: 0, gpus: 0, custom: {} };
+
+function makeBody(row: JobRow, logBytesMax: number): JobBody {
   return {
     job: row.seq,
     jobId: row.id,
     work: row.spec.work,
-    resources,
+    resources: resourcesOf(row.spec),
     timeoutMs: row.spec.timeoutMs,
     taskCount: row.counts.total,
     array: row.spec.array,

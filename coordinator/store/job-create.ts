@@ -35,18 +35,27 @@ interface Insert {
 
 type CreatedRow = Selectable<JobTable> | { leading: number; id: null };
 
-/** `epoch` undefined: nobody's lead is asked for. */
-export function createStatement(epoch: number | undefined, inserts: readonly Insert[]): RawBuilder<CreatedRow> {
+/**
+ * `epoch` undefined: nobody's lead is asked for. With `node`, all tasks of the one job there is are assigned to it: it is
+ * what `assignStatement` would make of a fresh job, made at once.
+ */
+export function createStatement(
+  epoch: number | undefined,
+  inserts: readonly Insert[],
+  node?: number,
+): RawBuilder<CreatedRow> {
   const jobs = inserts.map(({ job }) => job);
+  const isGiven = node !== undefined;
   return sql<CreatedRow>`
     with ${epoch === undefined ? sql`lease as materialized (select 1)` : lease(epoch)},
     made as (
       insert into job (
         id, submitter, idempotency_key, spec_digest, name, type, priority, on_failure, spec, retry_of, has_inputs,
-        namespace, staged_bytes, total
+        namespace, staged_bytes, total ${isGiven ? sql`, materialised, cursor, assigned, started_at, status` : sql``}
       )
       select u.id, u.submitter, u.idempotency_key, u.spec_digest, u.name, u.type, u.priority, u.on_failure,
         u.spec::jsonb, u.retry_of, u.has_inputs = 1, u.namespace, u.staged_bytes, u.total
+        ${isGiven ? sql`, u.total, u.total, u.total, now(), 'RUNNING'` : sql``}
       from lease, unnest(
         ${texts(jobs, (job) => job.id)}, ${texts(jobs, (job) => job.submitter)},
         ${texts(jobs, (job) => job.idempotencyKey)}, ${texts(jobs, (job) => job.specDigest())},
@@ -64,9 +73,16 @@ export function createStatement(epoch: number | undefined, inserts: readonly Ins
       order by u.position
       on conflict (submitter, idempotency_key) do nothing
       returning *
-    )
+    )${isGiven ? sql`, ${given(node)}` : sql``}
     select (select count(*) from lease) as leading, m.* from (select) as always left join made m on true`;
 }
+
+const given = (node: number): RawBuilder<unknown> => sql`
+    given as (
+      insert into task (job, index, generation, status, node, assigned_at, queued_at)
+      select m.seq, i.index, 1, 'ASSIGNED', ${node}::integer, m.created_at, m.created_at
+      from made m cross join lateral generate_series(0, m.total - 1) as i(index)
+    )`;
 
 export class JobInserts {
   readonly #batcher: Batcher<Insert>;
@@ -102,9 +118,9 @@ export class JobInserts {
   }
 
   async #insert(epoch: number | undefined, inserts: readonly Insert[]): Promise<void> {
-    const { rows } = await this.database.run((db) => createStatement(epoch, inserts).execute(db));
-    const first = rows[0];
-    if (!first) throw new MeshError('INTERNAL', 'a submission was answered with nothing');
+    const node = inserts.length === 1 ? inserts[0]?.job.place?.() : undefined;
+    const { rows } = await this.database.run((db) => createStatement(epoch, inserts, node).execute(db));
+    if (rows.length === 0) throw new MeshError('INTERNAL', 'a submission was answered with nothing');
     const byId = new Map(rows.flatMap((row) => (row.id === null ? [] : [[row.id, row] as const])));
     for (const { job, resolve } of inserts) resolve(byId.get(job.id));
   }

@@ -1,6 +1,7 @@
 import { test } from 'tap';
 import { assignedJob, failed, lead, madeJob, newJob, pages, retrying, settlement } from '../support/store-fixtures.js';
 import { OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
+import type { JobRow } from '../../coordinator/ports.js';
 import type { Subject } from './subject.js';
 
 /** What becomes of jobs (JobStore), and what is read of their tasks. */
@@ -42,6 +43,45 @@ export function jobsConform({ withStore }: Subject): void {
     t.ok(drained, 'the digest is asked for after the inputs');
     const other = await store.jobs.create(newJob(1, { idempotencyKey: 'k', submitter: 'ben' }), pages());
     t.ok(other.created, 'keys are per submitter');
+  });
+
+  test('the commit that keeps a job assigns its tasks where it is told to, as an assignment of its own would', async (t) => {
+    const store = await withStore(t);
+    const epoch = await lead(store);
+    let asked = 0;
+    const place = () => (asked++, 1);
+    const given = newJob(3, { idempotencyKey: 'placed', epoch, place });
+    const { job, created } = await store.jobs.create(given, pages());
+    t.ok(created);
+    const assigned = await assignedJob(store, epoch, 3);
+    const usual = (await store.jobs.get(assigned.job.id)) as JobRow;
+    const { status, counts, cursor } = usual;
+    t.match(job, { status, counts, cursor, completedAtMs: undefined });
+    t.ok(job.startedAtMs !== undefined);
+    t.same(await store.jobs.get(given.id), job);
+    const live = await store.tasks.live();
+    const ofJob = (seq: number) =>
+      live.flatMap((task) => (task.job === seq ? [{ ...task, job: undefined, ageMs: undefined }] : []));
+    t.equal(ofJob(job.seq).length, 3);
+    t.same(ofJob(job.seq), ofJob(usual.seq));
+    const refs = [0, 1, 2].map((index) => ({ job: job.seq, index, generation: 1, node: 1 }));
+    const settled = await store.tasks.settle(
+      epoch,
+      refs.map((ref) => settlement(ref)),
+    );
+    t.same(settled.accepted, [true, true, true]);
+    t.match(settled.jobs, [{ seq: job.seq, status: 'COMPLETED' }]);
+
+    const repeat = await store.jobs.create(newJob(3, { idempotencyKey: 'placed', epoch, place }), pages());
+    t.match(repeat, { created: false, job: { id: given.id, status: 'COMPLETED' } });
+    t.same((await store.tasks.list({ job: job.seq, fromIndex: 0, limit: 10 })).length, 3, 'nothing is made twice');
+    asked = 0;
+    const nowhere = await store.jobs.create(newJob(1, { epoch, place: () => (asked++, undefined) }), pages());
+    t.match([asked, nowhere.job], [1, { status: 'QUEUED', cursor: 0, counts: { materialised: 0 } }]);
+    const late = newJob(1, { epoch: epoch - 1, place });
+    await t.rejects(store.jobs.create(late, pages()), { code: 'LEADERSHIP_LOST' });
+    t.equal(await store.jobs.get(late.id), undefined, 'of a former leader neither the job nor its tasks');
+    t.same((await store.tasks.live()).length, 3);
   });
 
   test('cancelling marks first, then ends every live row and what was never made', async (t) => {

@@ -3,6 +3,7 @@ import { MeshError } from '../../../common/errors.js';
 import type { JobCounts } from '../../../coordinator/core/job.js';
 import { isTerminal } from '../../../coordinator/core/job.js';
 import type { JobChange, JobRow, JobStore, NewJob } from '../../../coordinator/ports.js';
+import { assign } from './tasks.js';
 import { type JobRecord, newRecord, type Tables, toChange, toRow } from './tables.js';
 
 const recordOf = (tables: Tables, matches: (job: JobRecord) => boolean): JobRecord | undefined => {
@@ -29,7 +30,13 @@ function earlier(tables: Tables, given: NewJob): JobRow | undefined {
   return known && toRow(known);
 }
 
-export function create(tables: Tables, given: NewJob, inputs: string[]): Awaited<ReturnType<JobStore['create']>> {
+/** @param node takes all its tasks with the same commit */
+export function create(
+  tables: Tables,
+  given: NewJob,
+  inputs: string[],
+  node: number | undefined,
+): Awaited<ReturnType<JobStore['create']>> {
   const known = earlier(tables, given);
   if (known) return { job: known, created: false };
   if (inputs.length !== (given.hasInputs ? given.total : 0))
@@ -38,6 +45,8 @@ export function create(tables: Tables, given: NewJob, inputs: string[]): Awaited
   const seq = Math.max(0, ...tables.jobs.keys()) + 1;
   const job = newRecord(seq, given, inputs, tables.now());
   tables.jobs.set(seq, job);
+  if (node !== undefined && given.epoch !== undefined)
+    assign(tables, given.epoch, [{ job: seq, node, from: 0, to: given.total }]);
   return { job: toRow(job), created: true };
 }
 

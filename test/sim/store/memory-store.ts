@@ -35,7 +35,8 @@ export function memoryStore(tables: Tables, run: Run = runAtOnce): Store {
         const given: string[] = [];
         for await (const page of inputs) given.push(...page);
         if (!isKnown) await job.admit?.();
-        return write('jobs.create', () => jobs.create(tables, job, isKnown ? [] : given));
+        const node = isKnown ? undefined : job.place?.();
+        return write('jobs.create', () => jobs.create(tables, job, isKnown ? [] : given, node));
       },
       get: (id) => read('jobs.get', () => jobs.get(tables, id)),
       list: (query) => read('jobs.list', () => jobs.list(tables, query)),
