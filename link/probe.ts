@@ -4,7 +4,8 @@
  * certificate can be named in the reason; the channel that is opened afterwards verifies everything again.
  */
 import type { X509Certificate } from 'node:crypto';
-import { connect, createSecureContext, type SecureContext, type TLSSocket } from 'node:tls';
+import { connect as connectTcp } from 'node:net';
+import { connect as startTls, createSecureContext, type SecureContext, type TLSSocket } from 'node:tls';
 import { MeshError, systemCode } from '../common/errors.js';
 import { presentedOn } from '../common/identity/chain.js';
 import type { Identity } from '../common/identity/identity.js';
@@ -52,30 +53,39 @@ function leave(socket: TLSSocket): void {
 /** Made once: it holds nothing but the version, and making one costs more than the handshake. */
 let anonymous: SecureContext | undefined;
 
+/** TLS begins when somebody is there: where nobody listens, nothing is made ready for it. */
 function handshake({ host, port }: Endpoint, signal: AbortSignal, reached?: () => void): Promise<TLSSocket> {
   return new Promise((resolve, reject) => {
     if (signal.aborted) return reject(new Refused('was not asked in time'));
-    const socket = connect({
-      host,
-      port,
-      servername: SERVER_NAME,
-      ALPNProtocols: ['h2'],
-      secureContext: (anonymous ??= createSecureContext({ minVersion: 'TLSv1.3' })),
-      rejectUnauthorized: false,
-    });
+    const raw = connectTcp({ host, port, noDelay: true });
+    let socket: TLSSocket | undefined;
     const settle = (act: () => void) => {
       signal.removeEventListener('abort', abort);
       act();
     };
     const abort = () => {
-      socket.destroy();
+      (socket ?? raw).destroy();
       settle(() => reject(new Refused('did not answer')));
     };
+    const fail = (error: Error) => settle(() => reject(error));
+    const closed = () => fail(new Refused('closed the connection'));
     signal.addEventListener('abort', abort, { once: true });
-    if (reached) socket.once('connect', reached);
-    socket.once('secureConnect', () => settle(() => resolve(socket)));
-    socket.on('error', (error) => settle(() => reject(error)));
-    socket.once('close', () => settle(() => reject(new Refused('closed the connection'))));
+    raw.on('error', fail);
+    raw.once('close', closed);
+    raw.once('connect', () => {
+      reached?.();
+      socket = startTls({
+        socket: raw,
+        servername: SERVER_NAME,
+        ALPNProtocols: ['h2'],
+        secureContext: (anonymous ??= createSecureContext({ minVersion: 'TLSv1.3' })),
+        rejectUnauthorized: false,
+      });
+      const secured = socket;
+      secured.once('secureConnect', () => settle(() => resolve(secured)));
+      secured.on('error', fail);
+      secured.once('close', closed);
+    });
   });
 }
 

@@ -44,7 +44,7 @@ export function presentedBy(leaf: DetailedPeerCertificate | undefined): X509Cert
 export function presentedOn(socket: TLSSocket): X509Certificate[] {
   const chain: X509Certificate[] = [];
   for (let link = socket.getPeerX509Certificate(); link && chain.length < CHAIN_MAX; link = link.issuerCertificate)
-    chain.push(link);
+    chain.push(known(link));
   return chain;
 }
 
@@ -56,6 +56,14 @@ function certificateOf(der: Buffer): X509Certificate {
   const certificate = presented.touch(digest) ?? new X509Certificate(der);
   presented.put(digest, certificate);
   return certificate;
+}
+
+/** The object of the same bytes that is here already: what was found out about it is known by it. */
+function known(certificate: X509Certificate): X509Certificate {
+  const digest = fingerprintOf(certificate);
+  const first = presented.touch(digest) ?? certificate;
+  presented.put(digest, first);
+  return first;
 }
 
 /**
@@ -107,6 +115,9 @@ function digestOf(root: X509Certificate): string {
   return digest;
 }
 
+/** Whose signature a leaf was found to bear: keys are the objects of the issuers that are known. */
+const signers = new WeakMap<X509Certificate, KeyObject>();
+
 /** The dates of both are checked when this returns. @throws MeshError BAD_CERTIFICATE */
 function issuerOf(issuer: X509Certificate, roots: readonly X509Certificate[], nowMs: number): KnownIssuer {
   const digest = fingerprintOf(issuer);
@@ -148,8 +159,9 @@ export function verifyChain(chain: readonly X509Certificate[], roots: readonly X
   if (!issuer || more.length > 0)
     throw refused(`the chain has ${above.length} intermediate certificates; it has exactly one in a mesh`);
   const { publicKey } = issuerOf(issuer, roots, nowMs);
-  if (!leaf.checkIssued(issuer) || !leaf.verify(publicKey))
+  if (signers.get(leaf) !== publicKey && (!leaf.checkIssued(issuer) || !leaf.verify(publicKey)))
     throw refused('the leaf certificate is not signed by the issuer beside it');
+  signers.set(leaf, publicKey);
   if (fieldsOf(leaf).basicConstraints?.ca !== false) throw refused('the leaf certificate is itself an authority');
 }
 

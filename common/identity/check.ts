@@ -91,6 +91,16 @@ function checkDates(whose: string, { notBeforeMs, notAfterMs }: CertificateField
   );
 }
 
+/** Of leaves: the same bytes have the same role and fit its profile for ever, or never do. */
+const problems = new WeakMap<X509Certificate, { found: string | undefined }>();
+
+function leafProblem(certificate: X509Certificate | Uint8Array, fields: CertificateFields, role: Role) {
+  if (!(certificate instanceof X509Certificate)) return profileProblem(fields, role);
+  let problem = problems.get(certificate);
+  if (!problem) problems.set(certificate, (problem = { found: profileProblem(fields, role) }));
+  return problem.found;
+}
+
 /**
  * Who the holder of a leaf certificate is. It judges the leaf alone; who presents one is judged by `checkPresented`.
  * @throws MeshError BAD_CERTIFICATE with the one reason why it is refused
@@ -99,7 +109,7 @@ export function checkPeer(certificate: X509Certificate | Uint8Array, rules: Peer
   const fields = fieldsOf(certificate);
   const id = parseSpiffeId(onlyUri(fields));
   const whose = `the certificate of ${id.role} ${id.name}`;
-  const problem = profileProblem(fields, id.role);
+  const problem = leafProblem(certificate, fields, id.role);
   if (problem) throw refused(`${whose} does not fit the profile: ${problem}`);
   if (id.meshId !== rules.meshId)
     throw refused(
