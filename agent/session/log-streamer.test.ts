@@ -163,6 +163,25 @@ test('drained: when all is stored, when the session is gone, or after a while wi
   await streamer.drained(spool);
 });
 
+test('drained: after five minutes, however steadily a little of it is stored', async (t) => {
+  const { clock, streams, streamer, spool, print } = make(t);
+  streamer.follow(REF, spool);
+  print('x'.repeat(1000));
+  await until(() => streams[0]?.sentTo === 1000);
+  let isDone = false;
+  void streamer.drained(spool).then(() => (isDone = true));
+  for (let stored = 1; stored <= 33; stored++) {
+    clock.advance(9000);
+    streams[0]?.store(REF, stored);
+  }
+  clock.advance(2999);
+  await turn();
+  t.notOk(isDone, 'after 299,999 ms');
+  clock.advance(1);
+  await turn();
+  t.ok(isDone);
+});
+
 test('a sender that waits for room is not stuck when the stream dies under it', async (t) => {
   const { streams, streamer, spool, print } = make(t);
   streamer.follow(REF, spool);

@@ -16,6 +16,8 @@ const MESSAGE_BYTES = 256 * 1024;
 const WINDOW_BYTES = 2 * 1024 * 1024;
 /** How long the end of an attempt waits without any more of its output being stored before the result is sent without it. */
 const DRAIN_MS = 10_000;
+/** How long it waits in all, however little is stored at a time. What the spool may hold takes so long at 55 KB/s. */
+const DRAIN_MS_MAX = 300_000;
 /** After a stream that broke by itself. */
 const RETRY_MS = 1000;
 
@@ -26,7 +28,8 @@ interface Followed {
   storedOffset: number;
   pumping: boolean;
   again: boolean;
-  waiting: { timer: Timer; resolve: () => void }[];
+  /** Until when at the latest: monotonic. */
+  waiting: { timer: Timer; untilMs: number; resolve: () => void }[];
   forget: () => void;
 }
 
@@ -92,14 +95,15 @@ export class LogStreamer implements Service {
   }
 
   /**
-   * Resolves when all of it is stored, when nobody can take it, or when nothing more was stored for a while: the spool is
-   * bounded, so as long as some of it arrives, all of it does.
+   * Resolves when all of it is stored, when nobody can take it, when nothing more was stored for a while, or when it has
+   * taken so long that the result is worth more.
    */
   drained(spool: OutputSpool): Promise<void> {
     const entry = this.#followed.get(spool);
     if (!entry || entry.storedOffset >= spool.totalBytes || !this.#connected()) return Promise.resolve();
     return new Promise((resolve) => {
-      entry.waiting.push({ timer: this.clock.after(DRAIN_MS, resolve), resolve });
+      const untilMs = this.clock.monotonicMs() + DRAIN_MS_MAX;
+      entry.waiting.push({ timer: this.clock.after(DRAIN_MS, resolve), untilMs, resolve });
       this.#pump(entry);
     });
   }
@@ -156,9 +160,10 @@ export class LogStreamer implements Service {
     if (!entry) return;
     if (response.storedOffset > entry.storedOffset) {
       entry.storedOffset = response.storedOffset;
+      const nowMs = this.clock.monotonicMs();
       for (const wait of entry.waiting) {
         wait.timer.cancel();
-        wait.timer = this.clock.after(DRAIN_MS, wait.resolve);
+        wait.timer = this.clock.after(Math.min(DRAIN_MS, wait.untilMs - nowMs), wait.resolve);
       }
     }
     if (entry.storedOffset >= entry.spool.totalBytes) release(entry);

@@ -18,6 +18,7 @@ import type { Clock } from '../../common/clock.js';
 import type { Limits } from '../services/limits.js';
 import { assertCovered, Gate, type GateOptions } from './authorize.js';
 import { type DoctorPlane, makeDoctorService } from './doctor-service.js';
+import { encodeLogs } from './log-message.js';
 import { makeMeshService, type MeshPlane } from './mesh-service.js';
 import { makeNamespaceService, type NamespacePlane } from './namespace-service.js';
 import { makeNodeService, type NodePlane } from './node-service.js';
@@ -30,6 +31,11 @@ type Plane = AgentPlane &
   AuthorityPlane &
   NamespacePlane &
   SecretPlane & { auditReader: AuditReader; doctor: DoctorPlane } & Pick<GateOptions, 'denylist' | 'audit'>;
+
+const meshService = {
+  ...MeshServiceService,
+  readLogs: { ...MeshServiceService.readLogs, responseSerialize: encodeLogs },
+};
 
 /** Puts every service on a gRPC server, each method behind the gate. */
 export function registerServices(
@@ -52,7 +58,7 @@ export function registerServices(
   const gate = new Gate({ peerOf, denylist, audit, throttle, log, coordinators, renewalWanted });
   const services = [
     [AgentServiceService, makeAgentService({ plane, gate, throttle, limits, clock, log })],
-    [MeshServiceService, makeMeshService({ plane, gate })],
+    [meshService, makeMeshService({ plane, gate })],
     [NodeServiceService, makeNodeService(gate, plane)],
     [CaServiceService, makeCaService(gate, plane)],
     [NamespaceServiceService, makeNamespaceService(gate, plane)],

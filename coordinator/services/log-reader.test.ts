@@ -162,11 +162,11 @@ test('a disk that is full cuts the log, with a note, and costs the task nothing'
   const [task] = held as [HeldTask];
   t.match(await stream(parts, agent, task, chunk(0, 'begin ')), { storedOffset: 6 });
   const probe = await open(join(parts.directory, 'probe'), 'w');
-  const handles = Object.getPrototypeOf(probe) as { appendFile: (data: Uint8Array) => Promise<void> };
+  const handles = Object.getPrototypeOf(probe) as { writev: () => Promise<unknown> };
   await probe.close();
-  const { appendFile } = handles;
-  handles.appendFile = () => Promise.reject(Object.assign(new Error('no space'), { code: 'ENOSPC' }));
-  t.teardown(() => (handles.appendFile = appendFile));
+  const { writev } = handles;
+  handles.writev = () => Promise.reject(Object.assign(new Error('no space'), { code: 'ENOSPC' }));
+  t.teardown(() => (handles.writev = writev));
   await t.rejects(
     stream(parts, agent, task, chunk(6, 'lost')),
     { code: 'ENOSPC' },

@@ -183,17 +183,23 @@ test('what could not be written is not said to be stored, and is taken when it c
   const log = logs.open(KEY);
   await log.append([chunk(0, 100)]);
   const probe = await open(join(directory, 'probe'), 'w');
-  const handles = Object.getPrototypeOf(probe) as { appendFile: (data: Uint8Array) => Promise<void> };
+  type Write = (pieces: Uint8Array[]) => Promise<{ bytesWritten: number }>;
+  const handles = Object.getPrototypeOf(probe) as { writev: Write };
   await probe.close();
-  const { appendFile } = handles;
-  handles.appendFile = async function (data) {
-    // Half of it arrives, as on a disk that is full.
-    await appendFile.call(this, data.subarray(0, data.length / 2));
+  const { writev } = handles;
+  t.teardown(() => (handles.writev = writev));
+  const half = ([head, data]: Uint8Array[]) => [head as Uint8Array, (data as Uint8Array).subarray(0, 50)];
+  // Half of it arrives on a disk that is full; the next try says so.
+  handles.writev = function (pieces) {
+    return writev.call(this, half(pieces));
+  };
+  await t.rejects(log.append([chunk(100, 100)]), { code: 'DISK_FULL' });
+  handles.writev = async function (pieces) {
+    await writev.call(this, half(pieces));
     throw Object.assign(new Error('no space'), { code: 'ENOSPC' });
   };
-  t.teardown(() => (handles.appendFile = appendFile));
   await t.rejects(log.append([chunk(100, 100)]), { code: 'ENOSPC' });
-  handles.appendFile = appendFile;
+  handles.writev = writev;
   t.equal(log.offset, 100);
   await log.append([chunk(100, 100), chunk(200, 100)]);
   t.equal(log.offset, 300);

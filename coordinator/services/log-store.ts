@@ -9,6 +9,7 @@ import { existsSync } from 'node:fs';
 import { type FileHandle, mkdir, open, readdir, rm, stat, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
 import { BinaryReader, BinaryWriter } from '@bufbuild/protobuf/wire';
+import { MeshError } from '../../common/errors.js';
 import { OutputChunk, Stream } from '../../proto/gen/mesh/v1/common.js';
 
 /** Field 1 of a frame is a chunk, field 4 of a chunk its data, the last field it has; both with a length. */
@@ -77,18 +78,25 @@ export class AttemptLog {
       offset = end;
     }
     if (start === undefined) return 0;
-    const frames = Buffer.concat(pieces);
+    const size = pieces.reduce((sum, piece) => sum + piece.length, 0);
     let dropped = 0;
     try {
       dropped = await this.#turnPart(bytes);
-      await this.#file?.appendFile(frames);
+      await this.#write(pieces, size);
     } catch (error) {
       await this.close().catch(() => undefined);
       throw error;
     }
     const extent = this.#extents.at(-1);
-    if (extent) extend(extent, { start, end: offset, bytes, size: frames.length });
-    return frames.length - dropped;
+    if (extent) extend(extent, { start, end: offset, bytes, size });
+    return size - dropped;
+  }
+
+  /** As they are, without putting them together first. What a full disk takes only in part is an error. */
+  async #write(pieces: readonly Uint8Array[], size: number): Promise<void> {
+    const written = await this.#file?.writev(pieces);
+    if (written && written.bytesWritten < size)
+      throw new MeshError('DISK_FULL', `of ${size} bytes of output ${written.bytesWritten} were written`);
   }
 
   /**
