@@ -44,11 +44,9 @@ export interface Ended {
    * user's alone, as it is made.
    */
   directoryPristine?: boolean;
-  /** The one it was given was not as it is made, and lies now beside the new one: see `asideOf`. */
-  directoryAside?: boolean;
+  /** The one it was given was not as it is made, and lies now beside the new one, with this after its name. */
+  directoryAside?: string | undefined;
 }
-
-export const asideOf = (directory: string): string => `${directory}.aside`;
 
 /** What a process group is told. */
 export type GroupSignal = 'SIGTERM' | 'SIGKILL';

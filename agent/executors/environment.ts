@@ -1,10 +1,34 @@
 import { posix } from 'node:path';
+import { MeshError } from '../../common/errors.js';
 import { type AttemptSpec, arrayIndexOf } from '../core/types.js';
 
 /** The same everywhere; a job that needs another says so with `--env PATH=…`. */
 export const TASK_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 /** Names whose process it is; how escaped processes are found. */
 export const COOKIE_VARIABLE = 'MESH_ATTEMPT_COOKIE';
+
+interface Place {
+  node: string;
+  directory: string;
+  gpus: readonly number[];
+  cookie: string;
+}
+
+/**
+ * What is executed for an attempt, where, and what it finds there.
+ * @throws MeshError BAD_SPEC when the job has no command
+ */
+export function plainCommand(
+  attempt: AttemptSpec,
+  { secrets, ...place }: Place & { secrets?: Readonly<Record<string, string>> | undefined },
+): { argv: string[]; environment: Record<string, string>; directory: string } {
+  const { work } = attempt.body;
+  if (work?.$case !== 'process') throw new MeshError('BAD_SPEC', 'the job has no command');
+  const argv = fillArguments(work.value.argv, attempt);
+  if (!argv[0]) throw new MeshError('BAD_SPEC', 'the command is empty');
+  const environment = taskEnvironment(attempt, { ...work.value.environment, ...secrets }, place);
+  return { argv, environment, directory: place.directory };
+}
 
 /**
  * Everything a task finds in its environment, and nothing else: the agent's own is never passed on. What the job gives
@@ -13,7 +37,7 @@ export const COOKIE_VARIABLE = 'MESH_ATTEMPT_COOKIE';
 export function taskEnvironment(
   attempt: AttemptSpec,
   given: Readonly<Record<string, string>>,
-  place: { node: string; directory: string; gpus: readonly number[]; cookie: string },
+  place: Place,
 ): Record<string, string> {
   return {
     PATH: TASK_PATH,

@@ -40,9 +40,11 @@ export class Sampler {
     this.#clock = clock;
   }
 
-  add(sampled: Sampled): void {
+  /** @param ageMs since it began */
+  add(sampled: Sampled, ageMs: number): void {
     this.#watched.add(sampled);
-    this.#timer ??= this.#clock.after(FIRST_MS, () => this.#sample(), { background: true });
+    const waitMs = Math.max(0, FIRST_MS - ageMs);
+    this.#timer ??= this.#clock.after(waitMs, () => this.#sample(), { background: true });
   }
 
   remove(sampled: Sampled): void {

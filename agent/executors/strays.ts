@@ -9,6 +9,7 @@ import type { Clock } from '../../common/clock.js';
 import type { Service } from '../../common/lifecycle.js';
 import type { Logger } from '../../common/log.js';
 import { Loop } from '../../common/loop.js';
+import type { AttemptRef } from '../core/types.js';
 import type { Child } from './child.js';
 import {
   type ProcessEntry,
@@ -130,3 +131,7 @@ export class StrayWatch implements Service {
     await this.sweep();
   }
 }
+
+/** For an attempt that is about to begin. */
+export const issueCookie = (strays: StrayWatch, { job, index, generation }: AttemptRef): string =>
+  strays.issue(`${job}.${index}.${generation}`);

@@ -13,6 +13,7 @@ import type { Executor, LaunchObserver, LaunchSpec, RunningLaunch } from '../../
 import { NodeFault } from '../../core/types.js';
 import { type FileSource, placeFiles } from '../../staging/place.js';
 import type { Janitor } from '../janitor.js';
+import { LaunchSizes } from '../launch-size.js';
 import type { Tiers } from '../sandbox/tiers.js';
 import type { SecretFiles } from '../secret-files.js';
 import type { StrayWatch } from '../strays.js';
@@ -25,10 +26,6 @@ import { prepareRuntime, type Runtime } from './runtime.js';
 /** Work in one batch: long beside the few hundred microseconds a round trip costs, short beside what people notice. */
 const BATCH_US = 5000;
 const BATCH_MAX = 512;
-/** What was measured before counts half as much after every batch. */
-const DECAY = 0.5;
-const JOBS_MEASURED_MAX = 1000;
-
 export interface FunctionExecutorOptions {
   workRoot: WorkRoot;
   files: FileSource;
@@ -49,8 +46,7 @@ export class FunctionExecutor implements Executor {
   readonly name = 'function';
   readonly #options: FunctionExecutorOptions;
   readonly #modules = new Map<string, Promise<string>>();
-  /** How long attempts of a job took, decayed; the least recently measured job first. */
-  readonly #measured = new Map<number, { count: number; totalUs: number }>();
+  readonly #sizes = new LaunchSizes(BATCH_US, BATCH_MAX);
   #runtime: Runtime | undefined;
   #rooms: Rooms | undefined;
   readonly #runs = new Set<Promise<void>>();
@@ -74,10 +70,7 @@ export class FunctionExecutor implements Executor {
   }
 
   launchMax(body: JobBody): number {
-    const measured = this.#measured.get(body.job);
-    if (!measured) return 1;
-    const meanUs = Math.max(1, measured.totalUs / measured.count);
-    return Math.min(BATCH_MAX, Math.max(1, Math.floor(BATCH_US / meanUs)));
+    return this.#sizes.of(body.job);
   }
 
   start(launch: LaunchSpec, observer: LaunchObserver): RunningLaunch {
@@ -111,7 +104,7 @@ export class FunctionExecutor implements Executor {
         },
         directories: directories.length > 0 ? directories : undefined,
         closing: () => this.#stopping,
-        measure: (count: number, totalUs: number) => this.#measure(launch.body.job, count, totalUs),
+        measure: (count: number, totalUs: number) => this.#sizes.measure(launch.body.job, count, totalUs),
       };
       await run.run(context, entered.shared, () => this.#startAlone(entered));
       // Only a runner that was killed by `close` leaves something open.
@@ -196,15 +189,5 @@ export class FunctionExecutor implements Executor {
         this.#options.log.warn({ event: 'work.left-behind', err, paths: [directory] }, 'a directory cannot be moved');
     }
     this.#options.janitor.remove(outside);
-  }
-
-  #measure(job: number, count: number, totalUs: number): void {
-    if (count === 0) return;
-    const known = this.#measured.get(job) ?? { count: 0, totalUs: 0 };
-    this.#measured.delete(job);
-    this.#measured.set(job, { count: known.count * DECAY + count, totalUs: known.totalUs * DECAY + totalUs });
-    if (this.#measured.size <= JOBS_MEASURED_MAX) return;
-    const oldest = this.#measured.keys().next();
-    if (!oldest.done) this.#measured.delete(oldest.value);
   }
 }

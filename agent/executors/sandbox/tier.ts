@@ -67,16 +67,19 @@ export interface Tier {
 /** A clean environment, a process group, another user under a root agent, and limits. No isolation. */
 export const processTier: Tier = {
   name: 'process',
-  start: (command, starter) => new BareProcess(command, starter),
+  start: ({ startsIn, ...command }, starter) =>
+    uncontained(starter({ ...command, directory: startsIn ?? command.directory })),
 };
 
-class BareProcess<C extends Child> implements Contained<C> {
-  readonly child: C;
-  readonly keepers: ReadonlySet<number> = new Set();
+/** A process of this tier, whoever has started it. */
+export const uncontained = <C extends Child>(child: C): Contained<C> => new BareProcess(child);
 
-  constructor({ startsIn, ...command }: Command, starter: Starter<C>) {
-    this.child = starter({ ...command, directory: startsIn ?? command.directory });
-  }
+const NO_KEEPERS: ReadonlySet<number> = new Set();
+
+class BareProcess<C extends Child> implements Contained<C> {
+  readonly keepers: ReadonlySet<number> = NO_KEEPERS;
+
+  constructor(readonly child: C) {}
 
   get complaint(): Complaint | undefined {
     return this.child.complaint;

@@ -44,12 +44,16 @@ export class Tiers {
   }
 
   /** @throws NodeFault when the job asks for a tier that is not here: the coordinator does not send such jobs */
-  choose({ sandbox }: Pick<JobBody, 'sandbox'>): Tier {
-    if (sandbox === Sandbox.UNSPECIFIED) return this.strongest;
-    const wanted = sandbox === Sandbox.BUBBLEWRAP ? 'bubblewrap' : 'process';
-    const tier = this.#tiers.find(({ name }) => name === wanted);
-    if (!tier) throw new NodeFault(`this node does not run tasks in the ${wanted} tier`);
+  choose(body: Pick<JobBody, 'sandbox'>): Tier {
+    const tier = this.offers(body);
+    if (!tier) throw new NodeFault(`this node does not run tasks in the ${wanted(body)} tier`);
     return tier;
+  }
+
+  /** The one the job asks for; undefined when it is not here. */
+  offers(body: Pick<JobBody, 'sandbox'>): Tier | undefined {
+    if (body.sandbox === Sandbox.UNSPECIFIED) return this.strongest;
+    return this.#tiers.find(({ name }) => name === wanted(body));
   }
 
   /** What holds in the strongest tier, as `mesh node` shows it. */
@@ -61,6 +65,9 @@ export class Tiers {
     return [...memory, ...RLIMITS, ...(hasProc ? ['processes:sampled'] : [])];
   }
 }
+
+const wanted = ({ sandbox }: Pick<JobBody, 'sandbox'>): TierName =>
+  sandbox === Sandbox.BUBBLEWRAP ? 'bubblewrap' : 'process';
 
 const RLIMITS = ['cpu-time:rlimit', 'file-size:rlimit', 'open-files:rlimit'];
 

@@ -1,7 +1,7 @@
 import { NodeFault } from '../../core/types.js';
 import { constants } from 'node:os';
 import type { Child, Ended, GroupSignal, OutputIndex } from '../child.js';
-import { ASK, CLOSE, commandFrame, PAUSE, type Report, RESUME, SIGNAL, systemError } from './frames.js';
+import { ASK, asideSuffix, CLOSE, commandFrame, PAUSE, type Report, RESUME, SIGNAL, systemError } from './frames.js';
 
 /** The stream a launcher reports on. */
 const REPORT = 2;
@@ -17,10 +17,18 @@ const SIGNALS = new Map(
     .map(([name, number]) => [number, name]),
 );
 
-type ExitReport = Extract<Report, { kind: 'exit' }>;
+export type ExitReport = Extract<Report, { kind: 'exit' }>;
+
+/** Who hears of a process of the spawner's. */
+export interface Hearer {
+  /** True when there is nothing more to come. */
+  take(report: Report): boolean;
+  /** Whoever started it is gone, and the process with it, and output that was still to come. */
+  lost(error: NodeFault): void;
+}
 
 /** A process of the spawner's. */
-export class SpawnedChild implements Child {
+export class SpawnedChild implements Child, Hearer {
   readonly complaint = undefined;
   readonly exited: Promise<Ended>;
   readonly closed: Promise<void>;
@@ -97,7 +105,6 @@ export class SpawnedChild implements Child {
     if (!this.#over) this.#send(commandFrame(SIGNAL, this.#id, constants.signals[signal]));
   }
 
-  /** True when there is nothing more to come. */
   take(report: Report): boolean {
     switch (report.kind) {
       case 'pid':
@@ -118,6 +125,9 @@ export class SpawnedChild implements Child {
       case 'closed':
         this.#close();
         return true;
+      case 'dropped':
+        this.lost(new NodeFault('it was not started'));
+        return true;
     }
   }
 
@@ -126,7 +136,6 @@ export class SpawnedChild implements Child {
     for (const use of this.#known.splice(0)) use(pid);
   }
 
-  /** Whoever started it is gone, and the process with it, and output that was still to come. */
   lost(error: NodeFault): void {
     this.#over = true;
     this.#known = [];
@@ -136,15 +145,20 @@ export class SpawnedChild implements Child {
 }
 
 /** As the system reports it: see wait(2). */
-function ended({ status, runUs, directoryPristine, directoryAside }: ExitReport): Ended {
+export function ended({ id, status, runUs, directoryPristine, directoryAside }: ExitReport): Ended {
   const signal = status & 0x7f;
   const how = signal === 0 ? { exitCode: (status >> 8) & 0xff, signal: undefined } : killedBy(signal);
-  return { ...how, runMs: runUs / 1000, directoryPristine, directoryAside };
+  return {
+    ...how,
+    runMs: runUs / 1000,
+    directoryPristine,
+    directoryAside: directoryAside ? asideSuffix(id) : undefined,
+  };
 }
 
 const killedBy = (signal: number) => ({ exitCode: undefined, signal: SIGNALS.get(signal) ?? `signal ${signal}` });
 
-function refusal({ step, errno }: ExitReport): Error {
+export function refusal({ step, errno }: ExitReport): Error {
   const code = CODES.get(errno) ?? `error ${errno}`;
   if (step === 'directory') return new NodeFault(`no working directory could be made: ${code}`);
   return systemError(code, `${step} could not be started: ${code}`);

@@ -9,6 +9,7 @@ export const PAUSE = 3;
 export const RESUME = 4;
 export const CLOSE = 5;
 export const SIGNAL = 6;
+export const DROP = 7;
 
 const WITH_USER = 1;
 const WITH_DIRECTORY = 2;
@@ -18,7 +19,7 @@ const MAKE_DIRECTORY = 16;
 
 /** Length and type. */
 const HEAD_BYTES = 5;
-const START_BYTES = 32;
+const START_BYTES = 36;
 const LIMIT_BYTES = 24;
 /** The spawner's own bound, less what surrounds the texts. */
 const FRAME_BYTES_MAX = (8 << 20) - 4096;
@@ -50,12 +51,18 @@ function limitsOf(bounds: Bounds): Limit[] {
   return limits;
 }
 
+/** What the spawner calls a directory that it has put aside, after its own name. */
+export const asideSuffix = (id: number): string => `.${id}.aside`;
+
 /** An error of the system, as Node makes them. */
 export const systemError = (code: string, message: string): NodeJS.ErrnoException =>
   Object.assign(new Error(message), { code });
 
-/** @throws what `spawn` throws: ERR_INVALID_ARG_VALUE for a text with a NUL, E2BIG for what no process can be given */
-export function startFrame(id: number, plan: StartPlan): Buffer {
+/**
+ * @param chain commands of one run one after the other; 0 for one that starts at once
+ * @throws what `spawn` throws: ERR_INVALID_ARG_VALUE for a text with a NUL, E2BIG for what no process can be given
+ */
+export function startFrame(id: number, plan: StartPlan, chain = 0): Buffer {
   const { argv, environment, directory, user, words = '' } = plan;
   const limits = limitsOf(plan.bounds);
   const texts = [directory, ...argv];
@@ -76,7 +83,17 @@ export function startFrame(id: number, plan: StartPlan): Buffer {
     (plan.words === undefined ? 0 : WITH_REPORT | WITH_WORDS);
   const variables = texts.length - 1 - argv.length;
   let at = HEAD_BYTES;
-  for (const word of [id, flags, user?.uid ?? 0, user?.gid ?? 0, limits.length, argv.length, variables, wordsBytes])
+  for (const word of [
+    id,
+    flags,
+    user?.uid ?? 0,
+    user?.gid ?? 0,
+    limits.length,
+    argv.length,
+    variables,
+    wordsBytes,
+    chain,
+  ])
     at = putWord(frame, word, at);
   for (const [resource, soft, hard] of limits) {
     at = putWord(frame, resource, at);
@@ -104,7 +121,13 @@ export type Step = 'directory' | 'process' | 'command';
 const STEPS: readonly (Step | undefined)[] = [undefined, 'directory', 'process', 'command'];
 
 export type Report =
-  | { kind: 'pid'; id: number; pid: number }
+  | {
+      kind: 'pid';
+      id: number;
+      pid: number;
+      /** Since it was started. */
+      ageMs: number;
+    }
   | { kind: 'data'; id: number; stream: number; data: Buffer }
   | {
       kind: 'exit';
@@ -119,7 +142,9 @@ export type Report =
       directoryPristine: boolean;
       directoryAside: boolean;
     }
-  | { kind: 'closed'; id: number };
+  | { kind: 'closed'; id: number }
+  /** Of a chain, and not begun: it was asked for, or the one before it left something behind. */
+  | { kind: 'dropped'; id: number };
 
 /** Puts frames together from pieces as a stream delivers them. Data are views: use them before the next piece. */
 export class FrameReader {
@@ -144,7 +169,7 @@ function parse(frame: Buffer): Report | undefined {
   const id = getWord(frame, 1);
   switch (frame[0]) {
     case 1:
-      return { kind: 'pid', id, pid: getWord(frame, 5) };
+      return { kind: 'pid', id, pid: getWord(frame, 5), ageMs: getWord(frame, 9) };
     case 2:
       return { kind: 'data', id, stream: frame[5] as number, data: frame.subarray(6) };
     case 3: {
@@ -157,6 +182,8 @@ function parse(frame: Buffer): Report | undefined {
     }
     case 4:
       return { kind: 'closed', id };
+    case 5:
+      return { kind: 'dropped', id };
     default:
       return undefined;
   }

@@ -10,6 +10,9 @@
  * number still belongs to it, and only then is it waited for; so signals to a group are sent here, where its number is
  * certain. When the agent closes its end, all groups are killed.
  *
+ * Commands of one chain run one after the other, the next at the moment in which nothing of the one before it is left: the
+ * agent gives several at a time and hears of their ends together. Where something is left, what has not begun goes back.
+ *
  * Memory is bounded: output is read from a pipe only while less than OUT_HIGH bytes wait for the agent (and once more when
  * the agent gives it up), and not at all from one that the agent has paused; the writer waits then, as on any pipe.
  */
@@ -41,8 +44,8 @@
 
 enum { IN = 0, OUT = 1 };
 /* Frames of the agent, and to it. */
-enum { START = 1, ASK = 2, PAUSE = 3, RESUME = 4, CLOSE = 5, SIGNAL = 6 };
-enum { PID = 1, DATA = 2, EXIT = 3, CLOSED = 4 };
+enum { START = 1, ASK = 2, PAUSE = 3, RESUME = 4, CLOSE = 5, SIGNAL = 6, DROP = 7 };
+enum { PID = 1, DATA = 2, EXIT = 3, CLOSED = 4, DROPPED = 5 };
 /* What did not work, when a process could not be started. */
 enum { STEP_DIRECTORY = 1, STEP_PROCESS = 2, STEP_COMMAND = 3 };
 /* Bits of an EXIT frame, and of a START frame. */
@@ -59,6 +62,8 @@ enum {
   IN_KEPT = 256 << 10,
   BUCKETS = 1024,
   TELL_AFTER_MS = 50,
+  WATCH_AFTER_MS = 5,     /* most of a chain have ended by then, and each pipe that closes would wake us */
+  GATHER_MS = 25,         /* what the agent need not know at once waits for more of its kind */
   LIMITS_MAX = 8,
 };
 
@@ -68,6 +73,8 @@ struct task {
   int streams[STREAMS]; /* -1 when closed */
   bool paused[STREAMS];
   bool told, exited;
+  bool watched; /* its streams are in the epoll, but for paused ones */
+  uint32_t chain; /* 0: none */
   uint64_t started_ns;
   char *directory; /* to be looked at in the end; NULL for one that is not ours */
   bool aside;      /* the one it was given was not as it was made, and a new one took its place */
@@ -75,8 +82,25 @@ struct task {
   struct task *next; /* in its bucket */
 };
 
+/* A START frame that waits for the one before it. */
+struct queued {
+  struct queued *next;
+  size_t length;
+  char body[];
+};
+
+/* There is one while a command of it runs. */
+struct chain {
+  uint32_t id;
+  struct queued *first, **last;
+  struct chain *next;
+};
+
 static struct task *buckets[BUCKETS];
-static unsigned running, untold;
+static struct chain *chains;
+static unsigned running, untold, unwatched;
+/* When what waits for the agent is to be sent; 0 when nothing waits. */
+static uint64_t send_ns;
 static pid_t self;
 static int main_epoll, data_epoll, signals, null_fd;
 static bool out_waits, data_waits;
@@ -123,7 +147,10 @@ static void put(const void *bytes, size_t length) {
   out.to += length;
 }
 
-static void put_head(uint32_t length, uint8_t type, uint32_t id) {
+/* @param wait_ms how long the agent can do without it */
+static void put_head(uint32_t length, uint8_t type, uint32_t id, unsigned wait_ms) {
+  uint64_t due_ns = wait_ms ? now_ns() + (uint64_t)wait_ms * 1000000u : 1;
+  if (send_ns == 0 || due_ns < send_ns) send_ns = due_ns;
   room(9 + length);
   length += 5;
   put(&length, 4);
@@ -139,6 +166,8 @@ static void watch_out(bool waits) {
 }
 
 static void flush(void) {
+  if (send_ns > 1 && !out_waits && out.to - out.from < OUT_HIGH / 2 && now_ns() < send_ns) return;
+  send_ns = 0;
   while (out.from < out.to) {
     ssize_t sent = send(OUT, out.bytes + out.from, out.to - out.from, MSG_NOSIGNAL);
     if (sent < 0 && errno == EINTR) continue;
@@ -170,9 +199,9 @@ static void tell_pid(struct task *task) {
   if (task->told || task->exited) return;
   task->told = true;
   untold--;
-  uint32_t pid = (uint32_t)task->pid;
-  put_head(4, PID, task->id);
-  put(&pid, 4);
+  uint32_t body[2] = {(uint32_t)task->pid, (uint32_t)((now_ns() - task->started_ns) / 1000000u)};
+  put_head(sizeof body, PID, task->id, 0);
+  put(body, sizeof body);
 }
 
 static bool all_closed(const struct task *task) {
@@ -184,14 +213,14 @@ static bool all_closed(const struct task *task) {
 /* Closing alone leaves it in the epoll while a child that is not yet its command has a copy. */
 static void close_stream(struct task *task, int stream) {
   if (task->streams[stream] < 0) return;
-  if (!task->paused[stream]) epoll_ctl(data_epoll, EPOLL_CTL_DEL, task->streams[stream], NULL);
+  if (task->watched && !task->paused[stream]) epoll_ctl(data_epoll, EPOLL_CTL_DEL, task->streams[stream], NULL);
   close(task->streams[stream]);
   task->streams[stream] = -1;
 }
 
 static void settle(struct task *task) {
   if (!task->exited || !all_closed(task)) return;
-  put_head(0, CLOSED, task->id);
+  put_head(0, CLOSED, task->id, 0);
   forget(task);
 }
 
@@ -204,7 +233,7 @@ static bool pass_on(struct task *task, int stream) {
     close_stream(task, stream);
     return false;
   }
-  put_head((uint32_t)got + 1, DATA, task->id);
+  put_head((uint32_t)got + 1, DATA, task->id, task->chain && !task->told ? GATHER_MS : 0);
   out.bytes[out.to] = (char)stream;
   out.to += 1 + (size_t)got;
   return true;
@@ -213,6 +242,14 @@ static bool pass_on(struct task *task, int stream) {
 static void watch_stream(struct task *task, int stream, int operation) {
   struct epoll_event event = {.events = EPOLLIN, .data.u64 = (uint64_t)task->id << 2 | (unsigned)stream};
   epoll_ctl(data_epoll, operation, task->streams[stream], &event);
+}
+
+static void watch_task(struct task *task) {
+  if (task->watched) return;
+  task->watched = true;
+  unwatched--;
+  for (int i = 0; i < STREAMS; i++)
+    if (task->streams[i] >= 0) watch_stream(task, i, EPOLL_CTL_ADD);
 }
 
 static void watch_data(void) {
@@ -236,10 +273,11 @@ static void read_streams(void) {
   }
 }
 
-static void report_exit(uint32_t id, pid_t pid, int status, uint32_t step, int error, uint64_t run_us, uint32_t bits) {
+static void report_exit(uint32_t id, pid_t pid, int status, uint32_t step, int error, uint64_t run_us, uint32_t bits,
+                        unsigned wait_ms) {
   uint32_t body[7] = {(uint32_t)status, step, (uint32_t)error, (uint32_t)run_us, (uint32_t)(run_us >> 32), bits,
                       (uint32_t)pid};
-  put_head(sizeof body, EXIT, id);
+  put_head(sizeof body, EXIT, id, wait_ms);
   put(body, sizeof body);
 }
 
@@ -283,6 +321,49 @@ static bool pristine(const char *path, uid_t uid) {
   return clean;
 }
 
+/* ---- chains ---- */
+
+static struct chain **find_chain(uint32_t id) {
+  struct chain **at = &chains;
+  while (*at && (*at)->id != id) at = &(*at)->next;
+  return at;
+}
+
+static void drop(struct queued **at, struct chain *chain) {
+  struct queued *queued = *at;
+  uint32_t id;
+  memcpy(&id, queued->body, sizeof id);
+  put_head(0, DROPPED, id, 0);
+  *at = queued->next;
+  if (!*at) chain->last = at;
+  free(queued);
+}
+
+static bool drop_waiting(uint32_t id) {
+  for (struct chain *chain = chains; chain; chain = chain->next)
+    for (struct queued **at = &chain->first; *at; at = &(*at)->next)
+      if (memcmp((*at)->body, &id, sizeof id) == 0) return drop(at, chain), true;
+  return false;
+}
+
+static bool start(char *body, size_t length, bool more);
+
+/* What comes after one that has ended, or that did not start. */
+static void go_on(uint32_t id, bool clean) {
+  struct chain **at = find_chain(id), *chain = *at;
+  while (chain->first && !clean) drop(&chain->first, chain);
+  while (chain->first) {
+    struct queued *queued = chain->first;
+    chain->first = queued->next;
+    if (!chain->first) chain->last = &chain->first;
+    bool runs = start(queued->body, queued->length, chain->first != NULL);
+    free(queued);
+    if (runs) return;
+  }
+  *at = chain->next;
+  free(chain);
+}
+
 static void ended(struct task *task, int status) {
   uint64_t run_us = (now_ns() - task->started_ns) / 1000;
   task->exited = true;
@@ -292,12 +373,19 @@ static void ended(struct task *task, int status) {
       if (out.to - out.from >= OUT_HIGH || !pass_on(task, i)) break;
   int error = refusals[task->id % BUCKETS].id == task->id ? refusals[task->id % BUCKETS].error : 0;
   bool closed = all_closed(task);
+  if (closed && !task->watched) unwatched--;
+  if (!closed) watch_task(task);
   /* Killed is not yet gone: one that is still in a system call could finish it. */
   bool alone = kill(-task->pid, 0) != 0 && errno == ESRCH;
-  bool clean = closed && alone && task->directory && pristine(task->directory, task->uid);
+  uint32_t chain = task->chain;
+  bool more = chain && (*find_chain(chain))->first && closed && alone;
+  /* Who comes next looks at the directory before. */
+  bool clean = !more && closed && alone && task->directory && pristine(task->directory, task->uid);
   uint32_t bits = (closed ? BIT_CLOSED : 0) | (clean ? BIT_PRISTINE : 0) | (task->aside ? BIT_ASIDE : 0);
-  report_exit(task->id, task->pid, status, error ? STEP_COMMAND : 0, error, run_us, bits);
+  bool urgent = !more || task->told;
+  report_exit(task->id, task->pid, status, error ? STEP_COMMAND : 0, error, run_us, bits, urgent ? 0 : GATHER_MS);
   if (closed) forget(task);
+  if (chain) go_on(chain, closed && alone);
 }
 
 static void reap(void) {
@@ -324,7 +412,7 @@ static void reap(void) {
 /* ---- frames of the agent ---- */
 
 struct start {
-  uint32_t id, flags, uid, gid, limits, arguments, variables, words;
+  uint32_t id, flags, uid, gid, limits, arguments, variables, words, chain;
 };
 
 static struct { uint32_t resource, unused; uint64_t soft, hard; } limits[LIMITS_MAX];
@@ -376,15 +464,12 @@ static int fill(int *ends, const char *words, uint32_t length) {
   return write(ends[1], words, length) == (ssize_t)length ? 0 : EAGAIN;
 }
 
-/* For the agent to remove. */
-static bool put_aside(const char *directory) {
-  static const char SUFFIX[] = ".aside";
+/* For the agent to remove; it knows under which name. */
+static bool put_aside(const char *directory, uint32_t id) {
   char aside[PATH_MAX];
-  size_t length = strlen(directory);
+  int length = snprintf(aside, sizeof aside, "%s.%u.aside", directory, id);
   errno = ENAMETOOLONG;
-  if (length + sizeof SUFFIX > sizeof aside) return false;
-  memcpy(aside, directory, length);
-  memcpy(aside + length, SUFFIX, sizeof SUFFIX);
+  if (length < 0 || (size_t)length >= sizeof aside) return false;
   return rename(directory, aside) == 0;
 }
 
@@ -393,7 +478,7 @@ static int ready(const char *directory, const struct start *head, uid_t uid, boo
   if (!(head->flags & MAKE_DIRECTORY)) {
     /* It lay about since it was looked at, and others may run as the same user. */
     if (pristine(directory, uid)) return 0;
-    *aside = put_aside(directory);
+    *aside = put_aside(directory, head->id);
     if (!*aside && errno != ENOENT) return errno;
   }
   if (mkdir(directory, 0700) != 0) return errno;
@@ -404,8 +489,11 @@ static void shut(int fd) {
   if (fd >= 0) close(fd);
 }
 
-/* Texts follow the head: the directory, arguments, variables, and then the words as they are. */
-static void start(char *body, size_t length) {
+/*
+ * Texts follow the head: the directory, arguments, variables, and then the words as they are. True when it runs.
+ * @param more whether another of its chain comes after it
+ */
+static bool start(char *body, size_t length, bool more) {
   struct start head;
   memcpy(&head, body, sizeof head);
   size_t at = sizeof head;
@@ -460,36 +548,68 @@ static void start(char *body, size_t length) {
   free(vector);
   if (error) {
     for (int i = 0; i < STREAMS; i++) shut(reading[i]);
-    report_exit(head.id, 0, 0, step, error, 0, BIT_CLOSED);
+    uint32_t bits = BIT_CLOSED | (task->aside ? BIT_ASIDE : 0);
+    report_exit(head.id, 0, 0, step, error, 0, bits, more ? GATHER_MS : 0);
     free(task);
-    return;
+    return false;
   }
   task->id = head.id;
   task->pid = pid;
+  task->chain = head.chain;
   task->directory = head.flags & WITH_DIRECTORY ? strdup(directory) : NULL;
   task->next = buckets[head.id % BUCKETS];
   buckets[head.id % BUCKETS] = task;
   running++;
   untold++;
-  for (int i = 0; i < STREAMS; i++) {
-    task->streams[i] = reading[i];
-    if (reading[i] >= 0) watch_stream(task, i, EPOLL_CTL_ADD);
+  for (int i = 0; i < STREAMS; i++) task->streams[i] = reading[i];
+  unwatched++;
+  if (!task->chain) watch_task(task);
+  return true;
+}
+
+/* Starts it, or has it wait for those of its chain. */
+static void take(char *body, size_t length) {
+  struct start head;
+  memcpy(&head, body, sizeof head);
+  if (!head.chain) {
+    start(body, length, false);
+    return;
   }
+  struct chain *chain = *find_chain(head.chain);
+  if (!chain) {
+    chain = calloc(1, sizeof *chain);
+    if (!chain) die();
+    chain->id = head.chain;
+    chain->last = &chain->first;
+    chain->next = chains;
+    chains = chain;
+    if (!start(body, length, false)) go_on(head.chain, true);
+    return;
+  }
+  struct queued *queued = malloc(sizeof *queued + length);
+  if (!queued) die();
+  queued->next = NULL;
+  queued->length = length;
+  memcpy(queued->body, body, length);
+  *chain->last = queued;
+  chain->last = &queued->next;
 }
 
 static void obey(uint8_t type, char *body, size_t length) {
   if (type == START) {
     if (length < sizeof(struct start)) die();
-    start(body, length);
+    take(body, length);
     return;
   }
   uint32_t words[2];
   if (length < sizeof words) die();
   memcpy(words, body, sizeof words);
+  if (type == DROP && drop_waiting(words[0])) return;
   struct task *task = find(words[0]);
   uint32_t stream = words[1];
   if (!task) return;
-  if (type == ASK) tell_pid(task);
+  /* One that was to be dropped and runs is for the agent to end. */
+  if (type == ASK || type == DROP) tell_pid(task);
   if (type == SIGNAL && !task->exited) {
     /* One that was forked just now has no group yet. */
     if (kill(-task->pid, (int)words[1]) != 0) kill(task->pid, (int)words[1]);
@@ -505,6 +625,7 @@ static void obey(uint8_t type, char *body, size_t length) {
   if ((type != PAUSE && type != RESUME) || stream >= STREAMS) return;
   bool pause = type == PAUSE;
   if (task->streams[stream] < 0 || task->paused[stream] == pause) return;
+  watch_task(task);
   task->paused[stream] = pause;
   watch_stream(task, (int)stream, pause ? EPOLL_CTL_DEL : EPOLL_CTL_ADD);
 }
@@ -543,15 +664,27 @@ static void read_frames(void) {
   }
 }
 
-/* Those that live longer than most are told of without being asked. */
-static void tell_old(void) {
+/* Those that live longer than most are told of without being asked, and what they print is passed on. */
+static void look_at_old(void) {
   static uint64_t looked_ns;
-  uint64_t now = now_ns();
-  if (now - looked_ns < (uint64_t)TELL_AFTER_MS * 1000000u) return;
+  uint64_t now = now_ns(), between_ms = unwatched > 0 ? WATCH_AFTER_MS : TELL_AFTER_MS;
+  if (now - looked_ns < between_ms * 1000000u) return;
   looked_ns = now;
-  for (int i = 0; i < BUCKETS && untold > 0; i++)
-    for (struct task *task = buckets[i]; task; task = task->next)
-      if (!task->told && !task->exited && now - task->started_ns >= (uint64_t)TELL_AFTER_MS * 1000000u) tell_pid(task);
+  for (int i = 0; i < BUCKETS && running > 0; i++)
+    for (struct task *task = buckets[i]; task; task = task->next) {
+      if (task->exited) continue;
+      uint64_t age_ns = now - task->started_ns;
+      if (age_ns >= (uint64_t)WATCH_AFTER_MS * 1000000u) watch_task(task);
+      if (age_ns >= (uint64_t)TELL_AFTER_MS * 1000000u) tell_pid(task);
+    }
+}
+
+static int patience_ms(void) {
+  int wait_ms = unwatched > 0 ? WATCH_AFTER_MS : untold > 0 ? TELL_AFTER_MS : -1;
+  if (!send_ns || out_waits) return wait_ms;
+  uint64_t now = now_ns();
+  int due_ms = now >= send_ns ? 0 : (int)((send_ns - now) / 1000000u) + 1;
+  return wait_ms < 0 || due_ms < wait_ms ? due_ms : wait_ms;
 }
 
 static void watch(int fd) {
@@ -597,7 +730,7 @@ int main(int argc, char **argv) {
   prepare((pid_t)atol(argv[1]));
   for (;;) {
     struct epoll_event events[8];
-    int count = epoll_wait(main_epoll, events, 8, untold > 0 ? TELL_AFTER_MS : -1);
+    int count = epoll_wait(main_epoll, events, 8, patience_ms());
     bool has[RESERVED * 8] = {false};
     for (int i = 0; i < count; i++) {
       if (events[i].data.fd == OUT && events[i].events & (EPOLLHUP | EPOLLERR)) die();
@@ -606,7 +739,7 @@ int main(int argc, char **argv) {
     if (has[data_epoll]) read_streams();
     if (has[signals]) reap();
     if (has[IN]) read_frames();
-    if (untold > 0) tell_old();
+    if (untold > 0 || unwatched > 0) look_at_old();
     flush();
     watch_data();
   }

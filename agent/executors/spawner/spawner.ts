@@ -12,21 +12,30 @@ import type { Service } from '../../../common/lifecycle.js';
 import type { Logger } from '../../../common/log.js';
 import { NodeFault } from '../../core/types.js';
 import { type Child, startHere, type StartPlan } from '../child.js';
-import { SpawnedChild } from './child.js';
-import { FrameReader, type Report, startFrame } from './frames.js';
+import { type Hearer, SpawnedChild } from './child.js';
+import { commandFrame, DROP, FrameReader, type Report, startFrame } from './frames.js';
 
 /** What it can be given before the process runs: the largest pipe of an ordinary user, less a page. */
 const WORDS_MAX = 1 << 19;
+const MAX_UINT32 = 0xffffffff;
 /** It would not run a fourth time either. */
 const FAILURES_MAX = 3;
 
 interface Running {
   process: ChildProcess;
-  children: Map<number, SpawnedChild>;
+  children: Map<number, Hearer>;
   /** Frames of this turn, sent together at its end. */
   waiting: Buffer[];
   /** Whether it ever reported anything. */
   works: boolean;
+}
+
+/** A command of a chain. */
+export interface Link {
+  /** For one that runs and is to be followed. Call it once; what it hears is what the hearer passes on. */
+  child(): SpawnedChild;
+  /** It is not to begin. Hears `dropped`, or, when it has begun, its pid. */
+  drop(): void;
 }
 
 export class Spawner implements Service {
@@ -35,6 +44,7 @@ export class Spawner implements Service {
   readonly #log: Logger;
   #running: Running | undefined;
   #ids = 0;
+  #chains = 0;
   #failures = 0;
   #stopped = false;
 
@@ -84,6 +94,30 @@ export class Spawner implements Service {
     this.#send(running, frame);
     return child;
   };
+
+  /**
+   * Has commands run one after the other. Undefined where that cannot be done; then nothing of it was.
+   * @throws what `spawn` throws
+   */
+  chain(plans: readonly StartPlan[], hearers: readonly Hearer[]): Link[] | undefined {
+    if (!this.available) return undefined;
+    const first = this.#ids + 1;
+    const idOf = (position: number) => (first + position) >>> 0;
+    // Zero stands for none.
+    this.#chains = (this.#chains % MAX_UINT32) + 1;
+    const frames = plans.map((plan, position) => startFrame(idOf(position), plan, this.#chains));
+    this.#ids = idOf(plans.length - 1);
+    if (!this.#running) void this.#run();
+    const running = this.#running;
+    if (!running) return undefined;
+    const send = (frame: Buffer) => this.#send(running, frame);
+    return frames.map((frame, position) => {
+      const id = idOf(position);
+      running.children.set(id, hearers[position] as Hearer);
+      send(frame);
+      return { child: () => new SpawnedChild(id, send), drop: () => send(commandFrame(DROP, id)) };
+    });
+  }
 
   #send(running: Running, frame: Buffer): void {
     if (running.waiting.push(frame) > 1) return;

@@ -1,0 +1,39 @@
+/**
+ * How many attempts of a job share a launch: as many as are a few milliseconds of work, by how long attempts of it took.
+ * Long beside what a message costs, short beside what people notice.
+ */
+
+/** What was measured before counts half as much after every launch. */
+const DECAY = 0.5;
+const JOBS_MEASURED_MAX = 1000;
+
+export class LaunchSizes {
+  readonly #totalUs: number;
+  readonly #attemptsMax: number;
+  /** Decayed; the least recently measured job first. */
+  readonly #measured = new Map<number, { count: number; totalUs: number }>();
+
+  /** @param totalUs work in one launch */
+  constructor(totalUs: number, attemptsMax: number) {
+    this.#totalUs = totalUs;
+    this.#attemptsMax = attemptsMax;
+  }
+
+  /** At least 1; 1 for a job that nobody has measured. */
+  of(job: number): number {
+    const measured = this.#measured.get(job);
+    if (!measured) return 1;
+    const meanUs = Math.max(1, measured.totalUs / measured.count);
+    return Math.min(this.#attemptsMax, Math.max(1, Math.floor(this.#totalUs / meanUs)));
+  }
+
+  measure(job: number, count: number, totalUs: number): void {
+    if (count === 0) return;
+    const known = this.#measured.get(job) ?? { count: 0, totalUs: 0 };
+    this.#measured.delete(job);
+    this.#measured.set(job, { count: known.count * DECAY + count, totalUs: known.totalUs * DECAY + totalUs });
+    if (this.#measured.size <= JOBS_MEASURED_MAX) return;
+    const oldest = this.#measured.keys().next();
+    if (!oldest.done) this.#measured.delete(oldest.value);
+  }
+}
