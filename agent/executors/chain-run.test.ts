@@ -149,11 +149,17 @@ test('what one leaves behind is dead before anything follows it', async (t) => {
   const { executor } = await setup(t);
   const file = join(openFolder(t), 'stray');
   const script = `[ $1 = 0 ] && setsid sh -c 'echo $$ > ${file}; while :; do sleep 1; done' & while [ ! -s ${file} ]; do :; done`;
-  const seen = observe(executor, attemptsOf(shell(script), ['0', '1', '2']));
+  const body = shell(script);
+  const { work: quick } = shell('exit 0');
+  const seen = observe(executor, attemptsOf(body, ['0', '1', '2']));
   await seen.running.done;
   t.equal(seen.ends.get(0)?.outcome, 'succeeded');
   t.strictSame(seen.returned, [1, 2], 'it held the output open');
   t.notOk(alive(Number(readFileSync(file, 'utf8'))));
+  t.equal(executor.launchMax(body), 1, 'the next one goes alone');
+  // Until short ones have been seen.
+  while (executor.launchMax(body) === 1)
+    await observe(executor, attemptsOf({ ...body, work: quick }, ['1'])).running.done;
 });
 
 test('each finds an empty directory, whatever the one before it left', async (t) => {

@@ -28,6 +28,9 @@ import type { Report } from './spawner/frames.js';
 import type { Link } from './spawner/spawner.js';
 import { issueCookie } from './strays.js';
 
+/** As long as a whole launch: the next ones of the job go alone, until shorter ones have been seen. */
+const ALONE_US = 100_000;
+
 export class ChainRun implements RunningLaunch {
   readonly done: Promise<void>;
   readonly #options: ProcessExecutorOptions;
@@ -43,6 +46,7 @@ export class ChainRun implements RunningLaunch {
   #pristine = false;
   /** Positions that did not begin, until the end of the turn. */
   #returning: number[] = [];
+  /** Something was left behind, so that one did not follow the other. */
   #cut = false;
   #count = 0;
   #totalUs = 0;
@@ -198,21 +202,23 @@ export class ChainRun implements RunningLaunch {
   }
 
   #othersBack(member: Member): void {
-    for (const other of this.#members)
-      if (other.position > member.position && !other.over && !other.child && other.reasons.length === 0)
-        other.link.drop();
+    for (const other of this.#members) {
+      if (other.position <= member.position || other.over || other.child || other.reasons.length > 0) continue;
+      other.asked = true;
+      other.link.drop();
+    }
   }
 
   #dropped(member: Member): void {
     const [reason] = member.reasons;
     if (reason) return this.#over(member, stoppedEnd(reason));
     member.over = true;
+    this.#cut ||= !member.asked;
     this.#options.strays.retire(member.cookie);
     if (this.#returning.push(member.position) > 1) return;
     queueMicrotask(() => {
       const positions = this.#returning;
       this.#returning = [];
-      this.#cut = true;
       this.#settle(positions.length, () => this.#observer.returned(positions));
     });
   }
@@ -228,7 +234,7 @@ export class ChainRun implements RunningLaunch {
     this.#left -= count;
     if (this.#left > 0) return tell();
     // Where they could not follow each other, they are given one by one for a while.
-    if (this.#cut) this.#measure(1, Number.POSITIVE_INFINITY);
+    if (this.#cut) this.#measure(1, ALONE_US);
     else this.#measure(this.#count, this.#totalUs);
     this.#giveDirectory(this.#pristine);
     tell();
@@ -250,6 +256,8 @@ class Member implements Hearer {
   running: RunningProcess | undefined;
   /** Why it is to be ended, while nobody knows whether it has begun. */
   readonly reasons: StopReason[] = [];
+  /** It was asked back. */
+  asked = false;
   over = false;
 
   constructor(
