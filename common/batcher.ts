@@ -1,6 +1,8 @@
 export interface BatcherOptions<T> {
-  /** A flush takes at most this many items. */
+  /** A flush takes items that weigh no more than this together, and one in any case. */
   itemsMax: number;
+  /** One each unless it says otherwise. */
+  weigh?: (item: T) => number;
   /** Flushes one batch. Never called twice at a time; items that arrive meanwhile form the next batch. */
   flush: (items: T[]) => Promise<void>;
   onError: (error: unknown, items: T[]) => void;
@@ -38,12 +40,21 @@ export class Batcher<T> {
     while (this.#flushing) await this.#flushing;
   }
 
+  /** How many of those that wait go together. */
+  #fitting(): number {
+    const { itemsMax, weigh } = this.#options;
+    if (!weigh) return Math.min(this.#waiting.length, itemsMax);
+    let weight = 0;
+    const end = this.#waiting.findIndex((item, at) => (weight += weigh(item)) > itemsMax && at > 0);
+    return end < 0 ? this.#waiting.length : end;
+  }
+
   async #drain(): Promise<void> {
     await Promise.resolve();
     while (this.#waiting.length > 0) {
-      const items =
-        this.#waiting.length <= this.#options.itemsMax ? this.#waiting : this.#waiting.slice(0, this.#options.itemsMax);
-      this.#waiting = items === this.#waiting ? [] : this.#waiting.slice(items.length);
+      const count = this.#fitting();
+      const items = count === this.#waiting.length ? this.#waiting : this.#waiting.slice(0, count);
+      this.#waiting = items === this.#waiting ? [] : this.#waiting.slice(count);
       try {
         await this.#options.flush(items);
       } catch (error) {

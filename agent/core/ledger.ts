@@ -239,7 +239,7 @@ export class Ledger {
     attempt.launch = undefined;
     if (--launch.live === 0) this.#room.give(launch.demand, launch.gpus);
     const entry = this.#jobs.get(attempt.job);
-    if (entry?.dying.get(attempt.index) !== attempt) return;
+    if (!entry || entry.dying.size === 0 || entry.dying.get(attempt.index) !== attempt) return;
     entry.dying.delete(attempt.index);
     forgetSecrets(entry);
     const successor = entry.attempts.get(attempt.index);
@@ -253,6 +253,15 @@ export class Ledger {
       this.#forget(attempt);
       return true;
     });
+  }
+
+  /** The same of successive tasks in their first generation. */
+  acknowledgeRun(job: number, first: number, count: number): void {
+    const entry = this.#jobs.get(job);
+    for (let index = first; entry && index < first + count; index++) {
+      const attempt = entry.attempts.get(index);
+      if (attempt?.state === 'ENDED' && attempt.generation === 1) this.#forget(attempt);
+    }
   }
 
   /** Gives back what has not started. What is not held here at all counts as dropped: it will not run. */

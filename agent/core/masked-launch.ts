@@ -1,10 +1,15 @@
 /** Between an executor and whoever listens to it: what attempts print, return and complain of, with secrets masked. */
 import type { Stream } from '../../proto/gen/mesh/v1/common.js';
 import { type Mask, MASKED, MaskStream } from './mask.js';
-import type { AttemptEnd, LaunchObserver, OutputSink } from './types.js';
+import { type AttemptEnd, type LaunchObserver, type OutputSink, successOf } from './types.js';
 
 export function maskedObserver(observer: LaunchObserver, mask: Mask): LaunchObserver {
   const sinks = new Map<number, MaskedSink>();
+  const ended = (position: number, end: AttemptEnd): void => {
+    sinks.get(position)?.end();
+    sinks.delete(position);
+    observer.ended(position, maskedEnd(end, mask));
+  };
   return {
     started: (position, ageMs) => observer.started(position, ageMs),
     output: (position) => {
@@ -12,11 +17,9 @@ export function maskedObserver(observer: LaunchObserver, mask: Mask): LaunchObse
       sinks.set(position, sink);
       return sink;
     },
-    ended: (position, end) => {
-      sinks.get(position)?.end();
-      sinks.delete(position);
-      observer.ended(position, maskedEnd(end, mask));
-    },
+    ended,
+    succeeded: (positions, resultsJson, runUs) =>
+      positions.forEach((position, i) => ended(position, successOf(resultsJson[i] as string, runUs[i] as number))),
     returned: (positions) => observer.returned(positions),
   };
 }

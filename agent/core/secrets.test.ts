@@ -66,6 +66,7 @@ test('of a launch nothing is heard that is not masked, whatever is cut where', (
       whenDrained: (resume) => resume(),
     }),
     ended: (_, end) => void ends.push(end),
+    succeeded: () => t.fail('of what is masked each end is told by itself'),
     returned: () => undefined,
   };
   const masked = maskedObserver(observer, holding('hunter2-hunter2').mask);
@@ -79,5 +80,10 @@ test('of a launch nothing is heard that is not masked, whatever is cut where', (
   t.same(seen, { '0/1': 'my ***!', '0/2': '***', '1/1': '***' });
   t.equal(ends[0]?.error, 'Error: ***\n  at cut off ***');
   t.equal(ends[1]?.resultJson, '"***"');
+  masked.succeeded([2, 3], ['{"token":"hunter2-hunter2"}', '7'], [11, 12]);
+  t.match(ends.slice(2), [
+    { outcome: 'succeeded', resultJson: '{"token":"***"}', runUs: 11 },
+    { outcome: 'succeeded', resultJson: '7', runUs: 12 },
+  ]);
   t.end();
 });

@@ -81,6 +81,11 @@ export interface LaunchObserver {
   output(position: number): OutputSink;
   /** Nothing of the attempt runs any more. Exactly once for each position that was not returned. */
   ended(position: number, end: AttemptEnd): void;
+  /**
+   * In place of `ended` for attempts that have all succeeded at about this moment, with nothing to say but what they
+   * returned, as JSON, and the microseconds they took; one entry per position in each column.
+   */
+  succeeded(positions: readonly number[], resultsJson: readonly string[], runUs: readonly number[]): void;
   /** Not begun and not going to be: another one of the launch takes long. Put them back in the queue. */
   returned(positions: readonly number[]): void;
 }
@@ -99,6 +104,17 @@ export interface Executor {
   /** Never fails and calls back only after it has returned. */
   start(launch: LaunchSpec, observer: LaunchObserver): RunningLaunch;
 }
+
+/** What `succeeded` says of one attempt. */
+export const successOf = (resultJson: string, runUs: number): AttemptEnd => ({
+  outcome: 'succeeded',
+  exitCode: undefined,
+  signal: undefined,
+  error: undefined,
+  runUs,
+  peakMemoryBytes: undefined,
+  resultJson,
+});
 
 /** The node could not do its part; an attempt that meets it ends as `node-fault`. */
 export class NodeFault extends Error {

@@ -191,6 +191,8 @@ export class ChainRun implements RunningLaunch {
         this.#totalUs += end.runUs;
         this.#over(member, end);
       },
+      // A command has an exit code, so each end is told by itself.
+      succeeded: () => undefined,
       returned: () => undefined,
     };
     const begun = { child, directory: this.#directory.path, cookie, ageMs };

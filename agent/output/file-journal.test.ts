@@ -2,12 +2,14 @@ import { appendFileSync, existsSync, readdirSync, readFileSync, statSync, trunca
 import { join } from 'node:path';
 import { test, type Test } from 'tap';
 import { type Logger, silentLogger } from '../../common/log.js';
-import type { Finished } from '../../proto/gen/mesh/v1/agent.js';
+import type { Finished, FinishedBatch } from '../../proto/gen/mesh/v1/agent.js';
 import { finishedOf, refText } from '../../test/support/agent-work.js';
 import { ManualClock } from '../../test/support/manual-clock.js';
 import { FileJournal, prepareOutbox } from './file-journal.js';
 
 const result = (index: number, more: Partial<Finished> = {}): Finished => finishedOf([1, index, 1], more);
+
+const batch = (...items: Finished[]): FinishedBatch => ({ items, runs: [] });
 
 function make(t: Test, directory = t.testdir(), clock = new ManualClock()) {
   const events: string[] = [];
@@ -28,8 +30,8 @@ test('what was appended is there in the next life, with its output and its age',
   const { clock, open, journal, files } = make(t);
   t.strictSame(await journal.load(), []);
   const output = { chunks: [{ stream: 1, offset: 0, atMs: 3, data: Buffer.from('hello\n') }], totalBytes: 6 };
-  t.equal(await journal.append([result(0, { output, ageMs: 10 }), result(1)]), 1);
-  t.equal(await journal.append([result(2)]), 1);
+  t.equal(await journal.append(batch(result(0, { output, ageMs: 10 }), result(1))), 1);
+  t.equal(await journal.append(batch(result(2))), 1);
   clock.advance(500);
   const [found] = await open(true).load();
   t.strictSame(found?.items.map(refText), ['1.0.1', '1.1.1', '1.2.1']);
@@ -40,21 +42,21 @@ test('what was appended is there in the next life, with its output and its age',
 
 test('a clock that went back makes nothing older than it was', async (t) => {
   const { clock, open, journal } = make(t);
-  await journal.append([result(0, { ageMs: 7 })]);
+  await journal.append(batch(result(0, { ageMs: 7 })));
   clock.jumpWall(-3_600_000);
   t.equal((await open().load())[0]?.items[0]?.ageMs, 7);
 });
 
 test('a new life writes files of its own; one goes when nothing in it is wanted', async (t) => {
   const { open, journal, files } = make(t);
-  await journal.append([result(0), result(1)]);
+  await journal.append(batch(result(0), result(1)));
   const next = open();
   const [old] = await next.load();
-  t.equal(await next.append([result(2)]), 2);
+  t.equal(await next.append(batch(result(2))), 2);
   t.strictSame(files(), ['results-1.log', 'results-2.log']);
   next.release(old?.segment as number, 1);
   next.release(old?.segment as number, 1);
-  await next.append([result(3)]);
+  await next.append(batch(result(3)));
   t.strictSame(files(), ['results-2.log']);
   next.release(2, 2);
   await next.close();
@@ -63,10 +65,10 @@ test('a new life writes files of its own; one goes when nothing in it is wanted'
 
 test('a torn end is cut off, wherever it is torn', async (t) => {
   const { directory, open, journal, events } = make(t);
-  await journal.append([result(0)]);
+  await journal.append(batch(result(0)));
   const path = join(directory, 'results-1.log');
   const whole = statSync(path).size;
-  await journal.append([result(1, { error: 'x'.repeat(40) })]);
+  await journal.append(batch(result(1, { error: 'x'.repeat(40) })));
   const full = readFileSync(path);
   for (let size = whole + 1; size < full.length; size++) {
     writeFileSync(path, full);
@@ -82,11 +84,11 @@ test('a torn end is cut off, wherever it is torn', async (t) => {
 test('a damaged record is skipped, whatever byte of it is damaged; the others are there', async (t) => {
   const { directory, open, journal, events } = make(t);
   const path = join(directory, 'results-1.log');
-  await journal.append([result(0)]);
+  await journal.append(batch(result(0)));
   const from = statSync(path).size;
-  await journal.append([result(1, { error: 'PMj1 inside' })]);
+  await journal.append(batch(result(1, { error: 'PMj1 inside' })));
   const to = statSync(path).size;
-  await journal.append([result(2), result(3)]);
+  await journal.append(batch(result(2), result(3)));
   const good = readFileSync(path);
   for (let at = from; at < to; at++) {
     const bad = Buffer.from(good);
@@ -95,6 +97,31 @@ test('a damaged record is skipped, whatever byte of it is damaged; the others ar
     t.strictSame(await texts(open()), [['1.0.1', '1.2.1', '1.3.1']], `byte ${at}`);
   }
   t.ok(events.includes('journal.damaged'));
+});
+
+test('runs are kept with their age, and what the version before them kept is read', async (t) => {
+  const { directory, clock, open, journal } = make(t);
+  const run = { job: 7, first: 3, ageMs: 2, runUs: [1, 2 ** 32 - 1], resultsJson: ['1', '"ü"'] };
+  t.equal(await journal.append({ items: [result(0)], runs: [run] }), 1);
+  clock.advance(40);
+  const next = open();
+  const [found] = await next.load();
+  t.strictSame(found?.runs, [{ ...run, ageMs: 42 }]);
+  t.strictSame(found?.items.map(refText), ['1.0.1']);
+  next.release(1, 2);
+  t.ok(existsSync(join(directory, 'results-1.log')), 'each result of a run counts');
+  next.release(1, 1);
+  await next.close();
+  t.notOk(existsSync(join(directory, 'results-1.log')));
+
+  const before = 'UE1qMTEAAADK/e/RAJDxmFgiekIKFQgHEAMYASABQCpIBVoHeyJhIjoxfQoQCAcQBBgCIAIoADoCbm9AAQ==';
+  writeFileSync(join(directory, 'results-9.log'), Buffer.from(before, 'base64'));
+  const [old] = await open().load();
+  t.match(old, { segment: 9, runs: [] });
+  t.match(old?.items, [
+    { job: 7, index: 3, generation: 1, outcome: 1, resultJson: '{"a":1}', runUs: 42 },
+    { job: 7, index: 4, generation: 2, outcome: 2, error: 'no' },
+  ]);
 });
 
 test('foreign files are no results', async (t) => {
@@ -107,15 +134,15 @@ test('a file is bounded; one that few results keep alive is named', async (t) =>
   const { open, journal, files } = make(t);
   const output = { chunks: [{ stream: 1, offset: 0, atMs: 0, data: Buffer.alloc(2 ** 20) }], totalBytes: 2 ** 20 };
   const segments: number[] = [];
-  for (let i = 0; i < 54; i++) segments.push((await journal.append([result(i, { output })])) as number);
+  for (let i = 0; i < 54; i++) segments.push((await journal.append(batch(result(i, { output })))) as number);
   t.strictSame(new Set(segments), new Set([1, 2, 3, 4, 5, 6, 7]));
   t.equal(journal.crowded(), undefined, 'all of them are full');
   const held = segments.filter((segment) => segment === 3).length;
   journal.release(3, held - 1);
   t.equal(journal.crowded(), undefined, 'one in eight is not few');
-  for (let i = 0; i < 20; i++) await journal.append([result(100 + i)]);
+  for (let i = 0; i < 20; i++) await journal.append(batch(result(100 + i)));
   for (const segment of [1, 2, 4, 5]) journal.release(segment, held);
-  await journal.append([result(200)]);
+  await journal.append(batch(result(200)));
   t.strictSame(files(), ['results-3.log', 'results-6.log', 'results-7.log']);
   t.equal((await open().load()).length, 3);
 });
@@ -124,11 +151,11 @@ test('what nobody wants any more does not grow', async (t) => {
   const { directory, journal } = make(t);
   const path = join(directory, 'results-1.log');
   for (let i = 0; i < 50; i++) {
-    await journal.append([result(i, { error: 'x'.repeat(8000) })]);
+    await journal.append(batch(result(i, { error: 'x'.repeat(8000) })));
     journal.release(1, 1);
   }
   t.ok(statSync(path).size < 128 * 1024);
-  await journal.append([result(99)]);
+  await journal.append(batch(result(99)));
   const before = statSync(path).size;
   appendFileSync(path, 'torn');
   t.ok(before > 0);
@@ -140,8 +167,8 @@ test('a disk that takes nothing is said once and costs nothing else', async (t) 
   const { open, events } = make(t, '/dev/null/nowhere');
   const journal = open();
   t.strictSame(await journal.load(), []);
-  t.equal(await journal.append([result(0)]), undefined);
-  t.equal(await journal.append([result(1)]), undefined);
+  t.equal(await journal.append(batch(result(0))), undefined);
+  t.equal(await journal.append(batch(result(1))), undefined);
   t.equal(events.filter((event) => event === 'journal.failed').length, 1);
   journal.release(1, 1);
   await journal.close();

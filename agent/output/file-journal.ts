@@ -19,8 +19,8 @@ import type { Clock } from '../../common/clock.js';
 import { systemCode } from '../../common/errors.js';
 import { makePrivateDir } from '../../common/files.js';
 import type { Logger } from '../../common/log.js';
-import { type Finished, FinishedBatch } from '../../proto/gen/mesh/v1/agent.js';
-import type { Journal, JournalSegment } from './journal.js';
+import { FinishedBatch } from '../../proto/gen/mesh/v1/agent.js';
+import { type Journal, type JournalSegment, resultsIn } from './journal.js';
 
 const SEGMENT_BYTES = 8 * 2 ** 20;
 /** The current segment is emptied when nothing in it is wanted and it has grown to this; below, it is not worth it. */
@@ -79,10 +79,11 @@ export class FileJournal implements Journal {
     for (const number of await this.#numbers()) {
       this.#next = number + 1;
       try {
-        const items = this.#decode(await readFile(this.#path(number)), number);
-        if (items.length > 0) {
-          found.push({ segment: number, items });
-          this.#segments.set(number, { number, held: items.length, live: items.length });
+        const batch = this.#decode(await readFile(this.#path(number)), number);
+        const held = resultsIn(batch);
+        if (held > 0) {
+          found.push({ segment: number, ...batch });
+          this.#segments.set(number, { number, held, live: held });
           continue;
         }
         await rm(this.#path(number), { force: true });
@@ -93,8 +94,8 @@ export class FileJournal implements Journal {
     return found;
   }
 
-  append(items: readonly Finished[]): Promise<number | undefined> {
-    return this.#inTurn(() => this.#append(items));
+  append(batch: FinishedBatch): Promise<number | undefined> {
+    return this.#inTurn(() => this.#append(batch));
   }
 
   release(number: number, count: number): void {
@@ -125,17 +126,18 @@ export class FileJournal implements Journal {
     await this.#busy;
   }
 
-  async #append(items: readonly Finished[]): Promise<number | undefined> {
+  async #append(batch: FinishedBatch): Promise<number | undefined> {
     const { log, clock, fsync } = this.#options;
-    const record = encodeRecord(items, clock.wallMs());
+    const record = encodeRecord(batch, clock.wallMs());
+    const count = resultsIn(batch);
     try {
       if (!this.#current || !this.#file || this.#size >= SEGMENT_BYTES) await this.#roll();
       const segment = this.#current as unknown as Segment;
       await this.#write(this.#file as unknown as FileHandle, record);
       if (fsync) await this.#file?.datasync();
       this.#size += record.length;
-      segment.held += items.length;
-      segment.live += items.length;
+      segment.held += count;
+      segment.live += count;
       if (this.#failing) log.info({ event: 'journal.recovered' }, 'results are kept on the disk again');
       this.#failing = false;
       return segment.number;
@@ -204,14 +206,15 @@ export class FileJournal implements Journal {
     return join(this.#options.directory, `results-${number}.log`);
   }
 
-  #decode(bytes: Buffer, number: number): Finished[] {
+  #decode(bytes: Buffer, number: number): FinishedBatch {
     const { clock, log } = this.#options;
-    const items: Finished[] = [];
+    const found: FinishedBatch = { items: [], runs: [] };
     let damaged = 0;
     for (let at = 0; at < bytes.length; ) {
       const record = decodeRecord(bytes, at, clock.wallMs());
       if (record) {
-        items.push(...record.items);
+        for (const item of record.batch.items) found.items.push(item);
+        for (const run of record.batch.runs) found.runs.push(run);
         at += record.length;
         continue;
       }
@@ -224,12 +227,12 @@ export class FileJournal implements Journal {
       at = next;
     }
     if (damaged > 0) log.warn({ event: 'journal.damaged', number, damaged }, 'damaged results were skipped');
-    return items;
+    return found;
   }
 }
 
-function encodeRecord(items: readonly Finished[], wallMs: number): Buffer {
-  const payload = FinishedBatch.encode({ items: items as Finished[] }).finish();
+function encodeRecord(batch: FinishedBatch, wallMs: number): Buffer {
+  const payload = FinishedBatch.encode(batch).finish();
   const record = Buffer.allocUnsafe(HEADER_BYTES + CLOCK_BYTES + payload.length);
   MAGIC.copy(record, 0);
   record.writeUInt32LE(CLOCK_BYTES + payload.length, 4);
@@ -240,7 +243,7 @@ function encodeRecord(items: readonly Finished[], wallMs: number): Buffer {
 }
 
 /** Undefined unless a whole and undamaged record begins there. */
-function decodeRecord(bytes: Buffer, at: number, nowMs: number): { items: Finished[]; length: number } | undefined {
+function decodeRecord(bytes: Buffer, at: number, nowMs: number): { batch: FinishedBatch; length: number } | undefined {
   if (bytes.length - at < HEADER_BYTES + CLOCK_BYTES || bytes.compare(MAGIC, 0, 4, at, at + 4) !== 0) return undefined;
   const bodyBytes = bytes.readUInt32LE(at + 4);
   const body = bytes.subarray(at + HEADER_BYTES, at + HEADER_BYTES + bodyBytes);
@@ -248,9 +251,10 @@ function decodeRecord(bytes: Buffer, at: number, nowMs: number): { items: Finish
     return undefined;
   const passedMs = Math.max(0, nowMs - body.readDoubleLE(0));
   try {
-    const { items } = FinishedBatch.decode(body.subarray(CLOCK_BYTES));
-    for (const item of items) item.ageMs = Math.min(AGE_MS_MAX, Math.round(item.ageMs + passedMs));
-    return { items, length: HEADER_BYTES + bodyBytes };
+    const batch = FinishedBatch.decode(body.subarray(CLOCK_BYTES));
+    for (const result of [...batch.items, ...batch.runs])
+      result.ageMs = Math.min(AGE_MS_MAX, Math.round(result.ageMs + passedMs));
+    return { batch, length: HEADER_BYTES + bodyBytes };
   } catch {
     return undefined;
   }

@@ -3,6 +3,7 @@ import { test, type Test } from 'tap';
 import { systemClock } from '../../common/clock.js';
 import { MeshError } from '../../common/errors.js';
 import { toStatus } from '../../common/grpc-errors.js';
+import { PROTOCOL } from '../../common/package.js';
 import { silentLogger } from '../../common/log.js';
 import type { Credential } from '../../link/credentials.js';
 import type { Endpoint } from '../../link/endpoints.js';
@@ -138,7 +139,7 @@ test('hello, welcome, heartbeat; the addresses are remembered, the right one fir
   });
   await sessions.until(() => sessions.kinds.includes('heartbeat'));
   t.same(sessions.kinds.slice(0, 2), ['hello', 'heartbeat']);
-  t.match(sessions.hellos, [{ bootId: 'boot', epoch: 0, protocol: { min: 1, max: 3 } }]);
+  t.match(sessions.hellos, [{ bootId: 'boot', epoch: 0, protocol: PROTOCOL }]);
   t.same(remembered, [[`127.0.0.1:${endpoint.port}`, '192.0.2.9:7443', `127.0.0.1:${dead.port}`]]);
   t.equal(registered(), 1);
   t.ok(connection.bulk());

@@ -68,11 +68,36 @@ test('a new session begins with an empty window and with everything, also what c
   t.equal(outbox.inFlightBytes, 0);
 });
 
+test('a coordinator that knows no runs is sent their results one by one, those of a former session too', async (t) => {
+  const { outbox, delivery } = setup();
+  const run = (first: number) => ({ job: 1, first, ageMs: 0, runUs: [1, 2], resultsJson: ['null'] });
+  const keep = async (first: number) => {
+    const kept = run(first);
+    outbox.add(kept);
+    await delivery.send(await outbox.store([kept]));
+  };
+  const modern = new RecordedUpstream();
+  await delivery.connected(modern);
+  await keep(0);
+  t.strictSame([modern.runs.length, modern.results.length], [1, 0]);
+  delivery.disconnected();
+  const old = new RecordedUpstream();
+  old.takesRuns = false;
+  await delivery.connected(old);
+  await keep(2);
+  t.strictSame(sent(old), refs(0, 4));
+  t.match(old.results[3], { runUs: 2, resultJson: 'null', generation: 1 });
+  t.strictSame(old.runs, []);
+  outbox.remove(refsOf([1, 0, 1], [1, 1, 1], [1, 2, 1], [1, 3, 1]));
+  t.equal(outbox.inFlightBytes, 0);
+  t.strictSame([...outbox.all()], []);
+});
+
 test('a batch that the old session still holds up delays nothing of the new one', async (t) => {
   const { delivery, send } = setup();
   let release: () => void = () => undefined;
   const stuck = new RecordedUpstream();
-  stuck.finished = async (items) => {
+  stuck.finished = async ({ items }) => {
     stuck.results.push(...items);
     await new Promise<void>((resolve) => (release = resolve));
   };

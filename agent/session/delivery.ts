@@ -6,8 +6,8 @@
  *
  * A result is sent once in a session. Where a session ends nothing is kept here: the next begins with all of the outbox.
  */
-import type { Finished, FinishedBatch } from '../../proto/gen/mesh/v1/agent.js';
 import type { Outbox } from './outbox.js';
+import { isRun, type Result, toBatch } from './results.js';
 import type { Upstream } from './upstream.js';
 
 /** Bytes of results that may be unacknowledged in one session; the batch that passes it is the last. */
@@ -18,9 +18,9 @@ export class Delivery {
   readonly #outbox: Outbox;
   #upstream: Upstream | undefined;
   /** What was there when the session began. */
-  #former: Iterator<FinishedBatch> | undefined;
+  #former: Iterator<Result[]> | undefined;
   /** Behind it, in batches, what came since. */
-  #queue: Finished[][] = [];
+  #queue: Result[][] = [];
   #pumping: { upstream: Upstream; done: Promise<void> } | undefined;
 
   constructor(outbox: Outbox) {
@@ -43,9 +43,9 @@ export class Delivery {
   }
 
   /** A batch that may go. Resolves when the stream takes more, or the window does not. */
-  send(items: Finished[]): Promise<void> {
-    if (!this.#upstream || items.length === 0) return Promise.resolve();
-    this.#queue.push(items);
+  send(results: Result[]): Promise<void> {
+    if (!this.#upstream || results.length === 0) return Promise.resolve();
+    this.#queue.push(results);
     return this.pump();
   }
 
@@ -65,8 +65,8 @@ export class Delivery {
       while (this.#upstream === upstream && this.#outbox.inFlightBytes < IN_FLIGHT_BYTES_MAX) {
         const batch = this.#next();
         if (!batch) return;
-        const items = this.#outbox.take(batch);
-        if (items.length > 0) await upstream.finished(items);
+        const results = this.#outbox.take(upstream.takesRuns ? batch : batch.flatMap((result) => this.#apart(result)));
+        if (results.length > 0) await upstream.finished(toBatch(results));
       }
     } finally {
       // In the same turn in which it found nothing to do, so that what comes next begins anew.
@@ -74,9 +74,13 @@ export class Delivery {
     }
   }
 
-  #next(): Finished[] | undefined {
+  #apart(result: Result): Result[] {
+    return isRun(result) ? this.#outbox.takeApart(result) : [result];
+  }
+
+  #next(): Result[] | undefined {
     const former = this.#former?.next();
-    if (former && !former.done) return former.value.items;
+    if (former && !former.done) return former.value;
     this.#former = undefined;
     return this.#queue.shift();
   }

@@ -1,14 +1,16 @@
 import { test } from 'tap';
 import { silentLogger } from '../../common/log.js';
-import type { Finished } from '../../proto/gen/mesh/v1/agent.js';
+import type { SucceededRun, TaskRuns } from '../../proto/gen/mesh/v1/agent.js';
 import { finishedOf, type Ref, refsOf, refText } from '../../test/support/agent-work.js';
 import { ManualClock } from '../../test/support/manual-clock.js';
 import { MemoryJournal } from '../../test/support/memory-journal.js';
 import { Outbox } from './outbox.js';
+import { refsOf as attemptsIn, type Result } from './results.js';
 
-const waiting = (outbox: Outbox): string[] => [...outbox.batches(10)].flatMap(({ items }) => items.map(refText));
+const texts = (results: Result[]): string[] => results.flatMap((result) => [...attemptsIn(result)].map(refText));
+const waiting = (outbox: Outbox): string[] => texts([...outbox.batches(10)].flat());
 
-async function keep(outbox: Outbox, ...items: Finished[]): Promise<Finished[]> {
+async function keep(outbox: Outbox, ...items: Result[]): Promise<Result[]> {
   for (const item of items) outbox.add(item);
   return outbox.store(items);
 }
@@ -41,7 +43,7 @@ test('a newer generation takes the place of an older one, never the other way', 
 
 test('batches are bounded and keep order', async (t) => {
   const { outbox } = await make([1, 0, 1], [1, 1, 1], [1, 2, 1], [2, 0, 1]);
-  const sizes = (max: number) => [...outbox.batches(max)].map(({ items }) => items.length);
+  const sizes = (max: number) => [...outbox.batches(max)].map(({ length }) => length);
   t.strictSame(sizes(3), [3, 1]);
   t.strictSame(sizes(2), [2, 2], 'no empty batch at the end');
   t.strictSame(sizes(4), [4]);
@@ -52,7 +54,10 @@ test('the age counts from the end of the attempt, whenever it is sent', async (t
   const { clock, outbox } = await make([1, 0, 1]);
   clock.advance(400);
   await keep(outbox, finishedOf([1, 1, 1], { ageMs: 150 }));
-  const ages = () => [...outbox.batches(10)].flatMap(({ items }) => items.map(({ ageMs }) => ageMs));
+  const ages = () => {
+    outbox.nothingSent();
+    return [...outbox.batches(10)].flatMap((results) => outbox.take(results).map(({ ageMs }) => ageMs));
+  };
   t.strictSame(ages(), [400, 150]);
   clock.advance(1000);
   clock.jumpWall(-3_600_000);
@@ -108,7 +113,93 @@ test('a result with much output does not make a message too large', async (t) =>
   await keep(outbox, ...items);
   const batches = [...outbox.batches(1000)];
   t.strictSame(
-    batches.map(({ items: { length } }) => length),
+    batches.map(({ length }) => length),
     [31, 31, 31, 7],
   );
+});
+
+const runOf = (job: number, first: number, results: string[], more: Partial<SucceededRun> = {}): SucceededRun => ({
+  ...{ job, first, ageMs: 0, runUs: results.map((_, place) => place + 1), resultsJson: results },
+  ...more,
+});
+const runsOf = (...runs: [job: number, first: number, count: number][]): TaskRuns => ({
+  jobs: runs.map(([job]) => job),
+  firsts: runs.map(([, first]) => first),
+  counts: runs.map(([, , count]) => count),
+});
+
+test('a run is kept and sent as one, and goes with its acknowledgement', async (t) => {
+  const { outbox, journal, clock } = await make();
+  const run = runOf(1, 3, ['1', '2', '3']);
+  t.strictSame(await keep(outbox, run, finishedOf([1, 9, 1])), [run, finishedOf([1, 9, 1])]);
+  t.equal(journal.live, 4);
+  t.equal(journal.appends, 1);
+  clock.advance(1000);
+  const [sent, single] = outbox.take([...outbox.batches(10)].flat());
+  t.strictSame(sent, { ...run, ageMs: 1000 });
+  t.match(single, { index: 9, ageMs: 1000 });
+  t.strictSame([...outbox.batches(10)], [], 'once in a session');
+  t.ok(outbox.inFlightBytes > 0);
+  outbox.removeRuns(runsOf([1, 3, 3]));
+  outbox.removeRuns(runsOf([1, 3, 3], [7, 0, 2]));
+  t.equal(journal.live, 1);
+  outbox.remove(refsOf([1, 9, 1]));
+  t.equal(outbox.inFlightBytes, 0);
+  t.strictSame([...outbox.all()], []);
+});
+
+test('runs that are acknowledged together, or in part, leave exactly what is still owed', async (t) => {
+  const { outbox, journal } = await make();
+  await keep(outbox, runOf(1, 0, ['1', '2']), runOf(1, 2, ['3', '4', '5']), runOf(1, 5, ['6', '7']));
+  outbox.take([...outbox.batches(10)].flat());
+  outbox.removeRuns(runsOf([1, 0, 3]));
+  outbox.nothingSent();
+  t.strictSame(waiting(outbox).sort(), ['1.3.1', '1.4.1', '1.5.1', '1.6.1']);
+  t.equal(journal.live, 4);
+  outbox.remove(refsOf([1, 6, 1], [1, 6, 2], [1, 1, 1]));
+  t.strictSame(waiting(outbox).sort(), ['1.3.1', '1.4.1', '1.5.1']);
+  outbox.removeRuns(runsOf([1, 3, 1], [1, 4, 2]));
+  t.equal(journal.live, 0);
+  t.equal(outbox.inFlightBytes, 0);
+  t.strictSame([...outbox.all()], []);
+});
+
+test('one of a run goes on under another generation, the others as they were', async (t) => {
+  const { outbox, journal } = await make();
+  await keep(outbox, runOf(1, 0, ['1', '2', '3']));
+  const renumbered = outbox.renumber({ job: 1, index: 1, generation: 1 }, 4);
+  t.match(renumbered, { index: 1, generation: 4, resultJson: '2', runUs: 2 });
+  await outbox.store([renumbered as Result]);
+  t.strictSame(waiting(outbox).sort(), ['1.0.1', '1.1.4', '1.2.1']);
+  t.equal(journal.live, 3);
+});
+
+test('a run that is taken apart on its way into the journal is kept in parts and pins nothing', async (t) => {
+  const { outbox, journal } = await make();
+  const [early, late] = [runOf(1, 0, ['"a"']), runOf(1, 1, ['1', '2', '3'])];
+  outbox.add(early);
+  outbox.add(late);
+  t.match(outbox.takeApart(early), [{ index: 0, generation: 1, resultJson: '"a"' }]);
+  const storing = outbox.store([early, late]);
+  t.strictSame(waiting(outbox), [], 'nothing is sent before it is kept');
+  outbox.remove(refsOf([1, 2, 1]));
+  t.strictSame(texts(await storing), ['1.0.1', '1.1.1', '1.2.1', '1.3.1']);
+  t.equal(journal.live, 3);
+  t.strictSame(waiting(outbox), ['1.0.1', '1.1.1', '1.3.1']);
+  t.strictSame(texts(outbox.take([early, late])), ['1.0.1', '1.1.1', '1.3.1'], 'who holds the run sends what is left');
+  outbox.remove(refsOf([1, 0, 1], [1, 1, 1], [1, 3, 1]));
+  t.equal(journal.live, 0);
+});
+
+test('runs survive the agent, and are moved out of an old segment', async (t) => {
+  const { journal, outbox } = await make();
+  await keep(outbox, runOf(1, 0, ['1', '2']), runOf(2, 0, ['null'], { runUs: [5, 6, 7] }));
+  outbox.removeRuns(runsOf([1, 0, 2]));
+  journal.vacate = 1;
+  await keep(outbox, runOf(3, 0, ['3']));
+  const next = new Outbox({ clock: new ManualClock(), journal, log: silentLogger });
+  await next.start();
+  t.strictSame(waiting(next), ['3.0.1', '2.0.1', '2.1.1', '2.2.1']);
+  next.removeRuns(runsOf([2, 0, 3], [3, 0, 1]));
+  t.equal(journal.live, 0);
 });

@@ -132,6 +132,20 @@ async function open({ session, peer, work }: Parts, epoch = 1): Promise<void> {
   session.listen();
 }
 
+test('runs are for coordinators that chose the version which has them', async (t) => {
+  for (const [protocol, takesRuns] of [
+    [3, false],
+    [4, true],
+  ] as const) {
+    const { session, peer } = await setup(t);
+    const opened = session.open();
+    await peer.heard(1);
+    peer.say({ $case: 'welcome', value: { ...(welcome() as Extract<Answer, { $case: 'welcome' }>).value, protocol } });
+    await opened;
+    t.equal(session.takesRuns, takesRuns);
+  }
+});
+
 test('hello comes first, and nothing else before the welcome', async (t) => {
   const parts = await setup(t);
   const { session, peer, work, executor } = parts;
@@ -231,6 +245,16 @@ const afterWelcome: [string, Answer, RegExp][] = [
   ['a second welcome', welcome(), /second welcome/],
   ['a reply to nothing', replyTo(99), /never sent/],
   ['uneven references', { $case: 'cancel', value: column }, /"cancel" with columns/],
+  [
+    'uneven acknowledgements of runs',
+    { $case: 'finishedRunsAck', value: { jobs: [1, 2], firsts: [0, 0], counts: [1] } },
+    /"finishedRunsAck" with columns/,
+  ],
+  [
+    'acknowledgements without end',
+    { $case: 'finishedRunsAck', value: { jobs: [1], firsts: [0], counts: [2 ** 32 - 1] } },
+    /acknowledged 4294967295 tasks/,
+  ],
   ['uneven acknowledgements', { $case: 'finishedAck', value: column }, /"finishedAck" with columns/],
   [
     'tasks without generations',
@@ -366,6 +390,6 @@ test('a goodbye ends it with the reason; a close of ours ends it after everythin
   await closing.session.close();
   t.strictSame(closing.peer.kinds, ['hello', 'started']);
   closing.session.retracted(refsOf([1, 0, 1]), emptyRefs());
-  await closing.session.finished([]);
+  await closing.session.finished({ items: [], runs: [] });
   t.strictSame(closing.peer.kinds, ['hello', 'started'], 'nothing is written to one that is over');
 });

@@ -13,7 +13,7 @@ import { fromServiceError } from '../../common/grpc-errors.js';
 import type { Logger } from '../../common/log.js';
 import type {
   AgentHello,
-  Finished,
+  FinishedBatch,
   Goodbye,
   HeartbeatReply,
   SessionRequest,
@@ -31,6 +31,8 @@ import type { Upstream } from './upstream.js';
 import { problemWith } from './validate.js';
 import type { Work } from './work.js';
 
+/** Since which version plain results travel as runs. */
+const RUNS_SINCE = 4;
 const WELCOME_MS = 10_000;
 const UNANSWERED_MAX = 3;
 /** The hello is what the welcome answers; heartbeats count on from here. */
@@ -69,6 +71,7 @@ export class Session implements Upstream {
   #over = false;
   #welcomed = false;
   #dismissed = false;
+  #takesRuns = false;
   #sleptMs: number;
 
   constructor(options: SessionOptions) {
@@ -91,6 +94,10 @@ export class Session implements Upstream {
     return this.#dismissed;
   }
 
+  get takesRuns(): boolean {
+    return this.#takesRuns;
+  }
+
   /** Says hello. @throws MeshError with the coordinator's reason when it does not welcome this agent */
   async open(): Promise<Welcome> {
     const { clock, hello, lease, time, fence, epoch, onEpoch } = this.#options;
@@ -109,6 +116,7 @@ export class Session implements Upstream {
       throw await this.#ended;
     }
     onEpoch(first.epoch);
+    this.#takesRuns = first.protocol >= RUNS_SINCE;
     lease.setLease(first.leaseMs);
     lease.answered(HELLO_SEQUENCE, time.now());
     fence.check();
@@ -151,8 +159,8 @@ export class Session implements Upstream {
     this.beat(everyMs);
   }
 
-  async finished(items: Finished[]): Promise<void> {
-    if (this.#write({ $case: 'finished', value: { items } }) || this.#over) return;
+  async finished(batch: FinishedBatch): Promise<void> {
+    if (this.#write({ $case: 'finished', value: batch }) || this.#over) return;
     await Promise.race([new Promise((resolve) => this.#stream.once('drain', resolve)), this.#ended]);
   }
 
@@ -216,6 +224,8 @@ export class Session implements Upstream {
         return work.cancel(body.value);
       case 'finishedAck':
         return work.acknowledged(body.value);
+      case 'finishedRunsAck':
+        return work.acknowledgedRuns(body.value);
       case 'goodbye':
         return this.#goodbye(body.value);
     }

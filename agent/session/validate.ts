@@ -3,7 +3,7 @@
  * that errs in form cannot be trusted in content. Repeats and late commands are not errors; the generations in them are
  * what makes those harmless. Kinds this version does not know are for later versions and are passed over.
  */
-import type { Assign, JobBody, SessionResponse, TaskRefs, Welcome } from '../../proto/gen/mesh/v1/agent.js';
+import type { Assign, JobBody, SessionResponse, TaskRefs, TaskRuns, Welcome } from '../../proto/gen/mesh/v1/agent.js';
 
 export interface Conversation {
   /** The welcome has come. */
@@ -30,9 +30,21 @@ export function problemWith(body: SessionResponse['body'], conversation: Convers
     case 'cancel':
     case 'finishedAck':
       return isEven(body.value) ? undefined : `sent a "${body.$case}" with columns of different lengths`;
+    case 'finishedRunsAck':
+      return problemWithRuns(body.value);
     case 'goodbye':
       return undefined;
   }
+}
+
+/** Tasks that one acknowledgement may name: several times what a node is given with the deepest queue there is. */
+const ACKNOWLEDGED_MAX = 100_000;
+
+function problemWithRuns({ jobs, firsts, counts }: TaskRuns): string | undefined {
+  if (firsts.length !== jobs.length || counts.length !== jobs.length)
+    return 'sent a "finishedRunsAck" with columns of different lengths';
+  const tasks = counts.reduce((sum, count) => sum + count, 0);
+  return tasks > ACKNOWLEDGED_MAX ? `acknowledged ${tasks} tasks at a time` : undefined;
 }
 
 function problemWithWelcome({ leaseMs, heartbeatMs, superseded, readopted }: Welcome): string | undefined {

@@ -13,6 +13,7 @@ import {
   turn,
 } from '../../test/support/agent-work.js';
 import { emptyRefs } from '../core/refs.js';
+import { isRun } from './results.js';
 
 const outcomes = (results: readonly Finished[]) => results.map((item) => [refText(item), Outcome[item.outcome]]);
 
@@ -49,6 +50,53 @@ test('assigned, started, told of, ended: its result is sent once', async (t) => 
   work.acknowledged(refsOf([1, 4, 1]));
   t.strictSame([...outbox.all()], []);
   t.strictSame(work.report().unacknowledged, emptyRefs());
+});
+
+test('plain successes travel in runs, in one from index to index; what is not plain by itself', async (t) => {
+  const { work, executor, upstream, outbox, ledger } = await setup(t);
+  executor.together = 9;
+  work.assign(assignOf(1, [0, 1, 2, 4, 5, 6, 7], [processBody(1)]));
+  const { observer } = executor.launch(0);
+  observer.output(3).write(Stream.STDOUT, Buffer.from('printed\n'));
+  const long = JSON.stringify('x'.repeat(2000));
+  observer.succeeded([0, 1, 2, 3, 4], ['null', 'null', '7', 'null', long], [10, 11.4, 12, 13, 14]);
+  observer.succeeded([5], ['null'], [2 ** 33]);
+  observer.succeeded([6], ['null'], [3]);
+  await turn();
+  t.strictSame(upstream.runs, [
+    { job: 1, first: 0, ageMs: 0, runUs: [10, 11, 12], resultsJson: ['null', 'null', '7'] },
+    { job: 1, first: 7, ageMs: 0, runUs: [3], resultsJson: ['null'] },
+  ]);
+  t.strictSame(outcomes(upstream.results), [
+    ['1.4.1', 'SUCCEEDED'],
+    ['1.5.1', 'SUCCEEDED'],
+    ['1.6.1', 'SUCCEEDED'],
+  ]);
+  t.equal(upstream.results[0]?.output?.totalBytes, 8);
+  t.equal(ledger.slotsHeld, 0, 'and their room is free');
+  t.equal(work.report().unacknowledged.indexes.length, 7);
+  work.acknowledgedRuns({ jobs: [1, 1], firsts: [0, 7], counts: [3, 1] });
+  work.acknowledged(refsOf([1, 4, 1], [1, 5, 1], [1, 6, 1]));
+  t.strictSame(work.report().unacknowledged, emptyRefs());
+  t.strictSame([...outbox.all()], []);
+});
+
+test('of a run, what was superseded or is of a later generation is no part', async (t) => {
+  const { work, executor, upstream } = await setup(t);
+  executor.together = 9;
+  work.assign(assignOf(1, [0, 1, 2], [processBody(1)]));
+  work.assign(assignOf(1, [1], [], 2));
+  executor.launch(0).observer.succeeded([0, 1, 2], ['1', '2', '3'], [1, 1, 1]);
+  executor.launch(1).observer.succeeded([0], ['4'], [1]);
+  await turn();
+  t.strictSame(
+    upstream.runs.map(({ first, resultsJson }) => [first, ...resultsJson]),
+    [
+      [0, '1'],
+      [2, '3'],
+    ],
+  );
+  t.match(upstream.results, [{ index: 1, generation: 2, resultJson: '4' }]);
 });
 
 test('how an attempt ended is passed on', async (t) => {
@@ -205,7 +253,9 @@ test('an attempt superseded while its output was on its way does not take the pl
   stored();
   await work.idle();
   await turn();
-  t.strictSame(outcomes([...outbox.all()]), [['1.0.2', 'SUCCEEDED']]);
+  t.strictSame(outcomes([...outbox.all()].filter((result): result is Finished => !isRun(result))), [
+    ['1.0.2', 'SUCCEEDED'],
+  ]);
 });
 
 test('refuse gives back what waits and takes nothing more; what runs may end', async (t) => {

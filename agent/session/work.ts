@@ -10,28 +10,27 @@ import type { Logger } from '../../common/log.js';
 import { RecentSet, SESSION_BODIES_MAX } from '../../common/recent-set.js';
 import {
   type Assign,
-  type Finished,
   type JobBody,
   Outcome,
-  type Started,
+  type SucceededRun,
   type TaskRefs,
+  type TaskRuns,
 } from '../../proto/gen/mesh/v1/agent.js';
 import type { Attempt, Launch } from '../core/attempt.js';
 import { type FenceLevel, type Ledger, stopsAlone } from '../core/ledger.js';
 import { maskedObserver } from '../core/masked-launch.js';
 import { addRef, emptyRefs } from '../core/refs.js';
-import type { AttemptEnd, Executor, LaunchObserver, RunningLaunch, StopReason } from '../core/types.js';
+import { type AttemptEnd, type Executor, type LaunchObserver, type StopReason, successOf } from '../core/types.js';
 import { OutputSpool } from '../output/spool.js';
 import { Delivery } from './delivery.js';
 import type { Fence, Fenced } from './fence.js';
 import type { LogStreamer } from './log-streamer.js';
 import { inBatches, type Outbox } from './outbox.js';
 import { readopt } from './readopt.js';
-import { blank, resultOf } from './results.js';
+import { blank, goOn, isPlain, refsOf, type Result, resultOf } from './results.js';
+import { Running, RUNNING_AFTER_MS } from './running.js';
 import type { Reconciliation, Upstream, WorkReport } from './upstream.js';
 
-/** Attempts younger than this end before anybody needs to know that they run. */
-const RUNNING_AFTER_MS = 250;
 const BATCH_MAX = 1000;
 /** Output up to this size travels with the result alone. */
 const STREAM_OVER_BYTES = 64 * 1024;
@@ -47,19 +46,11 @@ export interface WorkOptions {
   log: Logger;
 }
 
-interface Running {
-  launch: RunningLaunch;
-  position: number;
-  startedMs: number | undefined;
-  told: boolean;
-  spool: OutputSpool | undefined;
-}
-
 export class Work implements Service, Fenced {
   readonly name = 'work';
   readonly #options: WorkOptions;
-  readonly #running = new Map<Attempt, Running>();
-  readonly #outgoing: Batcher<Finished>;
+  readonly #running: Running;
+  readonly #outgoing: Batcher<Result>;
   readonly #delivery: Delivery;
   #bodies = new RecentSet<number, JobBody>(SESSION_BODIES_MAX);
   #upstream: Upstream | undefined;
@@ -71,6 +62,7 @@ export class Work implements Service, Fenced {
 
   constructor(options: WorkOptions) {
     this.#options = options;
+    this.#running = new Running(options.clock);
     this.#delivery = new Delivery(options.outbox);
     this.#outgoing = new Batcher({
       itemsMax: BATCH_MAX,
@@ -105,18 +97,18 @@ export class Work implements Service, Fenced {
   }
 
   report(): WorkReport {
-    const { ledger, outbox, clock } = this.#options;
+    const { ledger, outbox } = this.#options;
     const report = ledger.report();
     const { running, unacknowledged } = report;
-    const runningAgeMs = running.jobs.map((job, i) => {
-      const attempt = ledger.get(job, running.indexes[i] as number);
-      const startedMs = attempt && this.#running.get(attempt)?.startedMs;
-      return startedMs === undefined ? 0 : Math.max(0, Math.round(clock.monotonicMs() - startedMs));
-    });
+    const runningAgeMs = running.jobs.map((job, i) =>
+      Math.round(this.#running.ageMs(ledger.get(job, running.indexes[i] as number))),
+    );
     // Results of an earlier life of the agent are in no ledger.
-    for (const finished of outbox.all()) {
-      const attempt = ledger.get(finished.job, finished.index);
-      if (attempt?.generation !== finished.generation || attempt.state !== 'ENDED') addRef(unacknowledged, finished);
+    for (const result of outbox.all()) {
+      for (const ref of refsOf(result)) {
+        const attempt = ledger.get(ref.job, ref.index);
+        if (attempt?.generation !== ref.generation || attempt.state !== 'ENDED') addRef(unacknowledged, ref);
+      }
     }
     return { ...report, runningAgeMs };
   }
@@ -132,11 +124,11 @@ export class Work implements Service, Fenced {
     this.#bodies = new RecentSet(SESSION_BODIES_MAX);
     ledger.forgetIdleBodies();
     for (const finished of readopt(this.#options, readopted)) this.#outgoing.add(finished);
-    for (const attempt of ledger.discard(superseded)) this.#stopOne(attempt, 'cancelled');
+    for (const attempt of ledger.discard(superseded)) this.#running.stop(attempt, 'cancelled');
     outbox.remove(superseded);
     this.#upstream = upstream;
     await this.#delivery.connected(upstream);
-    for (const running of this.#running.values()) running.told = false;
+    this.#running.noneTold();
     this.#watch();
     this.#launch();
   }
@@ -149,8 +141,7 @@ export class Work implements Service, Fenced {
   fence(level: FenceLevel): void {
     this.#options.ledger.fence(level);
     if (level === 'open') return this.#launch();
-    for (const attempt of this.#running.keys())
-      if (level === 'all' || stopsAlone(attempt.body)) this.#stopOne(attempt, 'fenced');
+    this.#running.stopAll('fenced', ({ body }) => level === 'all' || stopsAlone(body));
   }
 
   assign({ bodies, groups, secrets }: Assign): void {
@@ -165,7 +156,7 @@ export class Work implements Service, Fenced {
     const result = ledger.assign(groups);
     // Not before: a generation that makes way for the next may have been the job's last attempt here.
     for (const { job, values } of secrets) ledger.holdSecrets(job, values);
-    for (const attempt of result.kill) this.#stopOne(attempt, 'cancelled');
+    for (const attempt of result.kill) this.#running.stop(attempt, 'cancelled');
     for (const { attempt, reason } of result.impossible) this.#finish(attempt, Outcome.NODE_FAULT, reason);
     if (result.unknownJobs.length > 0)
       this.#options.log.error({ event: 'assign.without-body', jobs: result.unknownJobs });
@@ -180,7 +171,7 @@ export class Work implements Service, Fenced {
 
   cancel(refs: TaskRefs): void {
     const { ended, kill, unknown } = this.#options.ledger.cancel(refs);
-    for (const attempt of kill) this.#stopOne(attempt, 'cancelled');
+    for (const attempt of kill) this.#running.stop(attempt, 'cancelled');
     for (const attempt of ended) this.#finish(attempt, Outcome.CANCELLED, 'cancelled before it started');
     // The coordinator holds room for these until it hears of them.
     for (let i = 0; i < unknown.jobs.length; i++) {
@@ -196,6 +187,13 @@ export class Work implements Service, Fenced {
     void this.#delivery.pump();
   }
 
+  acknowledgedRuns(runs: TaskRuns): void {
+    const { outbox, ledger } = this.#options;
+    outbox.removeRuns(runs);
+    runs.jobs.forEach((job, i) => ledger.acknowledgeRun(job, runs.firsts[i] as number, runs.counts[i] as number));
+    void this.#delivery.pump();
+  }
+
   /** Takes no more work and gives back what has not started. */
   refuse(): void {
     this.#stopping = true;
@@ -208,7 +206,7 @@ export class Work implements Service, Fenced {
   }
 
   kill(reason: StopReason): void {
-    for (const attempt of this.#running.keys()) this.#stopOne(attempt, reason);
+    this.#running.stopAll(reason);
   }
 
   /** Resolves when nothing runs and every result is on its way. */
@@ -220,7 +218,7 @@ export class Work implements Service, Fenced {
   }
 
   #checkIdle(): void {
-    if (this.#running.size === 0 && this.#finishing === 0) for (const resolve of this.#idle.splice(0)) resolve();
+    if (this.#running.idle && this.#finishing === 0) for (const resolve of this.#idle.splice(0)) resolve();
   }
 
   #launch(): void {
@@ -252,26 +250,34 @@ export class Work implements Service, Fenced {
     const observer: LaunchObserver = {
       started: (position, ageMs) => this.#started(at(position), ageMs),
       output: (position) => this.#output(at(position)),
-      ended: (position, end) => this.#ended(at(position), end),
+      ended: (position, end) => {
+        this.#ended(at(position), end);
+        this.#goOn(launch);
+      },
+      succeeded: (positions, resultsJson, runUs) => {
+        this.#succeeded(positions.map(at), resultsJson, runUs);
+        this.#goOn(launch);
+      },
       returned: (positions) => {
-        for (const position of positions) this.#running.delete(at(position));
+        for (const position of positions) this.#running.forget(at(position));
         ledger.returned(positions.map(at));
-        this.#launch();
+        this.#goOn(launch);
       },
     };
     const { secrets } = launch;
-    const running = executor.start(launch, secrets ? maskedObserver(observer, secrets.mask) : observer);
-    attempts.forEach((attempt, position) => {
-      if (!attempt.launch) return;
-      this.#running.set(attempt, { launch: running, position, startedMs: undefined, told: false, spool: undefined });
-    });
+    this.#running.begun(launch, executor.start(launch, secrets ? maskedObserver(observer, secrets.mask) : observer));
+  }
+
+  /** Some of it has ended: what waited for its room begins. */
+  #goOn(launch: Launch): void {
+    this.#running.ended(launch);
+    this.#launch();
+    this.#checkIdle();
   }
 
   #started(attempt: Attempt, ageMs: number): void {
     this.#options.ledger.started(attempt);
-    const running = this.#running.get(attempt);
-    if (!running) return;
-    running.startedMs = this.#options.clock.monotonicMs() - ageMs;
+    this.#running.started(attempt, ageMs);
     this.#watch();
   }
 
@@ -279,8 +285,7 @@ export class Work implements Service, Fenced {
     const { spoolDir, clock, logs } = this.#options;
     const path = join(spoolDir, `${attempt.job}.${attempt.index}.${attempt.generation}.out`);
     const spool = new OutputSpool({ path, clock, limitBytes: attempt.body.logBytesMax });
-    const running = this.#running.get(attempt);
-    if (running) running.spool = spool;
+    this.#running.prints(attempt, spool);
     const forget = spool.onData(() => {
       if (spool.totalBytes <= STREAM_OVER_BYTES) return;
       forget();
@@ -291,15 +296,30 @@ export class Work implements Service, Fenced {
 
   #ended(attempt: Attempt, end: AttemptEnd): void {
     const { ledger, logs } = this.#options;
-    const spool = this.#running.get(attempt)?.spool;
-    this.#running.delete(attempt);
+    const spool = this.#running.spoolOf(attempt);
+    this.#running.forget(attempt);
     const wanted = ledger.ended(attempt);
     spool?.end();
     if (!wanted) void this.#discard(attempt, spool);
     else if (spool && logs.follows(spool)) void this.#finishStreamed(attempt, end, spool);
     else this.#report(attempt, end, spool);
-    this.#launch();
-    this.#checkIdle();
+  }
+
+  /** What is plain of it travels in runs. */
+  #succeeded(attempts: readonly Attempt[], resultsJson: readonly string[], runUs: readonly number[]): void {
+    const { ledger } = this.#options;
+    let run: SucceededRun | undefined;
+    attempts.forEach((attempt, i) => {
+      const [resultJson, tookUs] = [resultsJson[i] as string, runUs[i] as number];
+      if (!isPlain(attempt, resultJson, tookUs) || this.#running.spoolOf(attempt))
+        return this.#ended(attempt, successOf(resultJson, tookUs));
+      this.#running.forget(attempt);
+      if (!ledger.ended(attempt)) return;
+      const next = goOn(run, attempt, resultJson, tookUs);
+      if (run && run !== next) this.#send(run);
+      run = next;
+    });
+    if (run) this.#send(run);
   }
 
   /**
@@ -325,8 +345,8 @@ export class Work implements Service, Fenced {
   }
 
   /** Keeps results, then sends those that may go. Without a session they wait in the outbox. */
-  async #flush(items: Finished[]): Promise<void> {
-    for (const batch of inBatches(items, BATCH_MAX)) {
+  async #flush(results: Result[]): Promise<void> {
+    for (const batch of inBatches(results, BATCH_MAX)) {
       await this.#delivery.send(await this.#options.outbox.store(batch));
     }
   }
@@ -347,14 +367,9 @@ export class Work implements Service, Fenced {
     this.#send(blank(attempt, outcome, error));
   }
 
-  #send(finished: Finished): void {
-    this.#options.outbox.add(finished);
-    this.#outgoing.add(finished);
-  }
-
-  #stopOne(attempt: Attempt, reason: StopReason): void {
-    const running = this.#running.get(attempt);
-    running?.launch.stop(running.position, reason);
+  #send(result: Result): void {
+    this.#options.outbox.add(result);
+    this.#outgoing.add(result);
   }
 
   /** Looks, while anything runs, for attempts that are old enough to be told of and to have their output followed. */
@@ -366,24 +381,15 @@ export class Work implements Service, Fenced {
       () => {
         this.#watching = false;
         this.#tellRunning();
-        if (this.#running.size > 0) this.#watch();
+        if (!this.#running.idle) this.#watch();
       },
       { background: true },
     );
   }
 
   #tellRunning(): void {
-    const { clock, logs } = this.#options;
-    const nowMs = clock.monotonicMs();
-    const items: Started[] = [];
-    for (const [attempt, running] of this.#running) {
-      const ageMs = running.startedMs === undefined ? 0 : nowMs - running.startedMs;
-      if (ageMs < RUNNING_AFTER_MS) continue;
-      if (running.spool && running.spool.totalBytes > 0) logs.follow(attempt, running.spool);
-      if (running.told || !this.#upstream) continue;
-      running.told = true;
-      items.push({ job: attempt.job, index: attempt.index, generation: attempt.generation, ageMs: Math.round(ageMs) });
-    }
+    const { logs } = this.#options;
+    const items = this.#running.tell(this.#upstream !== undefined, (attempt, spool) => logs.follow(attempt, spool));
     if (items.length > 0) this.#upstream?.started(items);
   }
 }

@@ -168,7 +168,7 @@ function handle(
     case 'started':
       return results.started(session, body.value.items);
     case 'finished':
-      return results.report(session, body.value.items);
+      return results.report(session, body.value);
     case 'retracted':
       return results.retracted(session, fromRefs(body.value.dropped), fromRefs(body.value.kept));
   }

@@ -32,7 +32,7 @@ test('roles over the wire: submitters their own, viewers no results, agents noth
     ...{ job: job.seq, index: 0, generation: groups[0]?.generations[0] ?? 0 },
     ...{ outcome: Outcome.SUCCEEDED, resultJson: '"the secret"' },
   });
-  session.write({ body: { $case: 'finished', value: { items: [finished] } } });
+  session.write({ body: { $case: 'finished', value: { items: [finished], runs: [] } } });
   await next(session, 'finishedAck');
   const tasks = { job: job.id, status: '', limit: 0, cursor: '', index: undefined };
   t.match((await anna.listTasks(tasks)).items, [{ resultJson: '"the secret"', node: 'attic' }]);
@@ -111,7 +111,7 @@ test('one call submits a job and follows it: as it was committed, its results, a
           ...{ job, index, generation: generations[at] ?? 0 },
           ...{ outcome: Outcome.SUCCEEDED, resultJson: `"${index}"` },
         });
-        session.write({ body: { $case: 'finished', value: { items: [finished] } } });
+        session.write({ body: { $case: 'finished', value: { items: [finished], runs: [] } } });
       }
   }
   const rest = [];

@@ -1,5 +1,13 @@
 import { test } from 'tap';
-import { AgentHello, Finished, Heartbeat, Outcome, SessionRequest, Started } from '../../proto/gen/mesh/v1/agent.js';
+import {
+  AgentHello,
+  Finished,
+  Heartbeat,
+  Outcome,
+  SessionRequest,
+  Started,
+  SucceededRun,
+} from '../../proto/gen/mesh/v1/agent.js';
 import { Capabilities } from '../../proto/gen/mesh/v1/common.js';
 import { SeededRandom } from '../../test/support/random.js';
 import { checkHello, checkMessage, REFS_MAX, REPORTS_MAX } from './session-rules.js';
@@ -14,7 +22,12 @@ const ref = { job: 1, index: 0, generation: 1 };
 const finished = (over: Partial<Finished>): SessionRequest =>
   message({
     $case: 'finished',
-    value: { items: [Finished.fromPartial({ ...ref, outcome: Outcome.SUCCEEDED, ...over })] },
+    value: { items: [Finished.fromPartial({ ...ref, outcome: Outcome.SUCCEEDED, ...over })], runs: [] },
+  });
+const run = (over: Partial<SucceededRun>): SessionRequest =>
+  message({
+    $case: 'finished',
+    value: { items: [], runs: [{ job: 1, first: 0, ageMs: 0, runUs: [1, 2], resultsJson: ['null'], ...over }] },
   });
 const started = (over: Partial<Started>): SessionRequest =>
   message({ $case: 'started', value: { items: [Started.fromPartial({ ...ref, ...over })] } });
@@ -30,6 +43,7 @@ test('what a healthy agent says passes, at the edges of what it may', async (t) 
   checkHello(hello({ capabilities: Capabilities.fromPartial({ cpus: 8, slots: 8, labels: { zone: 'a' } }) }));
   for (const outcome of [1, 2, 3, 4, 5, 6]) checkMessage(finished({ outcome }));
   checkMessage(finished({ ageMs: 2 ** 32 - 1, runUs: 86_400_000_000_000, peakMemoryBytes: 2 ** 52 }));
+  checkMessage(run({ runUs: [0, 2 ** 32 - 1], resultsJson: ['1', 'x'.repeat(1024)], first: 2 ** 31 - 2 }));
   checkMessage(started({ ageMs: 2 ** 32 - 1 }));
   checkMessage(beat({ load: 0.5, echoUs: 1e15 }));
   checkMessage(dropped([], [], []));
@@ -62,6 +76,22 @@ test('what breaks a rule is refused whole, with what is wrong', async (t) => {
     ['an index beyond a column', finished({ index: 2 ** 31 }), /index is 2147483648/],
     ['job zero', finished({ job: 0 }), /job's number is 0/],
     ['a job beyond what is exact', finished({ job: 2 ** 53 }), /job's number/],
+    ['an empty run', run({ runUs: [] }), /run of results is empty/],
+    ['a run of job zero', run({ job: 0 }), /job's number is 0/],
+    ['a run beyond a column', run({ first: 2 ** 31 - 1 }), /last task of a run is 2147483648/],
+    ['a run without a result', run({ resultsJson: [] }), /run of 2 attempts has 0 results/],
+    ['a run with results of others', run({ resultsJson: ['1', '2', '3'] }), /run of 2 attempts has 3 results/],
+    ['a text that stands for many', run({ resultsJson: ['x'.repeat(1025)] }), /in a run has 1025 characters/],
+    ['a run without an age', run({ ageMs: Number.NaN }), /age of a result is NaN/],
+    ['a run that is more than a batch', run({ runUs: many(REPORTS_MAX + 1, 1) }), /10001 finished/],
+    [
+      'more runs than reports in a batch',
+      message({
+        $case: 'finished',
+        value: { items: [], runs: many(REPORTS_MAX + 1, SucceededRun.fromPartial({ job: 1, runUs: [] })) },
+      }),
+      /10001 finished/,
+    ],
     ['half a millisecond', finished({ ageMs: 0.5 }), /age of a result is 0.5/],
     ['an age that is none', finished({ ageMs: Number.NaN }), /NaN/],
     ['a run of a million years', finished({ runUs: 2 ** 53 - 1 }), /how long an attempt ran/],
@@ -77,7 +107,7 @@ test('what breaks a rule is refused whole, with what is wrong', async (t) => {
     ],
     [
       'more reports than a batch',
-      message({ $case: 'finished', value: { items: many(REPORTS_MAX + 1, Finished.fromPartial(ref)) } }),
+      message({ $case: 'finished', value: { items: many(REPORTS_MAX + 1, Finished.fromPartial(ref)), runs: [] } }),
       /10001 finished/,
     ],
   ];
@@ -87,10 +117,14 @@ test('what breaks a rule is refused whole, with what is wrong', async (t) => {
 test('whatever bytes arrive, what passes holds only numbers the database takes', async (t) => {
   const random = new SeededRandom(7).next;
   const bytesOf = (size: number) => Uint8Array.from({ length: size }, () => Math.floor(random() * 256));
-  const sample = SessionRequest.encode(finished({ runUs: 12, ageMs: 5, error: 'no', resultJson: '{"a":1}' })).finish();
+  const samples = [
+    finished({ runUs: 12, ageMs: 5, error: 'no', resultJson: '{"a":1}' }),
+    run({ runUs: [3, 400, 5], ageMs: 7, resultsJson: ['1', '"b"', 'null'] }),
+  ].map((sample) => SessionRequest.encode(sample).finish());
   let passed = 0;
   for (let round = 0; round < 5000; round++) {
-    const bytes = round % 2 ? bytesOf(1 + Math.floor(random() * 60)) : Uint8Array.from(sample);
+    const bytes =
+      round % 2 ? bytesOf(1 + Math.floor(random() * 60)) : Uint8Array.from(samples[(round / 2) % 2] as Uint8Array);
     if (round % 2 === 0)
       for (let flips = 0; flips < 3; flips++) bytes[Math.floor(random() * bytes.length)] = Math.floor(random() * 256);
     let decoded: SessionRequest;
@@ -103,6 +137,9 @@ test('whatever bytes arrive, what passes holds only numbers the database takes',
       const body = checkMessage(decoded);
       passed++;
       if (body.$case !== 'finished') continue;
+      for (const { job, first, runUs, ageMs } of body.value.runs)
+        if (![job, first, ageMs, ...runUs].every(Number.isSafeInteger) || first + runUs.length - 1 > 2 ** 31 - 1)
+          t.fail(`a run of job ${job} from ${first} passed`);
       for (const { job, index, generation, runUs, ageMs, outcome } of body.value.items)
         if (
           ![job, index, generation, runUs, ageMs].every(Number.isSafeInteger) ||

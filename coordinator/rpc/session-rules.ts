@@ -9,10 +9,12 @@ import { MeshError } from '../../common/errors.js';
 import {
   type AgentHello,
   type Finished,
+  type FinishedBatch,
   type Heartbeat,
   Outcome,
   type SessionRequest,
   type Started,
+  type SucceededRun,
   type TaskRefs,
 } from '../../proto/gen/mesh/v1/agent.js';
 import type { Capabilities } from '../../proto/gen/mesh/v1/common.js';
@@ -25,6 +27,8 @@ export const REPORTS_MAX = 10_000;
 const INTEGER_MAX = 2 ** 31 - 1;
 const AGE_MS_MAX = 10 * 365 * 86_400_000;
 const TEXT_MAX = 256 * 1024;
+/** What belongs to a run is short: one text may stand for thousands of tasks. */
+const RUN_RESULT_MAX = 1024;
 const NAME_MAX = 1024;
 const LABELS_MAX = 1000;
 const COUNT_MAX = 1_000_000;
@@ -77,8 +81,9 @@ export function checkMessage(message: SessionRequest): NonNullable<SessionReques
       for (const item of body.value.items) checkStarted(item);
       return body;
     case 'finished':
-      atMost('finished attempts', body.value.items.length, REPORTS_MAX);
+      atMost('finished attempts', reportsIn(body.value), REPORTS_MAX);
       for (const item of body.value.items) checkFinished(item);
+      for (const run of body.value.runs) checkRun(run);
       return body;
     case 'retracted':
       checkRefs('dropped', body.value.dropped);
@@ -137,6 +142,19 @@ function checkFinished(item: Finished): void {
   short('the error of an attempt', item.error, TEXT_MAX);
   short('the signal of an attempt', item.signal, NAME_MAX);
   short('the result of an attempt', item.resultJson, TEXT_MAX);
+}
+
+const reportsIn = ({ items, runs }: FinishedBatch): number =>
+  runs.reduce((count, { runUs }) => count + Math.max(1, runUs.length), items.length);
+
+function checkRun({ job, first, ageMs, runUs, resultsJson }: SucceededRun): void {
+  if (runUs.length === 0) refuse('a run of results is empty');
+  if (resultsJson.length !== 1 && resultsJson.length !== runUs.length)
+    refuse(`a run of ${runUs.length} attempts has ${resultsJson.length} results`);
+  checkRef(job, first, 1);
+  whole('the index of the last task of a run', first + runUs.length - 1, 0, INTEGER_MAX);
+  whole('the age of a result', ageMs, 0, AGE_MS_MAX);
+  for (const text of resultsJson) short('the result of an attempt in a run', text, RUN_RESULT_MAX);
 }
 
 function checkCapabilities(given: Capabilities): void {

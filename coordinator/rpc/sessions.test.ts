@@ -25,7 +25,7 @@ test('a session over mutual TLS: hello, work, result, goodbye', async (t) => {
   stream.write(heartbeat());
   t.match(await next(stream, 'heartbeatReply'), { sequence: 1, epoch: 1 });
   const finished = Finished.fromPartial({ ...task, outcome: Outcome.SUCCEEDED, runUs: 5 });
-  stream.write({ body: { $case: 'finished', value: { items: [finished] } } });
+  stream.write({ body: { $case: 'finished', value: { items: [finished], runs: [] } } });
   t.match(await next(stream, 'finishedAck'), { indexes: [task.index] });
   stream.write(heartbeat({ stopping: true }));
   await next(stream, 'heartbeatReply');
@@ -65,8 +65,8 @@ test('a message that breaks a rule closes the session with the reason and change
   const generation = groups[0]?.generations[0] ?? 0;
   const good = Finished.fromPartial({ job: job.seq, index: 0, generation, outcome: Outcome.SUCCEEDED });
   const bad = { ...good, index: 1, outcome: 99 as Outcome };
-  stream.write({ body: { $case: 'finished', value: { items: [good, bad] } } });
-  stream.write({ body: { $case: 'finished', value: { items: [good] } } });
+  stream.write({ body: { $case: 'finished', value: { items: [good, bad], runs: [] } } });
+  stream.write({ body: { $case: 'finished', value: { items: [good], runs: [] } } });
   t.match(await refused, { code: 'PROTOCOL', message: /broke the rules of the session.*outcome 99/ });
   await until(() => !plane.lead().fleet.byName('attic')?.session?.open);
   await plane.lead().results.settled();
@@ -75,8 +75,8 @@ test('a message that breaks a rule closes the session with the reason and change
   again.on('error', () => undefined);
   again.write(hello());
   t.match(await next(again, 'welcome'), { name: 'attic' }, 'and it may come back');
-  again.write({ body: { $case: 'finished', value: { items: [good, good] } } });
-  again.write({ body: { $case: 'finished', value: { items: [good] } } });
+  again.write({ body: { $case: 'finished', value: { items: [good, good], runs: [] } } });
+  again.write({ body: { $case: 'finished', value: { items: [good], runs: [] } } });
   await next(again, 'finishedAck');
   again.write(heartbeat());
   t.match(await next(again, 'heartbeatReply'), { sequence: 1 }, 'a repeated message breaks no rule');

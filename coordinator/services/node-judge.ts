@@ -38,6 +38,18 @@ export class NodeJudge {
     }
   }
 
+  /** So many attempts of the job, all of them well, and no more to be said of them. */
+  succeeded(seq: number, job: number, count: number): void {
+    const { fleet, jobs, clock } = this.options;
+    const node = fleet.get(seq);
+    if (!node) return;
+    node.reliability = updateReliability(node.reliability, false, count);
+    node.finished += count;
+    this.#succeeded += count;
+    jobs.get(job)?.trust.succeeded(seq, count);
+    if (node.trust.succeeded(clock.monotonicMs())) this.#redeemed(node);
+  }
+
   /** A lost node is one event, however many attempts it held and however many batches they are settled in. */
   lost(nodes: ReadonlySet<number>): void {
     for (const seq of nodes) {

@@ -37,11 +37,16 @@ export class ResultQuota {
     if (bytes > 0) this.#bytes.set(job, (this.#bytes.get(job) ?? 0) + bytes);
   }
 
+  /** Whether nothing more of the job may be stored. */
+  isFull(job: LiveJob): boolean {
+    return (this.#bytes.get(job) ?? 0) >= this.#options.jobBytesMax;
+  }
+
   /** The report as it may be stored. */
   fit(report: Report, job: LiveJob): Report {
     const { jobBytesMax } = this.#options;
     const { finished } = report;
-    if ((this.#bytes.get(job) ?? 0) < jobBytesMax || payloadBytes(finished) === 0) return report;
+    if (!this.isFull(job) || payloadBytes(finished) === 0) return report;
     const why = `the results of this job take ${formatSize(jobBytesMax)}, the most they may (--max-job-result-bytes)`;
     this.#note(job, why);
     if (finished.resultJson !== '')

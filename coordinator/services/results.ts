@@ -7,37 +7,40 @@
 import { Batcher } from '../../common/batcher.js';
 import type { Clock } from '../../common/clock.js';
 import { MeshError } from '../../common/errors.js';
+import { groupBy } from '../../common/group-by.js';
 import type { Service } from '../../common/lifecycle.js';
 import type { Logger } from '../../common/log.js';
-import type { Finished, Started } from '../../proto/gen/mesh/v1/agent.js';
-import { OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
+import type { FinishedBatch, Started } from '../../proto/gen/mesh/v1/agent.js';
 import type { Ledger, LiveAttempt } from '../core/ledger.js';
 import type { AttemptOutcome, TaskRef } from '../core/task.js';
-import type { JobChange, JobRow, Settlement, Store } from '../ports.js';
-import type { Changes } from './changes.js';
+import type { Settlement, Store } from '../ports.js';
+import { Aftermath, type Prepared } from './aftermath.js';
 import type { Audit } from './audit.js';
+import type { Changes } from './changes.js';
 import type { Copies } from './copies.js';
 import type { Fleet, LiveNode } from './fleet.js';
 import type { Jobs } from './jobs.js';
 import { NodeJudge } from './node-judge.js';
 import type { PipelineDelay } from './pipeline-delay.js';
-import { RunTimes } from './run-times.js';
+import {
+  apart,
+  isRun,
+  newRunReport,
+  type RunReport,
+  settlementsOf,
+  sortRuns,
+  toTaskRuns,
+  weight,
+  type WholeRun,
+} from './result-runs.js';
 import { type AgentSession, toRefs } from './session.js';
 import { ResultQuota } from './result-quota.js';
-import {
-  beganMs,
-  blankFinished,
-  completion,
-  newReport,
-  payloadBytes,
-  type Report,
-  settlementOf,
-  toOutcome,
-} from './settlement.js';
+import { beganMs, blankFinished, completion, newReport, type Report, settlementOf, toOutcome } from './settlement.js';
 import { Starts } from './starts.js';
 import { Unsaved } from './unsaved.js';
 
-const BATCH_MAX = 1000;
+/** Two of the longest runs an agent sends go together: one more than half of that alone would halve every commit. */
+const BATCH_MAX = 1024;
 
 export interface ResultsOptions {
   store: Store;
@@ -70,10 +73,14 @@ export interface ResultObserver {
   jobEnded(seconds: number): void;
 }
 
-interface Prepared {
-  report: Report;
-  attempt: LiveAttempt;
-  settlement: Settlement;
+/** What one commit settles. */
+interface Batch {
+  prepared: Prepared[];
+  /** Reports that wait for the next one. */
+  later: Report[];
+  seen: Set<LiveAttempt>;
+  /** Tasks with two attempts of which one is in here. */
+  copied: Set<string>;
 }
 
 export class Results implements Service {
@@ -81,8 +88,9 @@ export class Results implements Service {
   readonly #options: ResultsOptions;
   readonly #judge: NodeJudge;
   readonly #quota: ResultQuota;
-  readonly #finished: Batcher<Report>;
-  readonly #unsaved: Unsaved<Report>;
+  readonly #aftermath: Aftermath;
+  readonly #finished: Batcher<Report | RunReport>;
+  readonly #unsaved: Unsaved<Report | RunReport>;
   readonly #starts: Starts;
   /** Being given away: an attempt is lost once, however often somebody notices. */
   readonly #leaving = new WeakSet<LiveAttempt>();
@@ -91,8 +99,13 @@ export class Results implements Service {
     this.#options = options;
     this.#judge = new NodeJudge(options);
     this.#quota = new ResultQuota(options);
+    this.#aftermath = new Aftermath({
+      ...options,
+      ...{ quota: this.#quota, judge: this.#judge, refuse: (session, ref) => this.#refuse(session, ref) },
+    });
     this.#finished = new Batcher({
       itemsMax: BATCH_MAX,
+      weigh: weight,
       flush: (items) => this.#settle(items),
       onError: (error, items) => this.#unsaved.failed(error, items),
     });
@@ -125,16 +138,16 @@ export class Results implements Service {
     await this.#starts.idle();
   }
 
-  report(session: AgentSession, items: readonly Finished[]): void {
+  report(session: AgentSession, { items, runs }: FinishedBatch): void {
     const receivedMs = this.#options.clock.monotonicMs();
-    this.#take(
-      session,
-      items.map((finished) => newReport(finished, toOutcome(finished.outcome), receivedMs, { session })),
-    );
+    this.#take(session, [
+      ...items.map((finished) => newReport(finished, toOutcome(finished.outcome), receivedMs, { session })),
+      ...runs.map((run) => newRunReport(session, run, receivedMs)),
+    ]);
   }
 
   /** What a session said; it owes them until they are settled. */
-  #take(session: AgentSession, reports: readonly Report[]): void {
+  #take(session: AgentSession, reports: readonly (Report | RunReport)[]): void {
     session.owe(reports.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0));
     this.#finished.addAll(reports);
   }
@@ -202,51 +215,64 @@ export class Results implements Service {
     );
   }
 
-  async #settle(reports: Report[]): Promise<void> {
-    const { copies, epoch } = this.#options;
-    const nodesLost = await this.#nodesLost(reports);
-    const nowMs = this.#options.clock.monotonicMs();
-    const prepared: Prepared[] = [];
-    const seen = new Set<LiveAttempt>();
-    const copied = new Set<string>();
-    const later: Report[] = [];
-    for (const report of reports) {
-      const attempt = this.#options.ledger.get(report.finished);
-      const foreign = report.session !== undefined && attempt !== undefined && attempt.node !== report.session.node;
-      if (!attempt || foreign || seen.has(attempt)) {
-        if (report.session) this.#refuse(report.session, report.finished);
-        continue;
-      }
-      if (copies.has(attempt)) {
-        // Of two attempts of one task the second is decided on by what the first added to the task's counters.
-        const key = `${attempt.job}.${attempt.index}`;
-        if (copied.has(key)) {
-          later.push(report);
-          continue;
-        }
-        copied.add(key);
-      }
-      seen.add(attempt);
-      const job = this.#options.jobs.get(attempt.job);
-      const fitting = job ? this.#quota.fit(report, job) : report;
-      const settlement =
-        fitting.outcome === 'succeeded'
-          ? completion(fitting, attempt, nowMs)
-          : this.#decide(fitting, attempt, nodesLost.get(attempt) ?? 0);
-      prepared.push({ report: fitting, attempt, settlement });
+  async #settle(gathered: (Report | RunReport)[]): Promise<void> {
+    const { copies, epoch, clock, onStale } = this.#options;
+    const singles = gathered.filter((report): report is Report => !isRun(report));
+    const batch: Batch = { prepared: [], later: [], seen: new Set(), copied: new Set() };
+    const nodesLost = await this.#nodesLost(singles);
+    const nowMs = clock.monotonicMs();
+    for (const report of singles) this.#prepare(report, batch, nodesLost, nowMs);
+    const { whole, parted, later } = sortRuns(gathered.filter(isRun), batch.seen, {
+      ...this.#options,
+      quota: this.#quota,
+    });
+    const reports = [...singles, ...parted.flatMap(apart)];
+    for (const report of reports.slice(singles.length)) this.#prepare(report, batch, nodesLost, nowMs);
+    const { prepared } = batch;
+    if (prepared.length + whole.length > 0) {
+      const settlements = prepared.map(({ settlement }) => settlement);
+      for (const run of whole) for (const settlement of settlementsOf(run, nowMs)) settlements.push(settlement);
+      const { accepted, jobs } = await copies.settle(epoch(), settlements);
+      await this.#aftermath.findOut(prepared, whole, accepted);
+      this.#aftermath.committed(prepared, whole, accepted, jobs);
     }
-    if (prepared.length > 0) {
-      const settled = await copies.settle(
-        epoch(),
-        prepared.map((item) => item.settlement),
-      );
-      await this.#findOut(prepared.filter(({ report }, position) => report.unsure && !settled.accepted[position]));
-      this.#afterCommit(prepared, settled.accepted, settled.jobs);
+    onStale(reports.length - prepared.length - batch.later.length);
+    this.#acknowledge(batch.later.length > 0 ? reports.filter((report) => !batch.later.includes(report)) : reports);
+    for (const { session, sizeBytes } of parted) session.repay(sizeBytes);
+    this.#acknowledgeRuns(whole);
+    this.#finished.addAll([...batch.later, ...later]);
+    this.#unsaved.saved(
+      later.length > 0 ? gathered.filter((report) => !later.includes(report as RunReport)) : gathered,
+    );
+  }
+
+  /** Into the batch, unless it is stale. */
+  #prepare(report: Report, batch: Batch, nodesLost: ReadonlyMap<LiveAttempt, number>, nowMs: number): void {
+    const { ledger, copies, jobs } = this.#options;
+    const attempt = ledger.get(report.finished);
+    const foreign = report.session !== undefined && attempt !== undefined && attempt.node !== report.session.node;
+    if (!attempt || foreign || batch.seen.has(attempt)) {
+      if (report.session) this.#refuse(report.session, report.finished);
+      return;
     }
-    this.#options.onStale(reports.length - prepared.length - later.length);
-    this.#acknowledge(later.length > 0 ? reports.filter((report) => !later.includes(report)) : reports);
-    this.#finished.addAll(later);
-    this.#unsaved.saved(reports);
+    if (copies.has(attempt)) {
+      // Of two attempts of one task the second is decided on by what the first added to the task's counters.
+      const key = `${attempt.job}.${attempt.index}`;
+      if (batch.copied.has(key)) {
+        batch.later.push(report);
+        return;
+      }
+      batch.copied.add(key);
+    }
+    batch.seen.add(attempt);
+    const job = jobs.get(attempt.job);
+    const fitting = job ? this.#quota.fit(report, job) : report;
+    const { finished, outcome, receivedMs } = fitting;
+    const settlement =
+      outcome === 'succeeded'
+        ? completion(attempt, { ...finished, finishedAgeMs: finished.ageMs + nowMs - receivedMs })
+        : this.#decide(fitting, attempt, nodesLost.get(attempt) ?? 0);
+    batch.prepared.push({ report: fitting, attempt, settlement });
   }
 
   /** It names what is not, or no longer, its own. Of a condemned attempt it says that the room is free. */
@@ -257,21 +283,6 @@ export class Results implements Service {
     const node = fleet.nameOf(session.node);
     const certificate = fleet.get(session.node)?.row.certificateSerial ?? '';
     audit.tally({ name: `agent/${node}`, address: '', certificate }, 'result.stale', node);
-  }
-
-  /**
-   * What was refused after a failed commit was committed by it: the jobs' changes went with the lost answer and are
-   * read from their rows.
-   */
-  async #findOut(items: readonly Prepared[]): Promise<void> {
-    const { store, jobs, onFailFast } = this.#options;
-    for (const seq of new Set(items.map(({ attempt }) => attempt.job))) {
-      const id = jobs.get(seq)?.row.id;
-      const row = id === undefined ? undefined : await store.jobs.get(id);
-      if (!row) continue;
-      this.#jobsEnded(jobs.follow(row));
-      if (row.spec.onFailure === OnFailure.FAIL_FAST && row.counts.failed > 0) onFailFast(seq, 'a task failed');
-    }
   }
 
   /** How many nodes each of these took down, the present one included; only asked for attempts that had begun. */
@@ -295,73 +306,6 @@ export class Results implements Service {
     });
   }
 
-  #afterCommit(prepared: Prepared[], accepted: boolean[], jobChanges: JobChange[]): void {
-    const { jobs, ledger, fleet, clock, observe, onFailFast, onCapacity, onReturned, onStale, pipeline } =
-      this.#options;
-    const valid = prepared.filter((_, position) => accepted[position]);
-    let stale = 0;
-    const nowMs = clock.monotonicMs();
-    const ran = new RunTimes();
-    prepared.forEach((item, position) => {
-      const { attempt, settlement, report } = item;
-      const { outcome, finished } = report;
-      ledger.remove(attempt);
-      if (!accepted[position]) {
-        stale++;
-        if (report.session && !report.unsure) this.#refuse(report.session, attempt);
-        return;
-      }
-      const job = jobs.get(attempt.job);
-      if (job) this.#quota.charge(job, payloadBytes(finished));
-      if (settlement.to === 'RETRYING') observe.retried(outcome);
-      if (outcome === 'succeeded' && job) {
-        const runMs = finished.runUs / 1000;
-        ran.add(job, attempt.node, runMs);
-        observe.ran(runMs, Math.max(0, nowMs - attempt.assignedAtMs - runMs));
-      }
-      if (settlement.to === 'FAILED' && job?.row.spec.onFailure === OnFailure.FAIL_FAST)
-        onFailFast(attempt.job, `task ${attempt.index} failed: ${settlement.error ?? outcome}`);
-      this.#emitOutput(attempt, finished);
-      if (settlement.to === 'COMPLETED') this.#options.changes.results.emit(attempt.job, settlement);
-    });
-    if (stale > 0) onStale(stale);
-    ran.teach(fleet);
-    // What was never told to a node says nothing about it.
-    this.#judge.settled(valid.filter(({ report }) => report.session !== undefined || report.outcome !== 'failed'));
-    this.#jobsEnded(jobs.apply(jobChanges));
-    for (const node of new Set(prepared.map((item) => item.attempt.node))) {
-      const live = fleet.get(node);
-      if (live?.session?.open) fleet.alive(live);
-    }
-    const first = prepared[0];
-    if (first) pipeline.freed(first.report.receivedMs);
-    if (prepared.some(({ settlement }) => settlement.dueInMs !== undefined)) onReturned();
-    else onCapacity();
-  }
-
-  #jobsEnded(ended: readonly JobRow[]): void {
-    const { clock, observe, log } = this.#options;
-    for (const job of ended) {
-      const endedAtMs = job.completedAtMs ?? clock.wallMs();
-      observe.jobEnded((endedAtMs - job.createdAtMs) / 1000);
-      log.info({ event: 'job.ended', job: job.id, status: job.status, tasks: job.counts.total });
-    }
-  }
-
-  #emitOutput(attempt: LiveAttempt, finished: Finished): void {
-    const { changes, clock } = this.#options;
-    if (!changes.output.has(attempt.job)) return;
-    changes.output.emit(attempt.job, {
-      job: attempt.job,
-      index: attempt.index,
-      generation: attempt.generation,
-      attempt: attempt.failures + attempt.losses + 1,
-      startedAtMs: clock.wallMs() - finished.ageMs - finished.runUs / 1000,
-      chunks: finished.output?.chunks ?? [],
-      last: true,
-    });
-  }
-
   #acknowledge(reports: Report[]): void {
     const bySession = new Map<AgentSession, TaskRef[]>();
     for (const { session, finished, outcome, sizeBytes } of reports) {
@@ -372,5 +316,12 @@ export class Results implements Service {
       else bySession.set(session, [finished]);
     }
     for (const [session, refs] of bySession) session.send({ $case: 'finishedAck', value: toRefs(refs) });
+  }
+
+  #acknowledgeRuns(whole: readonly WholeRun[]): void {
+    for (const [session, runs] of groupBy(whole, ({ report }) => report.session)) {
+      for (const { report } of runs) session.repay(report.sizeBytes);
+      session.send({ $case: 'finishedRunsAck', value: toTaskRuns(runs.map(({ report }) => report.run)) });
+    }
   }
 }

@@ -5,15 +5,16 @@ import type { LiveJob } from './jobs.js';
 export class RunTimes {
   readonly #jobs = new Map<LiveJob, Map<number, { totalMs: number; count: number }>>();
 
-  add(job: LiveJob, node: number, ranMs: number): void {
+  /** @param totalMs of all of them */
+  add(job: LiveJob, node: number, totalMs: number, count = 1): void {
     let nodes = this.#jobs.get(job);
     if (!nodes) this.#jobs.set(job, (nodes = new Map()));
     const sum = nodes.get(node);
     if (sum) {
-      sum.totalMs += ranMs;
-      sum.count++;
+      sum.totalMs += totalMs;
+      sum.count += count;
     } else {
-      nodes.set(node, { totalMs: ranMs, count: 1 });
+      nodes.set(node, { totalMs, count });
     }
   }
 

@@ -26,7 +26,7 @@ export interface Report {
 }
 
 /** Of a report without what it brings. */
-const REPORT_BYTES = 256;
+export const REPORT_BYTES = 256;
 
 /** Reports come by the hundred thousand: all are made here, of one shape. */
 export const newReport = (
@@ -66,8 +66,17 @@ export interface Circumstances {
 
 const NO_POLICY = { failuresMax: 1, lossesMax: 1, backoffMs: 0, backoffCapMs: 0 };
 
+interface Success {
+  resultJson: string;
+  runUs: number;
+  finishedAgeMs: number;
+  exitCode?: number | undefined;
+  output?: OutputTail | undefined;
+  peakMemoryBytes?: number | undefined;
+}
+
 /** What was said of a success needs no decision. */
-export const completion = ({ finished, receivedMs }: Report, attempt: LiveAttempt, nowMs: number): Settlement => ({
+export const completion = (attempt: LiveAttempt, success: Success): Settlement => ({
   job: attempt.job,
   index: attempt.index,
   generation: attempt.generation,
@@ -77,14 +86,14 @@ export const completion = ({ finished, receivedMs }: Report, attempt: LiveAttemp
   failure: 0,
   loss: 0,
   dueInMs: undefined,
-  exitCode: finished.exitCode,
+  exitCode: success.exitCode,
   signal: undefined,
   error: undefined,
-  resultJson: finished.resultJson || undefined,
-  output: finished.output ? OutputTail.encode(finished.output).finish() : undefined,
-  runUs: finished.runUs || undefined,
-  finishedAgeMs: finished.ageMs + nowMs - receivedMs,
-  peakMemoryBytes: finished.peakMemoryBytes,
+  resultJson: success.resultJson || undefined,
+  output: success.output ? OutputTail.encode(success.output).finish() : undefined,
+  runUs: success.runUs || undefined,
+  finishedAgeMs: success.finishedAgeMs,
+  peakMemoryBytes: success.peakMemoryBytes,
 });
 
 export function settlementOf(report: Report, attempt: LiveAttempt, circumstances: Circumstances): Settlement {

@@ -14,7 +14,7 @@ async function connect(front: Front, name: string): Promise<Session> {
 
 async function report(session: Session, task: HeldTask): Promise<void> {
   const item = Finished.fromPartial({ ...task, outcome: Outcome.SUCCEEDED, resultJson: '"forged"', runUs: 5 });
-  session.write({ body: { $case: 'finished', value: { items: [item] } } });
+  session.write({ body: { $case: 'finished', value: { items: [item], runs: [] } } });
   await next(session, 'finishedAck');
 }
 
@@ -57,7 +57,7 @@ test('A20: the result of a superseded generation is acknowledged, changes nothin
   agent.write({
     body: {
       $case: 'finished',
-      value: { items: [Finished.fromPartial({ ...task, outcome: Outcome.FAILED, exitCode: 1, runUs: 5 })] },
+      value: { items: [Finished.fromPartial({ ...task, outcome: Outcome.FAILED, exitCode: 1, runUs: 5 })], runs: [] },
     },
   });
   const [again] = tasksOf(await next(agent, 'assign'));

@@ -68,6 +68,7 @@ const finished = (i: number): SessionRequest => ({
         },
         ...{ runUs: 1, ageMs: 0, peakMemoryBytes: undefined, resultJson: 'x'.repeat(1000), output: undefined },
       })),
+      runs: [],
     },
   },
 });

@@ -2,10 +2,11 @@
 import type { Executor } from '../../agent/core/types.js';
 import type { Journal } from '../../agent/output/journal.js';
 import { assembleAgent } from '../../agent/session/assemble.js';
+import { refsOf } from '../../agent/session/results.js';
 import type { AgentCalls, Dialer } from '../../agent/session/dialer.js';
 import { MeshError } from '../../common/errors.js';
 import type { Logger } from '../../common/log.js';
-import { type Finished, SessionRequest, SessionResponse } from '../../proto/gen/mesh/v1/agent.js';
+import { type FinishedBatch, SessionRequest, SessionResponse } from '../../proto/gen/mesh/v1/agent.js';
 import { Capabilities } from '../../proto/gen/mesh/v1/common.js';
 import { parseEndpoint } from '../../link/endpoints.js';
 import { MemoryJournal } from '../support/memory-journal.js';
@@ -43,9 +44,10 @@ class WitnessedJournal extends MemoryJournal {
     super();
   }
 
-  override async append(items: readonly Finished[]): Promise<number | undefined> {
-    const segment = await super.append(items);
-    for (const item of segment === undefined ? [] : items) this.recorder.kept(item, this.node);
+  override async append(batch: FinishedBatch): Promise<number | undefined> {
+    const segment = await super.append(batch);
+    for (const result of segment === undefined ? [] : [...batch.items, ...batch.runs])
+      for (const ref of refsOf(result)) this.recorder.kept(ref, this.node);
     return segment;
   }
 }

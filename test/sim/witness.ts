@@ -1,5 +1,5 @@
 /** Sits on the wire between agents and coordinators: sees, and sometimes doubles, what passes. */
-import type { SessionRequest, SessionResponse } from '../../proto/gen/mesh/v1/agent.js';
+import type { SessionRequest, SessionResponse, TaskRefs } from '../../proto/gen/mesh/v1/agent.js';
 import type { Recorder } from './recorder.js';
 import type { Scenario } from './scenario.js';
 import type { Tap } from './stream.js';
@@ -14,6 +14,7 @@ const REPEATABLE: ReadonlySet<string> = new Set([
   'retract',
   'cancel',
   'finishedAck',
+  'finishedRunsAck',
 ]);
 
 /** A message of an agent may come a second time this much later. */
@@ -42,11 +43,27 @@ export class Witness {
     };
     const hear = (message: SessionResponse): SessionResponse[] => {
       const { body } = message;
-      const released =
-        body?.$case === 'finishedAck' ? body.value : body?.$case === 'welcome' ? body.value.superseded : undefined;
+      const released = releasedBy(body);
       if (released && released.jobs.length > 0) this.recorder.released(agent, released);
       return pass(message, '<-');
     };
     return { request: say, response: hear };
   }
+}
+
+/** What an agent need not keep any longer. */
+function releasedBy(body: SessionResponse['body']): TaskRefs | undefined {
+  if (body?.$case === 'finishedAck') return body.value;
+  if (body?.$case === 'welcome') return body.value.superseded;
+  if (body?.$case !== 'finishedRunsAck') return undefined;
+  const refs: TaskRefs = { jobs: [], indexes: [], generations: [] };
+  body.value.jobs.forEach((job, i) => {
+    const first = body.value.firsts[i] as number;
+    for (let place = 0; place < (body.value.counts[i] as number); place++) {
+      refs.jobs.push(job);
+      refs.indexes.push(first + place);
+      refs.generations.push(1);
+    }
+  });
+  return refs;
 }

@@ -18,7 +18,15 @@ import { Outbox } from '../../agent/session/outbox.js';
 import { SteadyTime } from '../../agent/session/steady-time.js';
 import type { Reconciliation, Upstream } from '../../agent/session/upstream.js';
 import { Work } from '../../agent/session/work.js';
-import { type Assign, type Finished, type JobBody, Outcome, type TaskRefs } from '../../proto/gen/mesh/v1/agent.js';
+import {
+  type Assign,
+  type Finished,
+  type FinishedBatch,
+  type JobBody,
+  Outcome,
+  type SucceededRun,
+  type TaskRefs,
+} from '../../proto/gen/mesh/v1/agent.js';
 import { ManualClock } from './manual-clock.js';
 import { MemoryJournal } from './memory-journal.js';
 
@@ -118,12 +126,15 @@ export class FakeExecutor implements Executor {
 
 /** A session that only writes down what it is given. */
 export class RecordedUpstream implements Upstream {
+  takesRuns = true;
   readonly results: Finished[] = [];
+  readonly runs: SucceededRun[] = [];
   readonly starts: { ref: string; ageMs: number }[] = [];
   readonly retractions: { dropped: TaskRefs; kept: TaskRefs }[] = [];
 
-  async finished(items: Finished[]): Promise<void> {
+  async finished({ items, runs }: FinishedBatch): Promise<void> {
     this.results.push(...items);
+    this.runs.push(...runs);
   }
 
   started(items: { job: number; index: number; generation: number; ageMs: number }[]): void {

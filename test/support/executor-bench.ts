@@ -6,7 +6,14 @@ import { systemClock } from '../../common/clock.js';
 import { silentLogger } from '../../common/log.js';
 import type { JobBody } from '../../proto/gen/mesh/v1/agent.js';
 import type { OutputChunk } from '../../proto/gen/mesh/v1/common.js';
-import type { AttemptEnd, AttemptSpec, Executor, LaunchObserver, RunningLaunch } from '../../agent/core/types.js';
+import {
+  type AttemptEnd,
+  type AttemptSpec,
+  type Executor,
+  type LaunchObserver,
+  type RunningLaunch,
+  successOf,
+} from '../../agent/core/types.js';
 import type { JobSecrets } from '../../agent/core/secrets.js';
 import { OutputSpool } from '../../agent/output/spool.js';
 import { Janitor } from '../../agent/executors/janitor.js';
@@ -111,6 +118,10 @@ export function observe(
     });
   const chunks = (position: number) => spools.get(position)?.tail()?.chunks ?? [];
   const text = (position: number) => Buffer.concat(chunks(position).map((chunk) => chunk.data)).toString();
+  const ended = (position: number, end: AttemptEnd) => {
+    if (ends.has(position)) throw new Error(`position ${position} ended twice`);
+    ends.set(position, end);
+  };
   const observer: LaunchObserver = {
     started: (position, ageMs) => {
       started.set(position, ageMs);
@@ -123,10 +134,9 @@ export function observe(
       spools.set(position, spool);
       return spool;
     },
-    ended: (position, end) => {
-      if (ends.has(position)) throw new Error(`position ${position} ended twice`);
-      ends.set(position, end);
-    },
+    ended,
+    succeeded: (positions, resultsJson, runUs) =>
+      positions.forEach((position, i) => ended(position, successOf(resultsJson[i] as string, runUs[i] as number))),
     returned: (positions) => {
       returned.push(...positions);
     },

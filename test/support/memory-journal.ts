@@ -1,6 +1,6 @@
 /** A journal that survives whatever uses it, for as long as the test keeps it. */
-import type { Journal, JournalSegment } from '../../agent/output/journal.js';
-import { type Finished, FinishedBatch } from '../../proto/gen/mesh/v1/agent.js';
+import { type Journal, type JournalSegment, resultsIn } from '../../agent/output/journal.js';
+import { FinishedBatch } from '../../proto/gen/mesh/v1/agent.js';
 
 export class MemoryJournal implements Journal {
   /** Encoded, as on a disk: what is changed after it was appended is not changed here. */
@@ -21,18 +21,18 @@ export class MemoryJournal implements Journal {
 
   async load(): Promise<JournalSegment[]> {
     return [...this.#segments].map(([segment, { bytes }]) => {
-      const { items } = FinishedBatch.decode(bytes);
-      this.#segments.set(segment, { bytes, live: items.length });
-      return { segment, items };
+      const batch = FinishedBatch.decode(bytes);
+      this.#segments.set(segment, { bytes, live: resultsIn(batch) });
+      return { segment, ...batch };
     });
   }
 
-  async append(items: readonly Finished[]): Promise<number | undefined> {
+  async append(batch: FinishedBatch): Promise<number | undefined> {
     if (this.full) return undefined;
     this.appends++;
     const segment = this.#next++;
-    const bytes = FinishedBatch.encode({ items: [...items] }).finish();
-    this.#segments.set(segment, { bytes, live: items.length });
+    const bytes = FinishedBatch.encode(batch).finish();
+    this.#segments.set(segment, { bytes, live: resultsIn(batch) });
     return segment;
   }
 

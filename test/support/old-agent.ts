@@ -158,7 +158,7 @@ export class OldAgent implements SignalSource {
         resultJson: '',
         output: { chunks: [{ stream: 1, offset: 0, atMs: 0, data }], totalBytes: data.length },
       };
-      this.#send({ $case: 'finished', value: { items: [finished] } });
+      this.#send({ $case: 'finished', value: { items: [finished], runs: [] } });
     });
   }
 }

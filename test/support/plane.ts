@@ -241,7 +241,7 @@ export class PlayedAgent {
 
   report(tasks: readonly HeldTask[], over: Partial<Finished> = {}): void {
     const items = tasks.map((task) => finishedOf(task, over));
-    this.plane.results.report(this.session, items);
+    this.plane.results.report(this.session, { items, runs: [] });
   }
 
   /** Reports and waits for the acknowledgement. */

@@ -70,6 +70,9 @@ export interface SessionResponse {
     | { $case: "cancel"; value: TaskRefs }
     | { $case: "finishedAck"; value: TaskRefs }
     | { $case: "goodbye"; value: Goodbye }
+    | //
+    /** Since protocol 4. */
+    { $case: "finishedRunsAck"; value: TaskRuns }
     | undefined;
 }
 
@@ -83,6 +86,14 @@ export interface TaskRefs {
   jobs: number[];
   indexes: number[];
   generations: number[];
+}
+
+/** Columns of runs of successive tasks of one job, all in their first generation: three packed arrays of one length. */
+export interface TaskRuns {
+  jobs: number[];
+  /** The index of the first of each run. */
+  firsts: number[];
+  counts: number[];
 }
 
 export interface AgentHello {
@@ -249,8 +260,26 @@ export interface Finished {
   output: OutputTail | undefined;
 }
 
+/**
+ * What most functions come to: successive tasks of one job, all in their first generation, that succeeded at about one
+ * time and brought nothing but a short result. Since protocol 4.
+ */
+export interface SucceededRun {
+  job: number;
+  /** The index of the first. */
+  first: number;
+  /** Milliseconds since the end of them, when this message was made. */
+  ageMs: number;
+  /** From start to end of each, on the agent's monotonic clock; so many tasks there are. */
+  runUs: number[];
+  /** What the functions returned, as JSON: one of each, or one for all. */
+  resultsJson: string[];
+}
+
 export interface FinishedBatch {
   items: Finished[];
+  /** Since protocol 4. */
+  runs: SucceededRun[];
 }
 
 export interface RetractedBatch {
@@ -453,6 +482,9 @@ export const SessionResponse: MessageFns<SessionResponse> = {
       case "goodbye":
         Goodbye.encode(message.body.value, writer.uint32(58).fork()).join();
         break;
+      case "finishedRunsAck":
+        TaskRuns.encode(message.body.value, writer.uint32(66).fork()).join();
+        break;
     }
     return writer;
   },
@@ -526,6 +558,14 @@ export const SessionResponse: MessageFns<SessionResponse> = {
             message.body = { $case: "goodbye", value: Goodbye.decode(reader, reader.uint32()) };
             continue;
           }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.body = { $case: "finishedRunsAck", value: TaskRuns.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -583,6 +623,12 @@ export const SessionResponse: MessageFns<SessionResponse> = {
       case "goodbye": {
         if (object.body?.value !== undefined && object.body?.value !== null) {
           message.body = { $case: "goodbye", value: Goodbye.fromPartial(object.body.value) };
+        }
+        break;
+      }
+      case "finishedRunsAck": {
+        if (object.body?.value !== undefined && object.body?.value !== null) {
+          message.body = { $case: "finishedRunsAck", value: TaskRuns.fromPartial(object.body.value) };
         }
         break;
       }
@@ -775,6 +821,127 @@ export const TaskRefs: MessageFns<TaskRefs> = {
     message.jobs = object.jobs?.map((e) => e) || [];
     message.indexes = object.indexes?.map((e) => e) || [];
     message.generations = object.generations?.map((e) => e) || [];
+    return message;
+  },
+};
+
+function createBaseTaskRuns(): TaskRuns {
+  return { jobs: [], firsts: [], counts: [] };
+}
+
+export const TaskRuns: MessageFns<TaskRuns> = {
+  encode(message: TaskRuns, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.jobs.length !== 0) {
+      writer.uint32(10).fork();
+      for (const v of message.jobs) {
+        writer.uint64(v);
+      }
+      writer.join();
+    }
+    if (message.firsts.length !== 0) {
+      writer.uint32(18).fork();
+      for (const v of message.firsts) {
+        writer.uint32(v);
+      }
+      writer.join();
+    }
+    if (message.counts.length !== 0) {
+      writer.uint32(26).fork();
+      for (const v of message.counts) {
+        writer.uint32(v);
+      }
+      writer.join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): TaskRuns {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseTaskRuns();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag === 8) {
+              message.jobs.push(longToNumber(reader.uint64()));
+
+              continue;
+            }
+
+            if (tag === 10) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.jobs.push(longToNumber(reader.uint64()));
+              }
+
+              continue;
+            }
+
+            break;
+          }
+          case 2: {
+            if (tag === 16) {
+              message.firsts.push(reader.uint32());
+
+              continue;
+            }
+
+            if (tag === 18) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.firsts.push(reader.uint32());
+              }
+
+              continue;
+            }
+
+            break;
+          }
+          case 3: {
+            if (tag === 24) {
+              message.counts.push(reader.uint32());
+
+              continue;
+            }
+
+            if (tag === 26) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.counts.push(reader.uint32());
+              }
+
+              continue;
+            }
+
+            break;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<TaskRuns>, I>>(base?: I): TaskRuns {
+    return TaskRuns.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<TaskRuns>, I>>(object: I): TaskRuns {
+    const message = createBaseTaskRuns();
+    message.jobs = object.jobs?.map((e) => e) || [];
+    message.firsts = object.firsts?.map((e) => e) || [];
+    message.counts = object.counts?.map((e) => e) || [];
     return message;
   },
 };
@@ -2375,14 +2542,134 @@ export const Finished: MessageFns<Finished> = {
   },
 };
 
+function createBaseSucceededRun(): SucceededRun {
+  return { job: 0, first: 0, ageMs: 0, runUs: [], resultsJson: [] };
+}
+
+export const SucceededRun: MessageFns<SucceededRun> = {
+  encode(message: SucceededRun, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.job !== 0) {
+      writer.uint32(8).uint64(message.job);
+    }
+    if (message.first !== 0) {
+      writer.uint32(16).uint32(message.first);
+    }
+    if (message.ageMs !== 0) {
+      writer.uint32(24).uint32(message.ageMs);
+    }
+    if (message.runUs.length !== 0) {
+      writer.uint32(34).fork();
+      for (const v of message.runUs) {
+        writer.uint32(v);
+      }
+      writer.join();
+    }
+    for (const v of message.resultsJson) {
+      writer.uint32(42).string(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SucceededRun {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSucceededRun();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.job = longToNumber(reader.uint64());
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.first = reader.uint32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.ageMs = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag === 32) {
+              message.runUs.push(reader.uint32());
+
+              continue;
+            }
+
+            if (tag === 34) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.runUs.push(reader.uint32());
+              }
+
+              continue;
+            }
+
+            break;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.resultsJson.push(reader.string());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<SucceededRun>, I>>(base?: I): SucceededRun {
+    return SucceededRun.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<SucceededRun>, I>>(object: I): SucceededRun {
+    const message = createBaseSucceededRun();
+    message.job = object.job ?? 0;
+    message.first = object.first ?? 0;
+    message.ageMs = object.ageMs ?? 0;
+    message.runUs = object.runUs?.map((e) => e) || [];
+    message.resultsJson = object.resultsJson?.map((e) => e) || [];
+    return message;
+  },
+};
+
 function createBaseFinishedBatch(): FinishedBatch {
-  return { items: [] };
+  return { items: [], runs: [] };
 }
 
 export const FinishedBatch: MessageFns<FinishedBatch> = {
   encode(message: FinishedBatch, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     for (const v of message.items) {
       Finished.encode(v!, writer.uint32(10).fork()).join();
+    }
+    for (const v of message.runs) {
+      SucceededRun.encode(v!, writer.uint32(18).fork()).join();
     }
     return writer;
   },
@@ -2408,6 +2695,14 @@ export const FinishedBatch: MessageFns<FinishedBatch> = {
             message.items.push(Finished.decode(reader, reader.uint32()));
             continue;
           }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.runs.push(SucceededRun.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2426,6 +2721,7 @@ export const FinishedBatch: MessageFns<FinishedBatch> = {
   fromPartial<I extends Exact<DeepPartial<FinishedBatch>, I>>(object: I): FinishedBatch {
     const message = createBaseFinishedBatch();
     message.items = object.items?.map((e) => Finished.fromPartial(e)) || [];
+    message.runs = object.runs?.map((e) => SucceededRun.fromPartial(e)) || [];
     return message;
   },
 };
