@@ -1,4 +1,5 @@
 import { test } from 'tap';
+import { PROTOCOL } from '../../common/package.js';
 import { elapse, jobUntil, PlayedAgent, startPlane, submission, submit, tasksOf } from '../../test/support/plane.js';
 import { withStore } from '../../test/support/postgres.js';
 import type { Store } from '../ports.js';
@@ -180,7 +181,10 @@ test('who cannot be admitted hears why', async (t) => {
       () => undefined,
       () => undefined,
     );
-  await t.rejects(admit({}), { code: 'PROTOCOL', message: /speaks protocol 7 to 9, this coordinator 1 to 3/ });
+  await t.rejects(admit({}), {
+    code: 'PROTOCOL',
+    message: new RegExp(`speaks protocol 7 to 9, this coordinator ${PROTOCOL.min} to ${PROTOCOL.max}`),
+  });
   await t.rejects(admit({ protocol: { min: 1, max: 9 } }), { code: 'PROTOCOL', message: /no capabilities/ });
   await agent.connect();
   await store.nodes.setRevoked('attic', true);
