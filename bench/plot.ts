@@ -8,6 +8,8 @@ import { formatNumber, type Result } from './report.js';
 const WIDTH_PX = 960;
 const LABEL_PX = 470;
 const RIGHT_PX = 90;
+/** About as wide as a letter of a label is on average; longer labels are squeezed into their place. */
+const LETTER_PX = 6.4;
 const ROW_PX = 20;
 const HEAD_PX = 56;
 const GROUP_PX = 30;
@@ -47,8 +49,10 @@ function toX(margin: number): number {
 function bar(label: string, margin: number, y: number): string {
   const [from, to] = [zeroX, toX(margin)];
   const value = margin > 100 ? 'over 100' : formatNumber(margin);
+  const room = LABEL_PX - 16;
+  const squeezed = label.length * LETTER_PX > room ? ` textLength="${room}" lengthAdjust="spacingAndGlyphs"` : '';
   return [
-    `<text x="${LABEL_PX - 8}" y="${y + 14}" text-anchor="end">${escape(label)}</text>`,
+    `<text x="${LABEL_PX - 8}" y="${y + 14}" text-anchor="end"${squeezed}>${escape(label)}</text>`,
     `<rect class="${margin >= 1 ? 'met' : 'missed'}" x="${Math.min(from, to)}" y="${y + 4}" width="${Math.max(1, Math.abs(to - from))}" height="${ROW_PX - 7}" rx="2"/>`,
     `<text class="soft" x="${WIDTH_PX - 8}" y="${y + 14}" text-anchor="end">× ${value}</text>`,
   ].join('\n');
