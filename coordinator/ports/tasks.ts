@@ -92,14 +92,14 @@ export interface TaskQuery {
   /** Not this one and none after it. */
   toIndex?: number;
   limit: number;
-  /** Looks at no others: those with an attempt that failed, those that came back and wait, or these. */
+  /** Looks at no others: those with an attempt that failed, those that came back and wait, or these, of live tasks. */
   among?: 'failed' | 'returned' | readonly number[];
 }
 
 export interface TaskStore {
   /**
-   * Fresh, or due RETRYING or QUEUED → ASSIGNED; raises generation, moves the cursor, starts the job. Makes the rows of fresh
-   * tasks; a range that does not begin at the job's cursor is left.
+   * Fresh, or due RETRYING or QUEUED → ASSIGNED; raises generation, moves the cursor, starts the job. A range of fresh tasks
+   * that does not begin at the job's cursor is left.
    */
   assign(epoch: number, items: AssignItem[]): Promise<{ tasks: AssignedTask[]; jobs: JobChange[] }>;
   /** ASSIGNED → RUNNING. `ageMs` since the attempt started. */
