@@ -28,20 +28,26 @@ const PIDS_PER_TURN = 256;
 
 /**
  * Kills every process whose cookie begins with this marker, except those `keep` wants; returns how many. With the
- * default it cleans up after an earlier agent on the same data directory: call it before anything is started.
+ * default it cleans up after an earlier agent on the same data directory: call it before anything is started. One that
+ * dies has no environment any more and is there for a moment all the same: they are gone when this resolves.
  */
 export async function sweepStrays(marker: string, keep: (cookie: string) => boolean = () => false): Promise<number> {
-  const killed = new Set<number>();
+  const killed = new Map<number, number>();
+  const dies = ([pid, startTicks]: [number, number]): boolean => {
+    const entry = readProcess(pid);
+    return entry?.startTicks === startTicks && !entry.zombie;
+  };
   for (let round = 0; round < ROUNDS_MAX; round++) {
-    let found = 0;
+    let found = [...killed].filter(dies).length;
     for (const [i, pid] of readPids().entries()) {
       if (i % PIDS_PER_TURN === PIDS_PER_TURN - 1) await nextTurn();
       if (pid === process.pid) continue;
       const cookie = readCookie(pid);
-      if (!cookie?.startsWith(`${marker}/`) || keep(cookie) || readProcess(pid)?.zombie !== false) continue;
-      if (!sendSignal(pid, 'SIGKILL')) continue;
+      if (!cookie?.startsWith(`${marker}/`) || keep(cookie)) continue;
+      const entry = readProcess(pid);
+      if (entry?.zombie !== false || !sendSignal(pid, 'SIGKILL')) continue;
       found++;
-      killed.add(pid);
+      killed.set(pid, entry.startTicks);
     }
     if (found === 0) break;
     await nextTurn();
@@ -89,6 +95,8 @@ export class StrayWatch implements Service {
   readonly #live = new Set<string>();
   readonly #loop: Loop;
   #retired = 0;
+  /** A process that executes another program has no environment for a moment; so it is looked for once more. */
+  #again = false;
 
   constructor(options: { marker: string; boot: string; clock: Clock; log: Logger; everyMs?: number }) {
     this.#marker = options.marker;
@@ -98,7 +106,8 @@ export class StrayWatch implements Service {
       clock: options.clock,
       everyMs: options.everyMs ?? 2000,
       turn: async () => {
-        if (this.#retired === 0) return;
+        if (this.#retired === 0 && !this.#again) return;
+        this.#again = this.#retired > 0;
         this.#retired = 0;
         const killed = await this.sweep();
         if (killed > 0) options.log.warn({ event: 'task.strays-killed', killed }, 'processes had left their task');
