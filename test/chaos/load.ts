@@ -92,11 +92,24 @@ export class Load {
     const onDisconnect = random.chance(0.35) ? 'stop' : 'keep';
     const cancel = random.chance(0.12);
     const args = ['--retries', String(RETRIES), '--backoff', '200ms', '--on-disconnect', onDisconnect];
-    const kind = random.pick(['short', 'short', 'medium', 'long', 'failing', 'function']);
+    const kind = random.pick(['short', 'short', 'medium', 'long', 'failing', 'function', 'numbers']);
     const base = { tasks, onDisconnect, cancel, kind } as const;
     if (kind === 'function') {
       const input = Array.from({ length: tasks }, (_, value) => `${value}\n`).join('');
       return { ...base, args: [...args, '--fn', this.#module, '--each', '-'], command: [], input };
+    }
+    if (kind === 'numbers') {
+      // Without items, and enough of them that they are assigned in ranges and complete in blocks.
+      const many = random.integer(100, 600);
+      const array = ['--array', `0-${many - 1}`];
+      return {
+        ...base,
+        tasks: many,
+        kind: 'function',
+        args: [...args, '--fn', this.#module, ...array],
+        command: [],
+        input: '',
+      };
     }
     args.push('--array', `0-${tasks - 1}`);
     const beats = kind === 'short' ? 0 : kind === 'long' ? random.integer(30, 80) : random.integer(2, 15);
