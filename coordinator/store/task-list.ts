@@ -3,7 +3,7 @@ import type { TaskStatus } from '../core/task.js';
 import type { TaskQuery, TaskRow } from '../ports.js';
 import { ints } from './arrays.js';
 import type { Database } from './database.js';
-import { overlapping, stillIn } from './task-ranges.js';
+import { overlapping, stillIn, unpacked } from './task-ranges.js';
 
 /**
  * A page of a job's tasks, of one snapshot: rows, and beside them what completed in blocks and what is still in its range.
@@ -57,20 +57,13 @@ function rowsOf({ job, fromIndex, toIndex, status, among, limit }: TaskQuery): R
 
 const withoutRow = sql`null::text, null::text, null::bytea, null::bigint, null::bigint`;
 
-/** From the blocks that overlap the span. Whole blocks are unpacked: an element of an array is found by passing those before it. */
 const blocksOf = (job: number, from: number, to: number, limit: number): RawBuilder<unknown> => sql`
-  select e.index, 1, 'COMPLETED', 0, 0, g.node, null::integer, j.created_at, g.assigned_at,
-    g.settled_at - (e.age_ms + e.run_us::double precision / 1000) * interval '1 millisecond',
-    g.settled_at - e.age_ms * interval '1 millisecond', null::text, coalesce(e.result, g.result), null::bytea, e.run_us,
+  select b.index, 1, 'COMPLETED', 0, 0, b.node, null::integer, j.created_at, b.assigned_at,
+    b.settled_at - (b.task_age_ms + b.task_run_us::double precision / 1000) * interval '1 millisecond',
+    b.settled_at - b.task_age_ms * interval '1 millisecond', null::text, b.result_json, null::bytea, b.task_run_us,
     null::bigint
-  from (select created_at from job where seq = ${job}::bigint) j
-  cross join (${overlapping('task_block', sql`${job}::bigint`, sql`${from}::integer`, sql`${to}::integer`)}) g
-  cross join lateral (
-    select g.first + p.position::integer - 1 as index, p.age_ms, p.run_us, p.result
-    from unnest(g.age_ms, g.run_us, g.results) with ordinality as p(age_ms, run_us, result, position)
-  ) e
-  where e.index >= ${from}::integer and e.index < ${to}::integer
-  order by e.index limit ${limit}::integer`;
+  from (select created_at from job where seq = ${job}::bigint) j cross join (${unpacked(job, from, to)}) b
+  order by b.index limit ${limit}::integer`;
 
 const rangesOf = ({ job, among, limit }: TaskQuery, from: number, to: number): RawBuilder<unknown> => {
   const index = sql`i.index`;

@@ -134,7 +134,9 @@ export async function complete(database: Database, epoch: number, items: readonl
   const ordered = positions.map((position) => items[position] as Settlement);
   const accepted = new Array<boolean>(items.length).fill(false);
   const jobs = new Map<number, Settled['jobs'][number]>();
-  for (let left = toRuns(ordered), refused = 1; refused > 0; ) {
+  const isLeft = (place: number): boolean => !accepted[positions[place] as number];
+  for (let refused = 1; refused > 0; ) {
+    const left = toRuns(ordered, isLeft);
     const row = await runAsLeader(database, epoch, completeStatement(epoch, ordered, left));
     for (const job of row.jobs) jobs.set(job.seq, toJobChange(job));
     if (row.matched) {
@@ -144,8 +146,6 @@ export async function complete(database: Database, epoch: number, items: readonl
       }
     } else accepted.fill(true);
     ({ refused } = row);
-    const isLeft = (before: number): boolean => !accepted[positions[before] as number];
-    left = toRuns(ordered, isLeft);
   }
   return { accepted, jobs: [...jobs.values()] };
 }

@@ -5,7 +5,7 @@ import { bigints, ints } from './arrays.js';
 import type { Database } from './database.js';
 import { keyOf } from './leading.js';
 import { list } from './task-list.js';
-import { overlapping } from './task-ranges.js';
+import { stillIn, unpacked } from './task-ranges.js';
 
 /** Reading tasks: always along the primary key or the index of what is due, and a bounded page at a time. */
 type Reads = Pick<
@@ -126,7 +126,7 @@ async function live(database: Database): Promise<LiveTask[]> {
       from job j cross join lateral (
         select g.node, g.assigned_at, i.index
         from task_range g
-        cross join lateral unnest(int4multirange(int4range(g.first, g.after)) - g.out) as still(part)
+        cross join lateral unnest(${stillIn(sql`g.first`, sql`g.after`)}) as still(part)
         cross join lateral generate_series(lower(still.part), upper(still.part) - 1) as i(index)
         where g.job = j.seq
         order by g.first desc limit j.assigned
@@ -199,16 +199,13 @@ interface ResultRow {
 
 /** Rows and blocks, of one snapshot. */
 async function resultRows(database: Database, job: number, fromIndex: number, limit: number): Promise<ResultRow[]> {
-  const [from, to] = [sql`${fromIndex}::integer`, sql`${fromIndex + limit}::integer`];
+  const to = fromIndex + limit;
   const { rows } = await database.run((db) =>
     sql<ResultRow>`
       select index, status, result_json, output from task
-      where job = ${job}::bigint and index >= ${from} and index < ${to}
+      where job = ${job}::bigint and index >= ${fromIndex}::integer and index < ${to}::integer
       union all
-      select g.first + e.position::integer - 1, 'COMPLETED', coalesce(e.result, g.result), null
-      from (${overlapping('task_block', sql`${job}::bigint`, from, to)}) g
-      cross join lateral unnest(g.age_ms, g.results) with ordinality as e(age_ms, result, position)
-      where g.first + e.position - 1 >= ${from} and g.first + e.position - 1 < ${to}
+      select index, 'COMPLETED', result_json, null from (${unpacked(job, fromIndex, to)}) b
       order by index`.execute(db),
   );
   return rows;

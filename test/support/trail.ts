@@ -106,17 +106,10 @@ begin
   end if;
   return null;
 end $$;
-create or replace function note_range() returns trigger language plpgsql as $$
+create or replace function note_span() returns trigger language plpgsql as $$
 begin
   insert into trail (epoch, job, index, generation, node, was, became, assigned, failed, lost)
-  select (select epoch from leader), new.job, i, 1, new.node, 'QUEUED', 'ASSIGNED', true, false, false
-  from generate_series(new.first, new.after - 1) i;
-  return null;
-end $$;
-create or replace function note_block() returns trigger language plpgsql as $$
-begin
-  insert into trail (epoch, job, index, generation, node, was, became, assigned, failed, lost)
-  select (select epoch from leader), new.job, i, 1, new.node, 'ASSIGNED', 'COMPLETED', false, false, false
+  select (select epoch from leader), new.job, i, 1, new.node, tg_argv[0], tg_argv[1], tg_argv[1] = 'ASSIGNED', false, false
   from generate_series(new.first, new.after - 1) i;
   return null;
 end $$;
@@ -128,8 +121,8 @@ begin
   return null;
 end $$;
 create or replace trigger note_task after insert or update on task for each row execute function note_task();
-create or replace trigger note_range after insert on task_range for each row execute function note_range();
-create or replace trigger note_block after insert on task_block for each row execute function note_block();
+create or replace trigger note_range after insert on task_range for each row execute function note_span('QUEUED', 'ASSIGNED');
+create or replace trigger note_block after insert on task_block for each row execute function note_span('ASSIGNED', 'COMPLETED');
 create or replace trigger note_leader after insert or update on leader for each row execute function note_leader();
 `;
 
