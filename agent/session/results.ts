@@ -1,4 +1,5 @@
 /** What the coordinator is told of attempts' ends: one by one, or of what is plain in runs of successive tasks. */
+import { resultAt, RUN_RESULT_CHARS_MAX } from '../../common/result-run.js';
 import { type Finished, type FinishedBatch, Outcome, type SucceededRun } from '../../proto/gen/mesh/v1/agent.js';
 import type { Attempt } from '../core/attempt.js';
 import type { AttemptEnd, AttemptRef } from '../core/types.js';
@@ -18,8 +19,6 @@ export function* refsOf(result: Result): Generator<AttemptRef> {
   for (let i = 0; i < runUs.length; i++) yield { job, index: first + i, generation: 1 };
 }
 
-/** Larger values travel alone. */
-const RUN_RESULT_CHARS_MAX = 1024;
 const UINT32_MAX = 2 ** 32 - 1;
 
 const OUTCOMES: Record<AttemptEnd['outcome'], Outcome> = {
@@ -90,12 +89,10 @@ export function goOn(
 }
 
 /** Its results one by one. */
-export const apart = ({ job, first, ageMs, runUs, resultsJson }: SucceededRun): Finished[] =>
-  runUs.map((tookUs, i) => ({
-    ...blank({ job, index: first + i, generation: 1 }, Outcome.SUCCEEDED, ''),
-    runUs: tookUs,
-    ageMs,
-    resultJson: (resultsJson.length === 1 ? resultsJson[0] : resultsJson[i]) ?? '',
+export const apart = (run: SucceededRun): Finished[] =>
+  run.runUs.map((runUs, place) => ({
+    ...blank({ job: run.job, index: run.first + place, generation: 1 }, Outcome.SUCCEEDED, ''),
+    ...{ runUs, ageMs: run.ageMs, resultJson: resultAt(run, place) },
   }));
 
 /** As they travel and are kept. */

@@ -6,6 +6,7 @@
  * A repeated message breaks no rule: networks repeat, and every message is idempotent.
  */
 import { MeshError } from '../../common/errors.js';
+import { RUN_RESULT_CHARS_MAX } from '../../common/result-run.js';
 import {
   type AgentHello,
   type Finished,
@@ -27,8 +28,6 @@ export const REPORTS_MAX = 10_000;
 const INTEGER_MAX = 2 ** 31 - 1;
 const AGE_MS_MAX = 10 * 365 * 86_400_000;
 const TEXT_MAX = 256 * 1024;
-/** What belongs to a run is short: one text may stand for thousands of tasks. */
-const RUN_RESULT_MAX = 1024;
 const NAME_MAX = 1024;
 const LABELS_MAX = 1000;
 const COUNT_MAX = 1_000_000;
@@ -154,7 +153,7 @@ function checkRun({ job, first, ageMs, runUs, resultsJson }: SucceededRun): void
   checkRef(job, first, 1);
   whole('the index of the last task of a run', first + runUs.length - 1, 0, INTEGER_MAX);
   whole('the age of a result', ageMs, 0, AGE_MS_MAX);
-  for (const text of resultsJson) short('the result of an attempt in a run', text, RUN_RESULT_MAX);
+  for (const text of resultsJson) short('the result of an attempt in a run', text, RUN_RESULT_CHARS_MAX);
 }
 
 function checkCapabilities(given: Capabilities): void {

@@ -1,6 +1,7 @@
 /** What a committed batch of results changes beside the database: the ledger, what is learned, and who hears of it. */
 import type { Clock } from '../../common/clock.js';
 import type { Logger } from '../../common/log.js';
+import { resultAt } from '../../common/result-run.js';
 import type { Finished } from '../../proto/gen/mesh/v1/agent.js';
 import { OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
 import type { Ledger, LiveAttempt } from '../core/ledger.js';
@@ -11,7 +12,7 @@ import type { Fleet } from './fleet.js';
 import type { Jobs } from './jobs.js';
 import type { NodeJudge } from './node-judge.js';
 import type { PipelineDelay } from './pipeline-delay.js';
-import { payloadBytes as runBytes, resultOf, type WholeRun } from './result-runs.js';
+import { payloadBytes as runBytes, type WholeRun } from './result-runs.js';
 import type { ResultQuota } from './result-quota.js';
 import type { ResultObserver } from './results.js';
 import { RunTimes } from './run-times.js';
@@ -138,7 +139,7 @@ export class Aftermath {
       if (isAwaited)
         changes.results.emit(run.job, {
           index: attempt.index,
-          resultJson: resultOf(run, place) || undefined,
+          resultJson: resultAt(run, place) || undefined,
           output: undefined,
         });
     }

@@ -3,6 +3,7 @@
  * whole when every task of it is live where it was reported from and nothing about any of them needs care; otherwise its
  * results are looked at one by one, as if they had come so.
  */
+import { resultAt } from '../../common/result-run.js';
 import { Outcome, type SucceededRun, type TaskRuns } from '../../proto/gen/mesh/v1/agent.js';
 import type { Ledger, LiveAttempt } from '../core/ledger.js';
 import type { Settlement } from '../ports.js';
@@ -50,15 +51,11 @@ export function payloadBytes({ resultsJson, runUs }: SucceededRun): number {
   return resultsJson.reduce((bytes, text) => bytes + text.length, 0);
 }
 
-/** What the task at this place returned. */
-export const resultOf = ({ resultsJson }: SucceededRun, place: number): string =>
-  (resultsJson.length === 1 ? resultsJson[0] : resultsJson[place]) ?? '';
-
 /** Its results one by one. The run answers for what they take in memory. */
 export const apart = ({ run, session, receivedMs, unsure }: RunReport): Report[] =>
   run.runUs.map((runUs, place) => {
     const ref = { job: run.job, index: run.first + place, generation: 1 };
-    const said = { outcome: Outcome.SUCCEEDED, runUs, ageMs: run.ageMs, resultJson: resultOf(run, place) };
+    const said = { outcome: Outcome.SUCCEEDED, runUs, ageMs: run.ageMs, resultJson: resultAt(run, place) };
     const report = newReport({ ...blankFinished(ref), ...said }, 'succeeded', receivedMs, { session });
     return { ...report, sizeBytes: 0, unsure };
   });
@@ -116,7 +113,7 @@ function asWhole(
 export const settlementsOf = ({ report: { run, receivedMs }, attempts }: WholeRun, nowMs: number): Settlement[] => {
   const finishedAgeMs = run.ageMs + nowMs - receivedMs;
   return attempts.map((attempt, place) =>
-    completion(attempt, { resultJson: resultOf(run, place), runUs: run.runUs[place] as number, finishedAgeMs }),
+    completion(attempt, { resultJson: resultAt(run, place), runUs: run.runUs[place] as number, finishedAgeMs }),
   );
 };
 
