@@ -8,6 +8,7 @@ import { closeSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { type Clock, pause } from '../common/clock.js';
 import { MeshError, systemCode } from '../common/errors.js';
+import { isAlive } from '../common/process-life.js';
 
 const WAIT_MS = 5000;
 const POLL_MS = 20;
@@ -39,12 +40,7 @@ function read(path: string): string | undefined {
 function isOrphan(content: string): boolean {
   const [pid, host] = content.split(' ');
   if (host !== hostname() || !/^\d+$/.test(pid ?? '')) return false;
-  try {
-    process.kill(Number(pid), 0);
-    return false;
-  } catch (error) {
-    return systemCode(error) === 'ESRCH';
-  }
+  return !isAlive(Number(pid));
 }
 
 function breakOrphan(path: string): void {

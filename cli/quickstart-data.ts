@@ -13,6 +13,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { MeshError, systemCode } from '../common/errors.js';
 import { readIfExists } from '../common/files.js';
+import { isAlive } from '../common/process-life.js';
 
 export interface DataDir {
   path: string;
@@ -65,16 +66,12 @@ function alivePids(logDir: string, directory: string): number[] {
   })();
   return names.flatMap((name) => {
     const pid = Number(/"pid":(\d+)/.exec(readIfExists(join(logDir, name)) ?? '')?.[1]);
-    return Number.isInteger(pid) && pid > 1 && isAlive(pid, directory) ? [pid] : [];
+    return Number.isInteger(pid) && pid > 1 && runsHere(pid, directory) ? [pid] : [];
   });
 }
 
-function isAlive(pid: number, directory: string): boolean {
-  try {
-    process.kill(pid, 0);
-  } catch (error) {
-    return systemCode(error) === 'EPERM';
-  }
+function runsHere(pid: number, directory: string): boolean {
+  if (!isAlive(pid)) return false;
   try {
     return readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(directory);
   } catch {

@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto';
-import { linkSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { linkSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { MeshError, systemCode } from './errors.js';
 import { readIfExists } from './files.js';
+import { startTimeOf } from './process-life.js';
 
 /**
  * One process per data directory. The file names the process that holds it, by pid and by the moment it started (a
@@ -70,23 +71,5 @@ function linked(from: string, to: string): boolean {
   } catch (error) {
     if (systemCode(error) === 'EEXIST') return false;
     throw error;
-  }
-}
-
-/** When a process started, in the system's own units; 'unknown' where only its existence can be told; '' when gone. */
-function startTimeOf(pid: number): string {
-  try {
-    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
-    const [state = '', ...fields] = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-    // Dead, and only not yet waited for by its parent.
-    if (state === 'Z' || state === 'X') return '';
-    return fields[18] ?? 'unknown';
-  } catch {
-    try {
-      process.kill(pid, 0);
-      return 'unknown';
-    } catch (error) {
-      return systemCode(error) === 'EPERM' ? 'unknown' : '';
-    }
   }
 }

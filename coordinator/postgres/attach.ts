@@ -1,10 +1,11 @@
 import { join } from 'node:path';
 import { readIfExists } from '../../common/files.js';
+import { isAlive } from '../../common/process-life.js';
 import { chooseAccount } from './account.js';
 import { findBinaries } from './binaries.js';
 import { SUPERUSER } from './cluster.js';
 import { DATABASE, type EmbeddedConnection } from './embedded.js';
-import { isAlive, parsePidFile, servesDirectory } from './orphan.js';
+import { parsePidFile, servesDirectory } from './orphan.js';
 
 /**
  * How to reach the embedded PostgreSQL that another process runs in a data directory's `postgres/`; undefined when none

@@ -19,10 +19,11 @@ import postgres from 'postgres';
 import { type Test, test } from 'tap';
 import { systemClock } from '../../common/clock.js';
 import { silentLogger } from '../../common/log.js';
+import { isAlive } from '../../common/process-life.js';
 import { copyPrograms } from './account.js';
 import { findBinaries } from './binaries.js';
 import { EmbeddedPostgres, type EmbeddedPostgresOptions } from './embedded.js';
-import { isAlive, parsePidFile } from './orphan.js';
+import { parsePidFile } from './orphan.js';
 
 /** A folder with a space and a quote in its name, removed in the end. Not tap's: that one lies below a repository. */
 function newDirectory(t: Test): string {

@@ -6,6 +6,7 @@ import { type Clock, pause } from '../../common/clock.js';
 import { MeshError, systemCode } from '../../common/errors.js';
 import { readIfExists } from '../../common/files.js';
 import type { Logger } from '../../common/log.js';
+import { isAlive } from '../../common/process-life.js';
 
 /**
  * A coordinator killed with -9 leaves its PostgreSQL running: it is in a process group of its own. The next start finds
@@ -31,15 +32,6 @@ export function parsePidFile(text: string): PidFile | undefined {
   if (!Number.isInteger(pid) || pid <= 1) return undefined;
   return { pid, port: Number(lines[3]), socketDirectory: lines[4]?.trim() || undefined };
 }
-
-export const isAlive = (pid: number): boolean => {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return systemCode(error) === 'EPERM';
-  }
-};
 
 /** Whether the process is a postgres whose working directory or `-D` is this one. */
 export function servesDirectory(pid: number, dataDirectory: string): boolean {
