@@ -31,13 +31,25 @@ interface ListedRow {
 /** Above every index. */
 const INDEX_MAX = 2 ** 31 - 1;
 
+/** The indexes of the page's part of a job, those that follow one another as one: live tasks nearly all do. */
+function spansOf(indexes: readonly number[], { fromIndex, toIndex = INDEX_MAX }: TaskQuery): RawBuilder<unknown> {
+  const spans: { first: number; after: number }[] = [];
+  for (const index of indexes) {
+    if (index < fromIndex || index >= toIndex) continue;
+    const last = spans.at(-1);
+    if (last?.after === index) last.after++;
+    else spans.push({ first: index, after: index + 1 });
+  }
+  return sql`unnest(${ints(spans, (s) => s.first)}, ${ints(spans, (s) => s.after)}) as s(first, after)`;
+}
+
 /** Rows of the key from `fromIndex` on. What failed left an attempt behind, what came back is due: three among a million are found by that. */
-function rowsOf({ job, fromIndex, toIndex, status, among, limit }: TaskQuery): RawBuilder<unknown> {
+function rowsOf(query: TaskQuery): RawBuilder<unknown> {
+  const { job, fromIndex, toIndex, status, among, limit } = query;
   const ofJob = sql`t.job = ${job}::bigint and t.index >= ${fromIndex}::integer`;
   const until = toIndex === undefined ? sql`` : sql`and t.index < ${toIndex}::integer`;
   const inState = status === undefined ? sql`` : sql`and t.status = ${status}::text`;
   const some = (() => {
-    if (among === undefined) return sql``;
     if (among === 'failed')
       return sql`and t.index in (
         select distinct a.index from task_attempt a where a.job = ${job}::bigint and a.index >= ${fromIndex}::integer
@@ -47,12 +59,19 @@ function rowsOf({ job, fromIndex, toIndex, status, among, limit }: TaskQuery): R
         select distinct d.index from task d
         where d.job = ${job}::bigint and d.due_at is not null and d.index >= ${fromIndex}::integer
       )`;
-    return sql`and t.index = any (${ints(among, (index) => index)})`;
+    return sql``;
   })();
+  const inOrder = sql`order by t.index limit ${limit}::integer`;
+  const tasks = Array.isArray(among)
+    ? sql`${spansOf(among, query)} cross join lateral (
+        select * from task t
+        where t.job = ${job}::bigint and t.index >= s.first and t.index < s.after ${inState} ${inOrder}
+      ) t`
+    : sql`task t where ${ofJob} ${until} ${inState} ${some}`;
   return sql`
     select t.index, t.generation, t.status, t.failures, t.losses, t.node, t.exit_code, t.queued_at, t.assigned_at,
       t.started_at, t.finished_at, t.last_error, t.result_json, t.output, t.run_us, t.peak_memory_bytes
-    from task t where ${ofJob} ${until} ${inState} ${some} order by t.index limit ${limit}::integer`;
+    from ${tasks} ${inOrder}`;
 }
 
 const withoutRow = sql`null::text, null::text, null::bytea, null::bigint, null::bigint`;
@@ -62,22 +81,23 @@ const blocksOf = (job: number, from: number, to: number, limit: number): RawBuil
     b.settled_at - (b.task_age_ms + b.task_run_us::double precision / 1000) * interval '1 millisecond',
     b.settled_at - b.task_age_ms * interval '1 millisecond', null::text, b.result_json, null::bytea, b.task_run_us,
     null::bigint
-  from (select created_at from job where seq = ${job}::bigint) j cross join (${unpacked(job, from, to)}) b
+  from (select created_at from job where seq = ${job}::bigint) j cross join (${unpacked(job, from, to, limit)}) b
   order by b.index limit ${limit}::integer`;
 
-const rangesOf = ({ job, among, limit }: TaskQuery, from: number, to: number): RawBuilder<unknown> => {
-  const index = sql`i.index`;
-  const tasks = Array.isArray(among)
-    ? sql`unnest(${ints(among, (one) => one)}) as i(index)
-      cross join lateral (${overlapping('task_range', sql`${job}::bigint`, index, sql`i.index + 1`)}) g`
-    : sql`(${overlapping('task_range', sql`${job}::bigint`, sql`${from}::integer`, sql`${to}::integer`)}) g
-      cross join lateral unnest(${stillIn(sql`${from}::integer`, sql`${to}::integer`)}) as still(part)
-      cross join lateral generate_series(lower(still.part), upper(still.part) - 1) as i(index)`;
+/** Of each piece of a range that is still there the first `limit`. */
+const rangesOf = (query: TaskQuery, to: number): RawBuilder<unknown> => {
+  const { job, fromIndex, among, limit } = query;
+  const spans = Array.isArray(among)
+    ? spansOf(among, query)
+    : sql`(select ${fromIndex}::integer, ${to}::integer) as s(first, after)`;
+  const [first, after] = [sql`s.first`, sql`s.after`];
   return sql`
     select i.index, 1, 'ASSIGNED', 0, 0, g.node, null::integer, j.created_at, g.assigned_at, null::timestamptz,
       null::timestamptz, ${withoutRow}
-    from (select created_at from job where seq = ${job}::bigint) j cross join ${tasks}
-    where i.index >= ${from}::integer and i.index < ${to}::integer and not g.out @> i.index
+    from (select created_at from job where seq = ${job}::bigint) j cross join ${spans}
+    cross join lateral (${overlapping('task_range', sql`${job}::bigint`, first, after)}) g
+    cross join lateral unnest(${stillIn(first, after)}) as still(part)
+    cross join lateral generate_series(lower(part), least(upper(part), lower(part) + ${limit}::integer) - 1) as i(index)
     order by i.index limit ${limit}::integer`;
 };
 
@@ -90,7 +110,7 @@ export function listStatement(query: TaskQuery): RawBuilder<ListedRow> {
   const parts = [rowsOf(query)];
   if (typeof among !== 'string') {
     if ((status ?? 'COMPLETED') === 'COMPLETED' && among === undefined) parts.push(blocksOf(job, fromIndex, to, limit));
-    if ((status ?? 'ASSIGNED') === 'ASSIGNED') parts.push(rangesOf(query, fromIndex, to));
+    if ((status ?? 'ASSIGNED') === 'ASSIGNED') parts.push(rangesOf(query, to));
   }
   const all = sql.join(
     parts.map((part) => sql`(${part})`),

@@ -35,13 +35,21 @@ export const overlapping = (
     select f.first from ${sql.table(table)} f where f.job = ${job} and f.first <= ${from} order by f.first desc limit 1
   ), ${from})`;
 
-/** Of the blocks `g` that overlap a span, its tasks: the block's columns and index, task_age_ms, task_run_us, result_json. */
-export const unpacked = (job: number, from: number, to: number): RawBuilder<unknown> => sql`
-  select g.*, g.first + e.position::integer - 1 as index, e.age_ms as task_age_ms, e.run_us as task_run_us,
+/**
+ * Of the blocks `g` that overlap a span, its tasks: the block's columns and index, task_age_ms, task_run_us, result_json. Of
+ * each block the first `limit`; who asks wants no more than that in all.
+ */
+export const unpacked = (job: number, from: number, to: number, limit: number): RawBuilder<unknown> => {
+  const before = sql`greatest(${from}::integer - g.first, 0)`;
+  const end = sql`least(${to}::integer, g.after) - g.first`;
+  const part = sql`[${before} + 1 : least(${end}, ${before} + ${limit}::integer)]`;
+  return sql`
+  select g.*, g.first + ${before} + e.position::integer - 1 as index, e.age_ms as task_age_ms, e.run_us as task_run_us,
     coalesce(e.result, g.result) as result_json
   from (${overlapping('task_block', sql`${job}::bigint`, sql`${from}::integer`, sql`${to}::integer`)}) g
-  cross join lateral unnest(g.age_ms, g.run_us, g.results) with ordinality as e(age_ms, run_us, result, position)
-  where g.first + e.position - 1 >= ${from}::integer and g.first + e.position - 1 < ${to}::integer`;
+  cross join lateral unnest((g.age_ms)${part}, (g.run_us)${part}, (g.results)${part})
+    with ordinality as e(age_ms, run_us, result, position)`;
+};
 
 /** What of a span is still in the range `g`, which overlaps it. */
 export const stillIn = (from: RawBuilder<unknown>, to: RawBuilder<unknown>): RawBuilder<unknown> =>

@@ -205,7 +205,7 @@ async function resultRows(database: Database, job: number, fromIndex: number, li
       select index, status, result_json, output from task
       where job = ${job}::bigint and index >= ${fromIndex}::integer and index < ${to}::integer
       union all
-      select index, 'COMPLETED', result_json, null from (${unpacked(job, fromIndex, to)}) b
+      select index, 'COMPLETED', result_json, null from (${unpacked(job, fromIndex, to, limit)}) b
       order by index`.execute(db),
   );
   return rows;
