@@ -113,7 +113,7 @@ function asWhole(
 export const settlementsOf = ({ report: { run, receivedMs }, attempts }: WholeRun, nowMs: number): Settlement[] => {
   const finishedAgeMs = run.ageMs + nowMs - receivedMs;
   return attempts.map((attempt, place) =>
-    completion(attempt, { resultJson: resultAt(run, place), runUs: run.runUs[place] as number, finishedAgeMs }),
+    completion(attempt, { resultJson: resultAt(run, place), runUs: run.runUs[place] as number }, finishedAgeMs),
   );
 };
 

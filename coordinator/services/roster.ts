@@ -46,8 +46,9 @@ export class Roster implements Service {
   #others: LiveCoordinator[] = [];
   /** Read with each turn: every heartbeat asks for the list, and asking the system for its interfaces is no small thing. */
   #own: string[] = [];
-  /** What `addresses` answers until the next look. */
-  #known: { leads: boolean; addresses: string[] } | undefined;
+  /** What `addresses` answers until the next look, or until this coordinator leads or no longer does. */
+  #known: { leads: boolean; addresses: string[] } = { leads: false, addresses: [] };
+  #mayHaveChanged = true;
 
   constructor(options: RosterOptions) {
     this.#options = options;
@@ -80,7 +81,7 @@ export class Roster implements Service {
 
   #look(): void {
     this.#own = this.#options.addresses();
-    this.#known = undefined;
+    this.#mayHaveChanged = true;
   }
 
   /** No other coordinator is known. */
@@ -111,7 +112,11 @@ export class Roster implements Service {
    */
   addresses(): string[] {
     const leads = this.#options.leads();
-    if (this.#known?.leads !== leads) this.#known = { leads, addresses: this.#gather() };
+    if (this.#mayHaveChanged || this.#known.leads !== leads) {
+      const [gathered, { addresses }] = [this.#gather(), this.#known];
+      this.#known = { leads, addresses: gathered.join() === addresses.join() ? addresses : gathered };
+      this.#mayHaveChanged = false;
+    }
     return this.#known.addresses;
   }
 
@@ -145,6 +150,6 @@ export class Roster implements Service {
         ...{ name, addresses, leader, version, trustGeneration },
         lastSeenAtMs: Math.round(clock.wallMs() - ageMs),
       }));
-    this.#known = undefined;
+    this.#mayHaveChanged = true;
   }
 }

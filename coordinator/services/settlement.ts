@@ -69,14 +69,13 @@ const NO_POLICY = { failuresMax: 1, lossesMax: 1, backoffMs: 0, backoffCapMs: 0 
 interface Success {
   resultJson: string;
   runUs: number;
-  finishedAgeMs: number;
   exitCode?: number | undefined;
   output?: OutputTail | undefined;
   peakMemoryBytes?: number | undefined;
 }
 
 /** What was said of a success needs no decision. */
-export const completion = (attempt: LiveAttempt, success: Success): Settlement => ({
+export const completion = (attempt: LiveAttempt, success: Success, finishedAgeMs: number): Settlement => ({
   job: attempt.job,
   index: attempt.index,
   generation: attempt.generation,
@@ -92,7 +91,7 @@ export const completion = (attempt: LiveAttempt, success: Success): Settlement =
   resultJson: success.resultJson || undefined,
   output: success.output ? OutputTail.encode(success.output).finish() : undefined,
   runUs: success.runUs || undefined,
-  finishedAgeMs: success.finishedAgeMs,
+  finishedAgeMs,
   peakMemoryBytes: success.peakMemoryBytes,
 });
 

@@ -85,8 +85,12 @@ export class Vitals implements Service {
     }
     if (!wasHealthy) onCapacity();
     if (!this.#options.holdsLead()) return undefined;
+    // A plain literal: with properties after a spread it took a twentieth of all that idle agents cost.
     return {
-      ...{ sequence: beat.sequence, pingUs: nowUs, epoch: epoch(), draining: node.row.draining },
+      sequence: beat.sequence,
+      pingUs: nowUs,
+      epoch: epoch(),
+      draining: node.row.draining,
       coordinators: node.session?.news(this.#options.coordinators()) ?? [],
       renew: this.#options.renewalWanted(node.row.certificateSerial),
     };
