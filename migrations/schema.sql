@@ -140,6 +140,7 @@ create table job_input (
   constraint job_input_range CHECK (from_index >= 0 AND to_index = (from_index + cardinality(inputs)))
 );
 CREATE INDEX job_input_created ON job_input USING btree (created_at);
+CREATE TRIGGER job_input_kept BEFORE DELETE ON job_input FOR EACH ROW EXECUTE FUNCTION keep_inputs();
 
 create table join_request (
   public_key_digest text not null,
@@ -432,6 +433,18 @@ AS $function$
     when on_failure = 'partial' and completed > 0 then 'PARTIALLY_COMPLETED'
     else 'FAILED'
   end
+$function$;
+
+CREATE OR REPLACE FUNCTION keep_inputs()
+ RETURNS trigger
+ LANGUAGE plpgsql
+AS $function$
+begin
+  if exists (select from job where id = old.job_id and completed_at is null) then
+    return null;
+  end if;
+  return old;
+end
 $function$;
 
 CREATE OR REPLACE FUNCTION record_certificate(given certificate, same_holder boolean, at timestamp with time zone)

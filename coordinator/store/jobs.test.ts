@@ -11,6 +11,7 @@ import {
   pages,
   untilBlocked,
 } from '../../test/support/store-fixtures.js';
+import type { AssignedTask } from '../ports.js';
 import type { PostgresStore } from './index.js';
 
 const inputRows = async (store: PostgresStore): Promise<number> =>
@@ -28,7 +29,7 @@ test('of many submissions with one key at once, one makes the job and all get it
   t.equal(await inputRows(store), 1, 'the losers left no inputs');
 });
 
-test('inputs are chunked, go to the rows of their tasks in order, and are gone then', async (t) => {
+test('inputs are chunked, are given with their tasks in order, and stay until their job is removed', async (t) => {
   const store = await withStore(t);
   const epoch = await lead(store);
   const inputs = Array.from({ length: 2500 }, (_, i) => JSON.stringify({ value: `file "${i}" \\ ü\n` }));
@@ -36,26 +37,47 @@ test('inputs are chunked, go to the rows of their tasks in order, and are gone t
     newJob(2500, { hasInputs: true }),
     pages(inputs.slice(0, 7), [], inputs.slice(7)),
   );
-  t.equal(await inputRows(store), 3);
-  const given = async (...ends: number[]): Promise<(string | undefined)[]> => {
+  const given = async (...ends: number[]): Promise<AssignedTask[]> => {
     const items = ends.slice(1).map((to, place) => ({ job: job.seq, node: 1, from: ends[place] as number, to }));
     const { tasks } = await store.tasks.assign(epoch, items);
-    return tasks.sort((x, y) => x.index - y.index).map((task) => task.input);
+    return tasks.sort((x, y) => x.index - y.index);
   };
-  t.same(await given(0, 3, 999), inputs.slice(0, 999));
-  t.equal(await inputRows(store), 3);
-  t.same(await given(999, 1001), inputs.slice(999, 1001));
-  t.equal(await inputRows(store), 2, 'a chunk that is used up is deleted');
+  const inputsOf = (tasks: AssignedTask[]) => tasks.map(({ input }) => input);
+  const first = await given(0, 3, 999);
+  t.same(inputsOf(first), inputs.slice(0, 999), 'a few with rows, and a range');
+  t.same(inputsOf(await given(999, 1001)), inputs.slice(999, 1001), 'of two chunks');
   t.same(await given(999, 1001), [], 'repeating it gives nothing');
-  t.same(await given(1001, 1500, 2500), inputs.slice(1001));
-  t.equal(await inputRows(store), 0);
-  t.same(
-    await store.tasks.inputs([
-      { job: job.seq, index: 5, generation: 1 },
-      { job: job.seq, index: 9999, generation: 1 },
-    ]),
-    [inputs[5], undefined],
+  const last = await given(1001, 1500, 2500);
+  t.same(inputsOf(last), inputs.slice(1001));
+  const refs = [5, 1, 1000, 2499, 9999].map((index) => ({ job: job.seq, index, generation: 1 }));
+  t.same(await store.tasks.inputs(refs), [inputs[5], inputs[1], inputs[1000], inputs[2499], undefined]);
+  await sql`delete from job_input where job_id = ${job.id}`.execute(store.database.kysely);
+  t.equal(await inputRows(store), 3, 'a coordinator of an earlier version cannot delete what is still needed');
+  await store.tasks.settle(
+    epoch,
+    [...first, ...last, ...refs.slice(2, 3)].map((ref) => failed({ ...ref, node: 1 })),
   );
+  await store.jobs.requestCancel(epoch, job.seq, undefined);
+  t.match(await store.tasks.cancel(epoch, job.seq, 0, 2500), { job: { status: 'CANCELLED' } });
+  t.same(
+    (await store.tasks.unfinishedInputs(job.seq, 0, 5000)).map(({ input }) => input),
+    inputs,
+    'rows that were made of tasks in ranges have their inputs',
+  );
+  await store.jobs.remove([job.seq]);
+  t.equal(await inputRows(store), 0);
+});
+
+test('tasks are not assigned without the inputs they are to have', async (t) => {
+  const store = await withStore(t);
+  const epoch = await lead(store);
+  const { job } = await store.jobs.create(newJob(40, { hasInputs: true }), pages(new Array(40).fill('1')));
+  await sql`alter table job_input disable trigger user`.execute(store.database.kysely);
+  await sql`delete from job_input`.execute(store.database.kysely);
+  const plain = await madeJob(store, 40);
+  const items = [job, plain].map(({ seq }) => ({ job: seq, node: 1, from: 0, to: 40 }));
+  const { tasks } = await store.tasks.assign(epoch, items);
+  t.same([tasks.length, new Set(tasks.map((task) => task.job))], [40, new Set([plain.seq])]);
 });
 
 test('a submission that fails half way leaves nothing', async (t) => {

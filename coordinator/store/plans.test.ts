@@ -131,6 +131,12 @@ async function checkPlans(store: PostgresStore, epoch: number, job: number, stat
     check(joins.length === 0, `${state}: ${name} joins by nested loops`);
     const scans = nodes.filter((node) => node['Node Type'] === 'Seq Scan' && node['Relation Name'] !== 'leader');
     check(scans.length === 0, `${state}: ${name} scans no table`);
+    const chunks = nodes.filter((node) => node['Relation Name'] === 'job_input');
+    check(
+      chunks.every((node) => node['Index Name'] === 'job_input_pkey' && /job_id = /.test(node['Index Cond'] ?? '')),
+      `${state}: ${name} reaches inputs by their key`,
+    );
+    check(chunks.length > 0 || !/^(?:assign ranges|make rows)/.test(name), `${state}: ${name} looks for inputs`);
   };
   for (const size of [1, 1000])
     for (const [name, statement] of hotStatements(epoch, job, size))

@@ -118,6 +118,27 @@ test('two that take from one range at the same time both succeed', async (t) => 
   t.match(await store.jobs.get(job.id), { counts: { completed: 50, assigned: 14 } });
 });
 
+test('tasks with inputs go in ranges and blocks like the others; rows get their inputs from the chunks', async (t) => {
+  const store = await withStore(t);
+  const epoch = await lead(store);
+  const inputs = span(0, 100).map((index) => JSON.stringify({ value: `"${index}"` }));
+  const { job } = await store.jobs.create(newJob(100, { hasInputs: true }), pages(inputs));
+  await store.tasks.assign(epoch, [{ job: job.seq, node: 1, from: 0, to: 100 }]);
+  t.same(await sizes(store), { rows: 0, blocks: 0, ranges: 1 });
+  await store.tasks.settle(
+    epoch,
+    span(0, 60).map((index) => plain(job.seq, index)),
+  );
+  t.same(await sizes(store), { rows: 0, blocks: 1, ranges: 1 });
+  await store.tasks.settle(
+    epoch,
+    span(70, 73).map((index) => retracted({ job: job.seq, index, generation: 1, node: 1 })),
+  );
+  t.same(await sizes(store), { rows: 3, blocks: 1, ranges: 1 });
+  const again = await store.tasks.assign(epoch, [{ job: job.seq, node: 2, indexes: span(70, 73) }]);
+  t.same(new Set(again.tasks.map(({ input }) => input)), new Set(inputs.slice(70, 73)));
+});
+
 test('who does not lead any more takes nothing out', async (t) => {
   const { store, epoch, job } = await assigned(t, 32);
   await store.leader.take(await store.leader.read(), 'another');
@@ -136,10 +157,13 @@ async function said(store: Store, job: JobRow): Promise<unknown> {
       [index, generation, status, failures, losses, resultJson ?? ''].join(' '),
     );
   const live = (await store.tasks.live()).filter((task) => task.job === job.seq);
+  const inputs = await store.tasks.inputs(live);
   const states: TaskStatus[] = ['ASSIGNED', 'COMPLETED', 'RETRYING', 'RUNNING', 'FAILED', 'CANCELLED'];
   return {
     counts: (await store.jobs.get(job.id))?.counts,
-    live: live.map(({ index, generation, node, status }) => [index, generation, node, status].join(' ')),
+    live: live.map(({ index, generation, node, status }, place) =>
+      [index, generation, node, status, inputs[place] ?? ''].join(' '),
+    ),
     all: shown(await store.tasks.list(query)),
     page: shown(await store.tasks.list({ ...query, fromIndex: 37, limit: 45 })),
     among: shown(await store.tasks.list({ ...query, status: 'ASSIGNED', among: [3, 40, 41, 90, 170] })),
@@ -175,20 +199,22 @@ function step(random: SeededRandom, seq: number, total: number): (store: Store, 
     };
   return async (store, epoch) => {
     const { tasks: given } = await store.tasks.assign(epoch, [{ job: seq, node, indexes }]);
-    return given.length;
+    return given.map(({ index, input }) => `${index} ${input}`).sort();
   };
 }
 
-for (const seed of [1, 2, 3, 4])
-  test(`whatever happens to tasks of ranges, nobody could tell them from rows (seed ${seed})`, async (t) => {
+for (const [seed, hasInputs] of [1, 2, 3, 4].flatMap((seed) => [false, true].map((has) => [seed, has] as const)))
+  test(`whatever happens to tasks of ranges ${hasInputs ? 'with' : 'without'} inputs, nobody could tell them from rows (seed ${seed})`, async (t) => {
     const random = new SeededRandom(seed);
+    const inputs = hasInputs ? span(0, 200).map((index) => JSON.stringify({ value: `${index}` })) : [];
     let nowMs = Date.now();
     const stores: Store[] = [await withStore(t), memoryStore(new Tables({ now: () => ++nowMs }))];
     const total = 200;
     const subjects = await Promise.all(
       stores.map(async (store) => {
         const epoch = await lead(store);
-        return { store, epoch, job: (await store.jobs.create(newJob(total, { id: 'a' }), pages())).job };
+        const { job } = await store.jobs.create(newJob(total, { id: 'a', hasInputs }), pages(inputs));
+        return { store, epoch, job };
       }),
     );
     const seq = subjects[0]?.job.seq ?? 0;
@@ -202,8 +228,9 @@ for (const seed of [1, 2, 3, 4])
       const isAssigned = size > 0 && random.chance(0.3);
       const answers = [];
       for (const { store, epoch, job } of subjects) {
-        if (isAssigned) await store.tasks.assign(epoch, [item]);
-        answers.push({ answer: await next(store, epoch), said: await said(store, job) });
+        const { tasks } = isAssigned ? await store.tasks.assign(epoch, [item]) : { tasks: [] };
+        const given = tasks.map(({ index, input }) => `${index} ${input}`);
+        answers.push({ given, answer: await next(store, epoch), said: await said(store, job) });
       }
       if (isAssigned) cursor += size;
       if (JSON.stringify(answers[0]) === JSON.stringify(answers[1])) continue;
@@ -219,7 +246,8 @@ for (const seed of [1, 2, 3, 4])
         live.push(...page.live.map(({ index, generation }) => `${index} ${generation}`));
         from = page.nextIndex;
       }
-      ends.push({ live, said: await said(store, job) });
+      const left = await store.tasks.unfinishedInputs(seq, 0, total);
+      ends.push({ live, left, said: await said(store, job) });
     }
     t.same(ends[0], ends[1], 'after it was cancelled');
   });

@@ -2,6 +2,7 @@ import { type RawBuilder, sql } from 'kysely';
 import type { TaskRef } from '../core/task.js';
 import { bigints, ints } from './arrays.js';
 import type { Database } from './database.js';
+import { inputsOf } from './job-inputs.js';
 import { isLocked, lease, lockedJobs, runAsLeader } from './leading.js';
 
 /**
@@ -81,7 +82,7 @@ export const makeRowsStatement = (epoch: number, spans: readonly Span[]): RawBui
   with ${lease(epoch)},
   ${lockedJobs(
     spans.map(({ job }) => job),
-    { assignable: false, shared: true, columns: sql`seq, created_at` },
+    { assignable: false, shared: true, columns: sql`seq, id, has_inputs, created_at` },
   )},
   pieces as materialized (
     select g.job, g.first as range, g.node, g.assigned_at, lower(still.part) as low, upper(still.part) as high
@@ -93,10 +94,16 @@ export const makeRowsStatement = (epoch: number, spans: readonly Span[]): RawBui
     where ${isLocked(sql`u.job`)}
   ),
   ${takenOut},
+  described as materialized (
+    select k.*, l.created_at, case when l.has_inputs then array(
+      select i.input from (${inputsOf(sql`l.id`, sql`k.low`, sql`k.high`)}) i order by i.index
+    ) end as inputs
+    from kept k join locked l on l.seq = k.job
+  ),
   made as (
-    insert into task (job, index, generation, status, node, assigned_at, queued_at)
-    select k.job, i.index, 1, 'ASSIGNED', k.node, k.assigned_at, l.created_at
-    from kept k join locked l on l.seq = k.job cross join lateral generate_series(k.low, k.high - 1) as i(index)
+    insert into task (job, index, generation, status, node, assigned_at, queued_at, input)
+    select d.job, i.index, 1, 'ASSIGNED', d.node, d.assigned_at, d.created_at, d.inputs[i.index - d.low + 1]
+    from described d cross join lateral generate_series(d.low, d.high - 1) as i(index)
   )
   select (select count(*) from lease) as leading,
     ((select count(*) from pieces) - (select count(*) from kept))::integer as refused`;

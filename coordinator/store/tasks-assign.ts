@@ -2,6 +2,7 @@ import { type RawBuilder, sql } from 'kysely';
 import type { AssignedTask, AssignItem, JobChange } from '../ports.js';
 import { bigints, ints } from './arrays.js';
 import type { Database } from './database.js';
+import { inputParts, inputsOf, SEPARATOR } from './job-inputs.js';
 import { RANGE_MIN } from './task-ranges.js';
 import {
   isLocked,
@@ -20,7 +21,9 @@ type FreshItem = Extract<AssignItem, { from: number }>;
 /** The changed tasks column by column: a tenth of the bytes of a row per task, and parsed natively. */
 interface AssignRow extends Verdict {
   /** How many tasks were assigned of each job that had fresh ones: of its ranges, which follow one another, the first so many. */
-  made: { job: number; rows: number; inputs: string[] | null }[];
+  made: { job: number; rows: number; described: boolean }[];
+  /** Of those of `made` that are described, job by job in order of their numbers, each followed by SEPARATOR but the last. */
+  inputs: string | null;
   returned: {
     job: number[];
     index: number[];
@@ -35,11 +38,11 @@ interface AssignRow extends Verdict {
 /**
  * What waits untouched costs nothing but its job's row and its input. Its first assignment makes a fresh task's row, or one
  * range for many that go to a node together (task-ranges.ts). A range is taken only where it goes on from what was assigned
- * before, so nothing has a gap and none is given away twice. What is said of tasks without inputs is what was wanted: all
- * of it is made, or the statement fails.
+ * before, so nothing has a gap and none is given away twice; where tasks have inputs, only with all of them. What is
+ * wanted is made, all of it, or the statement fails.
  */
 const fresh = (ranges: readonly FreshItem[]) => sql`
-  wanted as materialized (
+  sought as materialized (
     select r.job, r.node, r.first, r.after, l.id, l.has_inputs, l.created_at
     from (
       select *, coalesce(sum(after - first) over (
@@ -52,37 +55,34 @@ const fresh = (ranges: readonly FreshItem[]) => sql`
     ) r join locked l on l.seq = r.job
     where r.first = l.materialised + r.before and r.after <= l.total
   ),
+  described as materialized (
+    select s.job, string_agg(array_to_string(c.inputs, ${SEPARATOR}::text), ${SEPARATOR}::text order by c.first) as inputs
+    from (
+      select job, id, min(first) as first, max(after) as after from sought where has_inputs group by job, id
+    ) s cross join lateral (${inputParts(sql`s.id`, sql`s.first`, sql`s.after`)}) c
+    group by s.job, s.first, s.after
+    having sum(cardinality(c.inputs)) = s.after - s.first
+  ),
+  wanted as materialized (
+    select * from sought where not has_inputs or job = any (array(select job from described))
+  ),
   plain as (
-    insert into task (job, index, generation, status, node, assigned_at, queued_at)
-    select w.job, i.index, 1, 'ASSIGNED', w.node, now(), w.created_at
-    from wanted w cross join lateral generate_series(w.first, w.after - 1) as i(index)
-    where not w.has_inputs and w.after - w.first < ${sql.lit(RANGE_MIN)}
+    insert into task (job, index, generation, status, node, assigned_at, queued_at, input)
+    select w.job, i.index, 1, 'ASSIGNED', w.node, now(), w.created_at, i.input
+    from wanted w cross join lateral (
+      select index, null as input from generate_series(w.first, w.after - 1) as i(index) where not w.has_inputs
+      union all
+      select index, input from (${inputsOf(sql`w.id`, sql`w.first`, sql`w.after`)}) i where w.has_inputs
+    ) i
+    where w.after - w.first < ${sql.lit(RANGE_MIN)}
   ),
   ranged as (
     insert into task_range (job, first, after, node)
-    select job, first, after, node from wanted
-    where not has_inputs and after - first >= ${sql.lit(RANGE_MIN)}
-  ),
-  described as (
-    insert into task (job, index, generation, status, node, assigned_at, queued_at, input)
-    select w.job, greatest(w.first, c.from_index) + i.position::integer - 1, 1, 'ASSIGNED', w.node, now(), w.created_at, i.input
-    from wanted w
-    join job_input c on c.job_id = w.id and c.from_index < w.after and c.to_index > w.first
-    cross join lateral unnest(
-      c.inputs[greatest(w.first - c.from_index, 0) + 1 : least(w.after, c.to_index) - c.from_index]
-    ) with ordinality as i(input, position)
-    where w.has_inputs
-    returning job, index, input
+    select job, first, after, node from wanted where after - first >= ${sql.lit(RANGE_MIN)}
   ),
   made as (
-    select job, sum(after - first)::integer as rows, max(after) as cursor, null::json as inputs
-    from wanted where not has_inputs group by job
-    union all
-    select job, count(*)::integer, max(index) + 1, json_agg(input order by index) from described group by job
-  ),
-  used as (
-    delete from job_input c using locked l join made m on m.job = l.seq
-    where l.has_inputs and c.job_id = l.id and c.to_index <= m.cursor
+    select job, sum(after - first)::integer as rows, max(after) as cursor, bool_and(has_inputs) as described
+    from wanted group by job
   )`;
 
 /** Returned tasks, by index. Nothing came back most of the time, and a statement that does not look for it starts sooner. */
@@ -135,7 +135,11 @@ export function assignStatement(epoch: number, items: readonly AssignItem[]): Ra
     ),
     ${movedJobs()}
     select ${verdict},
-      (select coalesce(json_agg(json_build_object('job', job, 'rows', rows, 'inputs', inputs)), '[]') from made) as made,
+      (
+        select coalesce(json_agg(json_build_object('job', job, 'rows', rows, 'described', described) order by job), '[]')
+        from made
+      ) as made,
+      (select string_agg(inputs, ${SEPARATOR}::text order by job) from described) as inputs,
       (
         select json_build_object(
           'job', coalesce(json_agg(job), '[]'), 'index', coalesce(json_agg(index), '[]'),
@@ -153,20 +157,30 @@ export async function assign(
 ): Promise<{ tasks: AssignedTask[]; jobs: JobChange[] }> {
   if (items.length === 0) return { tasks: [], jobs: [] };
   const row = await runAsLeader(database, epoch, assignStatement(epoch, items));
-  return { tasks: [...madeTasks(items, row.made), ...returnedTasks(row.returned)], jobs: row.jobs.map(toJobChange) };
+  return { tasks: [...madeTasks(items, row), ...returnedTasks(row.returned)], jobs: row.jobs.map(toJobChange) };
 }
 
 /** Which fresh tasks these are is known from what was asked for. */
-function madeTasks(items: readonly AssignItem[], made: AssignRow['made']): AssignedTask[] {
-  const left = new Map(made.map(({ job, rows, inputs }) => [job, { rows, inputs, taken: 0 }]));
+function madeTasks(items: readonly AssignItem[], { made, inputs }: AssignRow): AssignedTask[] {
+  const lines = inputs?.split(SEPARATOR);
+  let line = 0;
+  const left = new Map(
+    made.map(({ job, rows, described }) => {
+      const place = described ? line : undefined;
+      if (described) line += rows;
+      return [job, { rows, place, taken: 0 }];
+    }),
+  );
   const tasks: AssignedTask[] = [];
   for (const item of items) {
     const ofJob = 'from' in item ? left.get(item.job) : undefined;
     if (!ofJob || !('from' in item)) continue;
     const { job, node, from } = item;
     const to = Math.min(item.to, from + ofJob.rows - ofJob.taken);
-    for (let index = from; index < to; index++, ofJob.taken++)
-      tasks.push({ job, index, generation: 1, node, failures: 0, losses: 0, input: ofJob.inputs?.[ofJob.taken] });
+    for (let index = from; index < to; index++, ofJob.taken++) {
+      const input = ofJob.place === undefined ? undefined : lines?.[ofJob.place + ofJob.taken];
+      tasks.push({ job, index, generation: 1, node, failures: 0, losses: 0, input });
+    }
   }
   return tasks;
 }

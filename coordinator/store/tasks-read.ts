@@ -237,7 +237,11 @@ async function inputs(database: Database, refs: readonly TaskRef[]): Promise<(st
   if (refs.length === 0) return [];
   const { rows } = await database.run((db) =>
     sql<{ input: string | null }>`
-      select t.input from ${asked(refs)} left join task t on ${keyOf(sql`u.job`, sql`u.index`)}
+      select coalesce(t.input, (
+        select c.inputs[u.index - c.from_index + 1] from job j join job_input c on c.job_id = j.id
+        where j.seq = u.job and j.has_inputs and c.from_index <= u.index order by c.from_index desc limit 1
+      )) as input
+      from ${asked(refs)} left join task t on ${keyOf(sql`u.job`, sql`u.index`)}
       order by u.position`.execute(db),
   );
   return rows.map((row) => row.input ?? undefined);
