@@ -10,6 +10,9 @@
 export const TASK_STATUSES = ['QUEUED', 'ASSIGNED', 'RUNNING', 'RETRYING', 'COMPLETED', 'FAILED', 'CANCELLED'] as const;
 export type TaskStatus = (typeof TASK_STATUSES)[number];
 
+/** So many fresh tasks that a node is given at once are kept as one range, fewer as rows (adr/0026). */
+export const RANGE_MIN = 16;
+
 /** Which attempt is meant: with the node it is the fence on every message about the task (invariant I3). */
 export interface TaskRef {
   /** The job's number in the store. */

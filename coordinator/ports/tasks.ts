@@ -18,6 +18,8 @@ export interface AssignedTask extends TaskRef {
 /** One attempt's end, with the state the core decided on. */
 export interface Settlement extends TaskRef {
   node: number;
+  /** It is known that the task is in no range of its job, but has a row of its own. */
+  hasRow?: boolean;
   to: 'COMPLETED' | 'FAILED' | 'RETRYING' | 'QUEUED';
   outcome: AttemptOutcome;
   /** Added to the task's counters: 0 or 1. */

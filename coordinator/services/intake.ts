@@ -14,6 +14,7 @@ import type { JobSpec } from '../../proto/gen/mesh/v1/mesh.js';
 import { isTerminal } from '../core/job.js';
 import { costOf } from '../core/room.js';
 import { canonicalSpec, printable, validateInput, validateSpec } from '../core/spec.js';
+import { RANGE_MIN } from '../core/task.js';
 import type { JobRow, NewJob, Store } from '../ports.js';
 import type { Actor, Audit } from './audit.js';
 import type { BlobDepot } from './blob-depot.js';
@@ -27,7 +28,7 @@ import { StagedFiles } from './staged-files.js';
 import { UNSURE_MS } from './unsure.js';
 
 /** A job of no more tasks may be assigned by the commit that keeps it; more are assigned in ranges (adr/0026). */
-const PLACED_MAX = 15;
+const PLACED_MAX = RANGE_MIN - 1;
 /** Ids of submissions whose outcome is unknown; the oldest are left to the next start. */
 const UNSURE_MAX = 10_000;
 

@@ -110,10 +110,13 @@ function asWhole(
   return { report, job, attempts };
 }
 
-export const settlementsOf = ({ report: { run, receivedMs }, attempts }: WholeRun, nowMs: number): Settlement[] => {
+export const settlementsOf = (
+  { report: { run, receivedMs }, job, attempts }: WholeRun,
+  nowMs: number,
+): Settlement[] => {
   const finishedAgeMs = run.ageMs + nowMs - receivedMs;
   return attempts.map((attempt, place) =>
-    completion(attempt, { resultJson: resultAt(run, place), runUs: run.runUs[place] as number }, finishedAgeMs),
+    completion(attempt, job, { resultJson: resultAt(run, place), runUs: run.runUs[place] as number }, finishedAgeMs),
   );
 };
 

@@ -270,7 +270,7 @@ export class Results implements Service {
     const { finished, outcome, receivedMs } = fitting;
     const settlement =
       outcome === 'succeeded'
-        ? completion(attempt, finished, finished.ageMs + nowMs - receivedMs)
+        ? completion(attempt, job, finished, finished.ageMs + nowMs - receivedMs)
         : this.#decide(fitting, attempt, nodesLost.get(attempt) ?? 0);
     batch.prepared.push({ report: fitting, attempt, settlement });
   }

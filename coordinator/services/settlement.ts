@@ -4,7 +4,7 @@ import { OutputTail } from '../../proto/gen/mesh/v1/common.js';
 import type { LiveAttempt } from '../core/ledger.js';
 import { settle } from '../core/settle.js';
 import { isFenced } from '../core/spec.js';
-import type { AttemptOutcome, TaskRef } from '../core/task.js';
+import { type AttemptOutcome, RANGE_MIN, type TaskRef } from '../core/task.js';
 import type { Settlement } from '../ports.js';
 import type { LiveJob } from './jobs.js';
 import type { AgentSession } from './session.js';
@@ -75,11 +75,17 @@ interface Success {
 }
 
 /** What was said of a success needs no decision. */
-export const completion = (attempt: LiveAttempt, success: Success, finishedAgeMs: number): Settlement => ({
+export const completion = (
+  attempt: LiveAttempt,
+  job: LiveJob | undefined,
+  success: Success,
+  finishedAgeMs: number,
+): Settlement => ({
   job: attempt.job,
   index: attempt.index,
   generation: attempt.generation,
   node: attempt.node,
+  hasRow: attempt.generation > 1 || (job !== undefined && job.row.counts.total < RANGE_MIN),
   to: 'COMPLETED',
   outcome: 'succeeded',
   failure: 0,

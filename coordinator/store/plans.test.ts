@@ -5,7 +5,7 @@ import { lead, lost, newJob, pages, settlement } from '../../test/support/store-
 import type { PostgresStore } from './index.js';
 import { assignStatement } from './tasks-assign.js';
 import { cancelStatement } from './tasks-cancel.js';
-import { completeStatement } from './tasks-complete.js';
+import { completeRowsStatement, completeStatement } from './tasks-complete.js';
 import { listStatement } from './task-list.js';
 import { dueStatement, nextDueStatement, returnedStatement } from './tasks-read.js';
 import { makeRowsStatement } from './task-ranges.js';
@@ -68,6 +68,13 @@ function hotStatements(epoch: number, job: number, size: number): [string, RawBu
     [
       'complete',
       completeStatement(
+        epoch,
+        refs.map((ref) => settlement(ref)),
+      ),
+    ],
+    [
+      'complete rows',
+      completeRowsStatement(
         epoch,
         refs.map((ref) => settlement(ref)),
       ),

@@ -102,6 +102,26 @@ test('a result counts once, however often and in whatever batches it is said', a
   t.match(await store.jobs.get(job.id), { status: 'COMPLETED', counts: { completed: 64 } });
 });
 
+test('tasks that are known to have rows complete by them, each once', async (t) => {
+  const { store, epoch, job } = await assigned(t, 8);
+  const all = span(0, 8).map((index) => plain(job.seq, index, { hasRow: true }));
+  const first = await store.tasks.settle(epoch, [...all.slice(0, 4), ...all.slice(0, 4)]);
+  t.equal(first.accepted.filter(Boolean).length, 4, 'twice in one batch');
+  t.match(first.jobs, [{ status: 'RUNNING', counts: { assigned: 4, completed: 4 } }]);
+  const stale = [plain(job.seq, 5, { hasRow: true, generation: 2 }), plain(job.seq, 6, { hasRow: true, node: 2 })];
+  t.same((await store.tasks.settle(epoch, [all[4] as Settlement, ...stale, all[0] as Settlement])).accepted, [
+    ...[true, false, false, false],
+  ]);
+  const rest = await store.tasks.settle(epoch, all.slice(5));
+  t.match(rest.jobs, [{ status: 'COMPLETED', counts: { assigned: 0, completed: 8 } }]);
+  t.same(
+    (await store.tasks.results(job.seq, 0, 10)).map(({ resultJson }) => resultJson),
+    span(0, 8).map(String),
+  );
+  await store.leader.take(await store.leader.read(), 'another');
+  await t.rejects(store.tasks.settle(epoch, all), { code: 'LEADERSHIP_LOST' });
+});
+
 test('two that take from one range at the same time both succeed', async (t) => {
   const { store, epoch, job } = await assigned(t, 64);
   const other = await openTransaction(t, store, `select 1 from task_range where job = ${job.seq} for no key update`);

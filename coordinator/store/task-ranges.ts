@@ -14,7 +14,6 @@ import { isLocked, lease, lockedJobs, runAsLeader } from './leading.js';
  * `out` of the range is the fence: whatever takes tasks out updates it on the condition that they are still there, which
  * PostgreSQL checks again on the newest version of the range when two do so at a time.
  */
-export const RANGE_MIN = 16;
 
 /** Successive tasks of a job. */
 export interface Span {

@@ -1,9 +1,9 @@
 import { type RawBuilder, sql } from 'kysely';
+import { RANGE_MIN } from '../core/task.js';
 import type { AssignedTask, AssignItem, JobChange } from '../ports.js';
 import { bigints, ints } from './arrays.js';
 import type { Database } from './database.js';
 import { inputParts, inputsOf, SEPARATOR } from './job-inputs.js';
-import { RANGE_MIN } from './task-ranges.js';
 import {
   isLocked,
   keyOf,

@@ -50,6 +50,49 @@ function saidOf(ordered: readonly Settlement[]) {
   };
 }
 
+/** `settled`: those of them that have rows. */
+const settledRows = ({ row }: ReturnType<typeof saidOf>, runs: readonly Run[]): RawBuilder<unknown> => sql`
+    settled as (
+      update task t set
+        status = 'COMPLETED', finished_at = ${row.finishedAt}, started_at = coalesce(t.started_at, ${row.startedAt}),
+        run_us = ${row.runUs}, exit_code = ${row.exitCode}, peak_memory_bytes = ${row.peakMemoryBytes},
+        result_json = ${row.resultJson}, output = ${row.output}
+      from ${given(runs)}
+      where t.job = any (array[r.job]) and t.index >= r.first and t.index < r.first + r.size
+        and t.generation = r.generation and t.node = r.node
+        and t.status in ('ASSIGNED', 'RUNNING') and ${isLocked(sql`r.job`)}
+      returning r.run, t.job, t.index, t.running_at is not null as ran
+    )`;
+
+/**
+ * The same where each of them is known to have a row: nothing is looked for in ranges. A statement costs by what it could
+ * do, however little there is to do, and this one is all that one task waits for.
+ */
+export function completeRowsStatement(
+  epoch: number,
+  ordered: readonly Settlement[],
+  runs: readonly Run[] = toRuns(ordered),
+): RawBuilder<CompletedRow> {
+  return sql<CompletedRow>`
+    with ${lease(epoch)},
+    ${lockedJobs(
+      runs.map(({ job }) => job),
+      { assignable: false, shared: true },
+    )},
+    ${settledRows(saidOf(ordered), runs)},
+    delta as (
+      select job, 0 as queued, -(count(*) filter (where not ran))::integer as assigned,
+        -(count(*) filter (where ran))::integer as running, 0 as retrying, count(*)::integer as completed, 0 as failed,
+        0 as cancelled, 0 as cursor
+      from settled group by job
+    ),
+    ${movedJobs()}
+    select ${verdict}, 0 as refused,
+      case when (select count(*) from settled) < ${ordered.length}::integer then (
+        select coalesce(json_agg(json_build_array(run, index)), '[]') from settled
+      ) end as matched`;
+}
+
 /**
  * ASSIGNED or RUNNING → COMPLETED: what most attempts come to, in half the columns of a settlement (tasks-settle.ts).
  * Reads the rows of a run (successive tasks of one job, generation and node) in one pass along the primary key, and what is
@@ -62,7 +105,8 @@ export function completeStatement(
   ordered: readonly Settlement[],
   runs: readonly Run[] = toRuns(ordered),
 ): RawBuilder<CompletedRow> {
-  const { row, block } = saidOf(ordered);
+  const said = saidOf(ordered);
+  const { row, block } = said;
   const places = sql`[k.before + k.low - k.start + 1 : k.before + k.high - k.start]`;
   return sql<CompletedRow>`
     with ${lease(epoch)},
@@ -70,17 +114,7 @@ export function completeStatement(
       runs.map(({ job }) => job),
       { assignable: false, shared: true, columns: sql`seq, created_at` },
     )},
-    settled as (
-      update task t set
-        status = 'COMPLETED', finished_at = ${row.finishedAt}, started_at = coalesce(t.started_at, ${row.startedAt}),
-        run_us = ${row.runUs}, exit_code = ${row.exitCode}, peak_memory_bytes = ${row.peakMemoryBytes},
-        result_json = ${row.resultJson}, output = ${row.output}
-      from ${given(runs)}
-      where t.job = any (array[r.job]) and t.index >= r.first and t.index < r.first + r.size
-        and t.generation = r.generation and t.node = r.node
-        and t.status in ('ASSIGNED', 'RUNNING') and ${isLocked(sql`r.job`)}
-      returning r.run, t.job, t.index, t.running_at is not null as ran
-    ),
+    ${settledRows(said, runs)},
     pieces as materialized (
       select r.run, r.job, r.node, r.first as start, r.before, r.block, g.first as range, g.assigned_at,
         lower(still.part) as low, upper(still.part) as high
@@ -135,9 +169,10 @@ export async function complete(database: Database, epoch: number, items: readonl
   const accepted = new Array<boolean>(items.length).fill(false);
   const jobs = new Map<number, Settled['jobs'][number]>();
   const isLeft = (place: number): boolean => !accepted[positions[place] as number];
+  const statement = items.every(({ hasRow }) => hasRow) ? completeRowsStatement : completeStatement;
   for (let refused = 1; refused > 0; ) {
     const left = toRuns(ordered, isLeft);
-    const row = await runAsLeader(database, epoch, completeStatement(epoch, ordered, left));
+    const row = await runAsLeader(database, epoch, statement(epoch, ordered, left));
     for (const job of row.jobs) jobs.set(job.seq, toJobChange(job));
     if (row.matched) {
       for (const [number, index] of row.matched) {
