@@ -86,6 +86,12 @@ test('a fast node goes before a slow one, and what is much slower than one that 
   const slow = makeNode(3, 4, { pace: 1 });
   t.same(plan(tasks, [makeNode(1, 4, { pace: 1 }), makeNode(2, 1, { pace: 0.125 }), slow]), [[0, 2]]);
   t.same(plan(tasks, [makeNode(1, 4, { busy: 4 }), soon, slow]), [], 'it will be free when the next look is taken');
+  t.same(plan(tasks, [makeNode(1, 4, { busy: 4 }), { ...soon, queued: 3 }, slow]), [], 'so it will with a few before');
+  t.same(
+    plan(tasks, [makeNode(1, 4, { busy: 4 }), { ...soon, queued: 20 }, slow]).map(([, to]) => to),
+    [3, 3],
+    'too many wait there',
+  );
   const held = { ...soon, turnoverPerMs: 1 / 100_000 };
   t.same(plan(tasks, [makeNode(1, 4, { busy: 4 }), held, slow]), [
     [0, 3],

@@ -80,9 +80,9 @@ export interface CopyWork {
 const MUCH_SLOWER = 1.5;
 const SOON_MS = 2000;
 
-/** Nothing waits there, and a slot is free, or will be within SOON_MS as tasks there go. */
+/** A slot is free, or will be within SOON_MS as tasks there go, when those that wait there already have had theirs. */
 const isSoonFree = ({ free, queued, turnoverPerMs = 0 }: NodeView): boolean =>
-  queued === 0 && (free.slots > 0 || turnoverPerMs * SOON_MS > 1);
+  free.slots + turnoverPerMs * SOON_MS >= queued + 1;
 
 /** Of a success there, relative to a node of the usual pace that spoils nothing. */
 const expectedTime = (node: NodeView): number => paceOf(node) / Math.max(node.reliability, 0.01);
