@@ -13,6 +13,9 @@
  * Commands of one chain run one after the other, the next at the moment in which nothing of the one before it is left: the
  * agent gives several at a time and hears of their ends together. Where something is left, what has not begun goes back.
  *
+ * What a process is before it is its command has nothing of this program's memory but the code and its own START frame: the
+ * rest is not copied by a fork (MADV_DONTFORK), so it is neither paid for nor there to be read.
+ *
  * Memory is bounded: output is read from a pipe only while less than OUT_HIGH bytes wait for the agent (and once more when
  * the agent gives it up), and not at all from one that the agent has paused; the writer waits then, as on any pipe.
  */
@@ -20,12 +23,12 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <linux/openat2.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,6 +44,9 @@
 #include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
+#if defined(__has_include) && __has_include(<sys/rseq.h>)
+#include <sys/rseq.h>
+#endif
 
 enum { IN = 0, OUT = 1 };
 /* Frames of the agent, and to it. */
@@ -52,6 +58,7 @@ enum { STEP_DIRECTORY = 1, STEP_PROCESS = 2, STEP_COMMAND = 3 };
 enum { BIT_CLOSED = 1, BIT_PRISTINE = 2, BIT_ASIDE = 4 };
 enum { WITH_USER = 1, WITH_DIRECTORY = 2, WITH_REPORT = 4, WITH_WORDS = 8, MAKE_DIRECTORY = 16 };
 enum {
+  NOT_BEGUN = 127,        /* exit code of a child that did not become its command; commands may have it, too */
   STREAMS = 3,            /* output, errors, and what a launcher reports on descriptor 3 */
   RESERVED = 10,          /* descriptors below are never pipes, so that none is in the way of another */
   OUT_HIGH = 256 << 10,
@@ -65,6 +72,9 @@ enum {
   WATCH_AFTER_MS = 5,     /* most of a chain have ended by then, and each pipe that closes would wake us */
   GATHER_MS = 25,         /* what the agent need not know at once waits for more of its kind */
   LIMITS_MAX = 8,
+  GIVEN_BYTES = 32 << 10, /* of a process that is about to start; what needs more gets memory of its own */
+  CHILD_STACK = 2 << 10,
+  PAGE_MOST = 64 << 10, /* as large as pages are anywhere */
 };
 
 struct task {
@@ -78,6 +88,7 @@ struct task {
   uint64_t started_ns;
   char *directory; /* to be looked at in the end; NULL for one that is not ours */
   bool aside;      /* the one it was given was not as it was made, and a new one took its place */
+  int error;       /* why it could not become its command */
   uid_t uid;
   struct task *next; /* in its bucket */
 };
@@ -101,11 +112,12 @@ static struct chain *chains;
 static unsigned running, untold, unwatched;
 /* When what waits for the agent is to be sent; 0 when nothing waits. */
 static uint64_t send_ns;
-static pid_t self;
 static int main_epoll, data_epoll, signals, null_fd;
 static bool out_waits, data_waits;
-/* Shared with children: why one could not become its command. */
-static struct { uint32_t id; int error; } *refusals;
+/* A child that could not become its command writes its id and the error number there. */
+static int refusals[2];
+/* As far as the heap is kept from children; NULL where nothing is. */
+static char *heap_end;
 
 static struct {
   char *bytes;
@@ -364,6 +376,14 @@ static void go_on(uint32_t id, bool clean) {
   free(chain);
 }
 
+static void hear_refusals(void) {
+  uint32_t refusal[2];
+  while (read(refusals[0], refusal, sizeof refusal) == sizeof refusal) {
+    struct task *task = find(refusal[0]);
+    if (task) task->error = (int)refusal[1];
+  }
+}
+
 static void ended(struct task *task, int status) {
   uint64_t run_us = (now_ns() - task->started_ns) / 1000;
   task->exited = true;
@@ -371,7 +391,8 @@ static void ended(struct task *task, int status) {
   for (int i = 0; i < STREAMS; i++)
     for (int reads = 0; reads < READS_AT_END && task->streams[i] >= 0 && !task->paused[i]; reads++)
       if (out.to - out.from >= OUT_HIGH || !pass_on(task, i)) break;
-  int error = refusals[task->id % BUCKETS].id == task->id ? refusals[task->id % BUCKETS].error : 0;
+  if (WIFEXITED(status) && WEXITSTATUS(status) == NOT_BEGUN) hear_refusals();
+  int error = task->error;
   bool closed = all_closed(task);
   if (closed && !task->watched) unwatched--;
   if (!closed) watch_task(task);
@@ -415,45 +436,122 @@ struct start {
   uint32_t id, flags, uid, gid, limits, arguments, variables, words, chain;
 };
 
-static struct { uint32_t resource, unused; uint64_t soft, hard; } limits[LIMITS_MAX];
+struct limit { uint32_t resource, unused; uint64_t soft, hard; };
 
-/* In the child, until it is the command. Never returns. */
-static void become(const struct start *start, int *pipes, char *directory, char **argv, char **envp) {
-  sigset_t none;
-  sigemptyset(&none);
-  int error = 0;
-  setsid();
-  dup2(null_fd, 0);
-  dup2(pipes[0], 1);
-  dup2(pipes[1], 2);
-  int next = 3;
-  if (pipes[2] >= 0) dup2(pipes[2], next++);
-  if (pipes[3] >= 0) dup2(pipes[3], next++);
-  for (uint32_t i = 0; i < start->limits; i++) {
-    struct rlimit now, wanted;
-    int resource = (int)limits[i].resource;
+/* All that a child has until it is its command. It runs on the stack in here; the texts of its frame come behind. */
+static struct given {
+  char stack[CHILD_STACK];
+  struct start start;
+  pid_t parent;
+  int null_fd, refusals, pipes[4];
+  char shell[sizeof "/bin/sh"];
+  const char *directory;
+  /* Where the command may be, and what it is given; a free pointer comes before the arguments. */
+  char **paths, **argv, **envp;
+  struct limit limits[LIMITS_MAX];
+  char room[GIVEN_BYTES] __attribute__((aligned(sizeof(char *))));
+} __attribute__((aligned(PAGE_MOST))) given = {.shell = "/bin/sh"};
+
+/* Where `execvp` looks when a process has no PATH. */
+static const char SEARCH[] = "/bin:/usr/bin";
+
+/*
+ * A system call that touches no memory of the library, which a child has not: its error number, negative, in place of errno.
+ */
+#if defined(__x86_64__)
+#define LEAN 1
+static inline long call(long number, long a, long b, long c, long d) {
+  register long fourth __asm__("r10") = d;
+  __asm__ volatile("syscall" : "+a"(number) : "D"(a), "S"(b), "d"(c), "r"(fourth) : "rcx", "r11", "memory");
+  return number;
+}
+#elif defined(__aarch64__)
+#define LEAN 1
+static inline long call(long number, long a, long b, long c, long d) {
+  register long x8 __asm__("x8") = number, x0 __asm__("x0") = a, x1 __asm__("x1") = b;
+  register long x2 __asm__("x2") = c, x3 __asm__("x3") = d;
+  __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3) : "memory");
+  return x0;
+}
+#else
+#define LEAN 0
+static inline long call(long number, long a, long b, long c, long d) {
+  long result = syscall(number, a, b, c, d);
+  return result == -1 ? -errno : result;
+}
+#endif
+/* No check of the stack: what it compares with is in the library's memory. */
+#if defined(__has_attribute) && __has_attribute(no_stack_protector)
+#define BARE __attribute__((no_stack_protector))
+#else
+#define BARE __attribute__((optimize("no-stack-protector")))
+#endif
+/* Where processors had users of 16 bits once. */
+#ifdef SYS_setuid32
+enum { SET_GROUPS = SYS_setgroups32, SET_GID = SYS_setgid32, SET_UID = SYS_setuid32 };
+#else
+enum { SET_GROUPS = SYS_setgroups, SET_GID = SYS_setgid, SET_UID = SYS_setuid };
+#endif
+
+BARE static void limit_child(const struct given *to) {
+  for (uint32_t i = 0; i < to->start.limits; i++) {
+    /* The system's own format is that of the frame. */
+    uint64_t now[2], wanted[2] = {to->limits[i].soft, to->limits[i].hard};
+    long resource = (long)to->limits[i].resource;
     /* One that is beyond what is there already is no limit. */
-    if (getrlimit(resource, &now) != 0 || limits[i].soft > now.rlim_max) continue;
-    wanted.rlim_cur = limits[i].soft;
-    wanted.rlim_max = limits[i].hard < now.rlim_max ? limits[i].hard : now.rlim_max;
-    setrlimit(resource, &wanted);
+    if (call(SYS_prlimit64, 0, resource, 0, (long)now) != 0 || wanted[0] > now[1]) continue;
+    if (wanted[1] > now[1]) wanted[1] = now[1];
+    call(SYS_prlimit64, 0, resource, (long)wanted, 0);
   }
-  if (chdir(directory) != 0) error = errno;
-  if (!error && start->flags & WITH_USER)
-    if (setgroups(0, NULL) != 0 || setgid(start->gid) != 0 || setuid(start->uid) != 0) error = errno;
-  /* After the change of user, which undoes both: others of that user do not read what we were told of other tasks. */
-  prctl(PR_SET_DUMPABLE, 0);
-  prctl(PR_SET_PDEATHSIG, SIGKILL);
-  if (getppid() != self) _exit(127);
-  sigprocmask(SIG_SETMASK, &none, NULL);
-  if (!error) {
-    environ = envp;
-    execvp(argv[0], argv);
-    error = errno;
+}
+
+/* As `execvp` goes on after one that could not be executed; a script without a first line to say so is for the shell. */
+BARE static long execute(const struct given *to) {
+  long error = ENOENT;
+  bool denied = false;
+  for (char **path = to->paths; *path; path++) {
+    error = -call(SYS_execve, (long)*path, (long)to->argv, (long)to->envp, 0);
+    if (error == ENOEXEC) {
+      char **argv = to->argv - 1;
+      argv[0] = to->paths[-1];
+      argv[1] = *path;
+      error = -call(SYS_execve, (long)argv[0], (long)argv, (long)to->envp, 0);
+    }
+    if (error == EACCES) denied = true;
+    else if (error != ENOENT && error != ESTALE && error != ENOTDIR && error != ENODEV && error != ETIMEDOUT) return error;
   }
-  refusals[start->id % BUCKETS].error = error;
-  refusals[start->id % BUCKETS].id = start->id;
-  _exit(127);
+  return denied ? EACCES : error;
+}
+
+/* In the child, until it is the command. It has no memory but the code and what is given. Never returns. */
+BARE static int become(void *argument) {
+  const struct given *to = argument;
+  const struct start *start = &to->start;
+  call(SYS_setsid, 0, 0, 0, 0);
+  call(SYS_dup3, to->null_fd, 0, 0, 0);
+  call(SYS_dup3, to->pipes[0], 1, 0, 0);
+  call(SYS_dup3, to->pipes[1], 2, 0, 0);
+  int next = 3;
+  for (int i = 2; i < 4; i++)
+    if (to->pipes[i] >= 0) call(SYS_dup3, to->pipes[i], next++, 0, 0);
+  limit_child(to);
+  long error = -call(SYS_chdir, (long)to->directory, 0, 0, 0);
+  if (!error && start->flags & WITH_USER) {
+    error = -call(SET_GROUPS, 0, 0, 0, 0);
+    if (!error) error = -call(SET_GID, (long)start->gid, 0, 0, 0);
+    if (!error) error = -call(SET_UID, (long)start->uid, 0, 0, 0);
+  }
+  /* After the change of user, which undoes both. */
+  call(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0);
+  call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0);
+  if (call(SYS_getppid, 0, 0, 0, 0) != to->parent) call(SYS_exit_group, NOT_BEGUN, 0, 0, 0);
+  uint64_t none[2] = {0, 0};
+  call(SYS_rt_sigprocmask, SIG_SETMASK, (long)none, 0, _NSIG / 8);
+  if (!error) error = execute(to);
+  uint32_t refusal[2] = {start->id, (uint32_t)error};
+  call(SYS_write, to->refusals, (long)refusal, sizeof refusal, 0);
+  call(SYS_exit_group, NOT_BEGUN, 0, 0, 0);
+  __builtin_unreachable();
 }
 
 /* Data that is there before the process is. A user with many pipes gets small ones; that is not the task's fault. */
@@ -485,8 +583,83 @@ static int ready(const char *directory, const struct start *head, uid_t uid, boo
   return head->flags & WITH_USER && lchown(directory, uid, head->gid) != 0 ? errno : 0;
 }
 
+/* What it has grown by, as all that was there at the start. */
+static void keep_heap(void) {
+  char *end = sbrk(0);
+  if (!heap_end || end == heap_end) return;
+  char *from = (char *)((uintptr_t)heap_end & ~(uintptr_t)(PAGE_MOST - 1));
+  if (end > heap_end) madvise(from, (size_t)(end - from), MADV_DONTFORK);
+  heap_end = end;
+}
+
 static void shut(int fd) {
   if (fd >= 0) close(fd);
+}
+
+/* Cuts the next text off, for the child to point to. */
+static char *next_text(char **at, const char *end) {
+  char *text = *at;
+  if (text >= end) die();
+  *at += strlen(text) + 1;
+  return text;
+}
+
+/* Where a command without a slash in its name may be; `names` has room for all of them. Returns behind the last pointer. */
+static char **search(const char *name, const char *path, char **to, char *names) {
+  for (const char *end = path; *end; path = end + 1) {
+    end = strchrnul(path, ':');
+    *to++ = names;
+    if (end > path) names = mempcpy(names, path, (size_t)(end - path)), *names++ = '/';
+    names = stpcpy(names, name) + 1;
+  }
+  return to;
+}
+
+/* Bytes mapped for this one alone, at `own`, to be unmapped when the child has its copy; mostly none. */
+static size_t give(const char *body, size_t length, const struct start *head, const int *pipes, void **own) {
+  const char *texts = body + sizeof *head + head->limits * sizeof(struct limit);
+  size_t bytes = length - (size_t)(texts - body) - head->words;
+  /* The names below are, together, shorter than all texts for each part of a path that is among them, or the system's. */
+  size_t parts = 2, most = bytes + sizeof SEARCH;
+  for (size_t i = 0; i < bytes; i++) parts += texts[i] == ':';
+  size_t pointers = parts + head->arguments + head->variables + 5;
+  const char *name = texts + strlen(texts) + 1;
+  size_t names = strchr(name, '/') ? 0 : most + parts * (strlen(name) + 2);
+  size_t needed = pointers * sizeof(char *) + bytes + names, mapped = 0;
+  char **at = (char **)(void *)given.room;
+  if (needed > sizeof given.room) {
+    mapped = needed;
+    *own = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (*own == MAP_FAILED) die();
+    at = *own;
+  }
+  char *text = (char *)(at + pointers), *end = text + bytes;
+  memcpy(text, texts, bytes);
+  memcpy(given.limits, body + sizeof *head, head->limits * sizeof(struct limit));
+  memcpy(given.pipes, pipes, sizeof given.pipes);
+  given.start = *head;
+  given.directory = next_text(&text, end);
+  *at++ = given.shell;
+  given.paths = at;
+  char **paths = at;
+  at += parts;
+  *at++ = NULL;
+  at++;
+  given.argv = at;
+  for (uint32_t i = 0; i < head->arguments; i++) *at++ = next_text(&text, end);
+  *at++ = NULL;
+  given.envp = at;
+  const char *path = SEARCH;
+  for (uint32_t i = 0; i < head->variables; i++) {
+    *at = next_text(&text, end);
+    if (strncmp(*at, "PATH=", 5) == 0) path = *at + 5;
+    at++;
+  }
+  *at = NULL;
+  if (strchr(given.argv[0], '/')) *paths++ = given.argv[0];
+  else if (*given.argv[0]) paths = search(given.argv[0], path, paths, end);
+  *paths = NULL;
+  return mapped;
 }
 
 /*
@@ -497,25 +670,16 @@ static bool start(char *body, size_t length, bool more) {
   struct start head;
   memcpy(&head, body, sizeof head);
   size_t at = sizeof head;
-  if (head.limits > LIMITS_MAX) die();
-  memcpy(limits, body + at, head.limits * sizeof limits[0]);
-  at += head.limits * sizeof limits[0];
-  char *directory = body + at;
+  if (head.limits > LIMITS_MAX || head.words > length || head.arguments == 0) die();
+  at += head.limits * sizeof(struct limit);
+  const char *directory = body + at;
   at += strlen(directory) + 1;
-  char **vector = malloc((head.arguments + head.variables + 2) * sizeof *vector);
   struct task *task = calloc(1, sizeof *task);
-  if (!vector || !task) die();
-  char **argv = vector, **envp = vector + head.arguments + 1;
-  for (uint32_t i = 0; i < head.arguments + head.variables; i++) {
-    if (at >= length) die();
-    (i < head.arguments ? argv : envp - head.arguments)[i] = body + at;
-    at += strlen(body + at) + 1;
-  }
-  argv[head.arguments] = envp[head.variables] = NULL;
+  if (!task) die();
 
   uint32_t step = 0;
   int error = 0;
-  int reading[STREAMS] = {-1, -1, -1}, given[4] = {-1, -1, -1, -1};
+  int reading[STREAMS] = {-1, -1, -1}, writing[4] = {-1, -1, -1, -1};
   task->uid = head.flags & WITH_USER ? head.uid : geteuid();
   if (head.flags & WITH_DIRECTORY) error = ready(directory, &head, task->uid, &task->aside);
   if (error) step = STEP_DIRECTORY;
@@ -527,25 +691,26 @@ static bool start(char *body, size_t length, bool more) {
     }
     fcntl(ends[0], F_SETFL, O_NONBLOCK);
     reading[i] = ends[0];
-    given[i] = ends[1];
+    writing[i] = ends[1];
   }
   int words[2] = {-1, -1};
   if (!error && head.flags & WITH_WORDS) {
-    error = fill(words, body + at, head.words);
+    error = fill(words, body + length - head.words, head.words);
     if (error) step = STEP_PROCESS;
-    given[3] = words[0];
+    writing[3] = words[0];
   }
   pid_t pid = -1;
   if (!error) {
-    if (refusals[head.id % BUCKETS].id == head.id) refusals[head.id % BUCKETS].id = 0;
+    void *own = NULL;
+    size_t own_bytes = give(body, length, &head, writing, &own);
+    keep_heap();
     task->started_ns = now_ns();
-    pid = fork();
-    if (pid == 0) become(&head, given, directory, argv, envp);
+    pid = clone(become, given.stack + sizeof given.stack, SIGCHLD, &given);
     if (pid < 0) error = errno, step = STEP_PROCESS;
+    if (own) munmap(own, own_bytes);
   }
-  for (int i = 0; i < 4; i++) shut(given[i]);
+  for (int i = 0; i < 4; i++) shut(writing[i]);
   shut(words[1]);
-  free(vector);
   if (error) {
     for (int i = 0; i < STREAMS; i++) shut(reading[i]);
     uint32_t bits = BIT_CLOSED | (task->aside ? BIT_ASIDE : 0);
@@ -692,11 +857,51 @@ static void watch(int fd) {
   if (epoll_ctl(main_epoll, EPOLL_CTL_ADD, fd, &event) != 0) _exit(2);
 }
 
+/* What the library has the kernel write to at times, in each thread of its own accord. */
+static bool without_rseq(void) {
+#ifdef RSEQ_SIG
+  char *area = (char *)__builtin_thread_pointer() + __rseq_offset;
+  bool gone = __rseq_size == 0;
+  /* It has to be told with the length that it was registered with, which grows with the kernel. */
+  for (unsigned length = 16; !gone && length <= 1024; length += 4)
+    gone = syscall(SYS_rseq, area, length, RSEQ_FLAG_UNREGISTER, RSEQ_SIG) == 0;
+  return gone;
+#else
+  return true;
+#endif
+}
+
+/* All memory there is but the code and what is given to a child. Where that cannot be, a fork copies all, as forks do. */
+static void keep_from_children(void) {
+  static struct { uintptr_t from, to; } kept[64];
+  unsigned count = 0;
+  uintptr_t code = (uintptr_t)become, gives = (uintptr_t)&given, from, to;
+  /* Buffers that are used from now on. */
+  room(1);
+  in.bytes = malloc(in.size = IN_KEPT);
+  if (!in.bytes) _exit(2);
+  FILE *maps = LEAN && without_rseq() ? fopen("/proc/self/maps", "re") : NULL;
+  if (!maps) return;
+  for (char line[512]; count < 62 && fgets(line, sizeof line, maps);) {
+    if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR, &from, &to) != 2 || (code >= from && code < to)) continue;
+    bool both = gives >= from && gives < to;
+    kept[count].from = from;
+    kept[count++].to = both ? gives : to;
+    if (!both) continue;
+    kept[count].from = gives + sizeof given;
+    kept[count++].to = to;
+  }
+  fclose(maps);
+  heap_end = sbrk(0);
+  for (unsigned i = 0; i < count; i++)
+    if (kept[i].to > kept[i].from) madvise((void *)kept[i].from, kept[i].to - kept[i].from, MADV_DONTFORK);
+}
+
 static void prepare(pid_t agent) {
   /* The kernel ends this with the agent, whatever state it is in; nobody of the same user reads what it is told. */
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   prctl(PR_SET_DUMPABLE, 0);
-  self = getpid();
+  given.parent = getpid();
   if (getppid() != agent) _exit(0);
   /* Whatever the agent was started with is no business of its tasks. */
   for (int fd = 3; fd < 1024 && syscall(SYS_close_range, 3u, ~0u, 0u) != 0; fd++) close(fd);
@@ -711,8 +916,7 @@ static void prepare(pid_t agent) {
   signals = signalfd(-1, &blocked, SFD_NONBLOCK | SFD_CLOEXEC);
   main_epoll = epoll_create1(EPOLL_CLOEXEC);
   data_epoll = epoll_create1(EPOLL_CLOEXEC);
-  refusals = mmap(NULL, BUCKETS * sizeof *refusals, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  if (signals < 0 || main_epoll < 0 || data_epoll < 0 || refusals == MAP_FAILED) _exit(2);
+  if (signals < 0 || main_epoll < 0 || data_epoll < 0 || pipe2(refusals, O_NONBLOCK | O_CLOEXEC) != 0) _exit(2);
   for (int fd = IN; fd <= OUT; fd++) {
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
     fcntl(fd, F_SETFD, FD_CLOEXEC);
@@ -722,6 +926,9 @@ static void prepare(pid_t agent) {
   watch(data_epoll);
   struct epoll_event event = {.events = 0, .data.fd = OUT};
   if (epoll_ctl(main_epoll, EPOLL_CTL_ADD, OUT, &event) != 0) _exit(2);
+  given.null_fd = null_fd;
+  given.refusals = refusals[1];
+  keep_from_children();
 }
 
 /* The only argument is the number of the agent's process. */
