@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
@@ -8,10 +8,10 @@ import { test } from 'tap';
 import { systemClock } from '../../../common/clock.js';
 import { silentLogger } from '../../../common/log.js';
 import { makeAttempt, makeBench, makeBody, observe } from '../../../test/support/executor-bench.js';
-import { makeSpawner, noSpawner } from '../../../test/support/spawner.js';
+import { collect, makeSpawner, noSpawner, outcome, PATH, plan } from '../../../test/support/spawner.js';
 import { tiersOf } from '../../../test/support/tiers.js';
 import { NodeFault } from '../../core/types.js';
-import { type Child, ChildHere, type DirectoryCare, type StartPlan } from '../child.js';
+import { ChildHere, type DirectoryCare, type StartPlan } from '../child.js';
 import { ProcessExecutor } from '../process.js';
 import { readProcess } from '../process-table.js';
 import { UNBOUNDED } from '../sandbox/bounds.js';
@@ -23,31 +23,6 @@ import { Spawner } from './spawner.js';
 const spawned = { skip: noSpawner };
 const notRoot = noSpawner || (process.getuid?.() !== 0 && 'needs root: an ordinary agent runs tasks as itself');
 const NOBODY = { name: 'nobody', uid: 65534, gid: 65534 };
-const PATH = '/usr/bin:/bin';
-
-const plan = (argv: string[], more: Partial<StartPlan> = {}): StartPlan => ({
-  argv,
-  environment: { PATH },
-  directory: '/',
-  user: undefined,
-  bounds: UNBOUNDED,
-  ...more,
-});
-
-function collect(child: Child): { text: [string, string] } {
-  const found: { text: [string, string] } = { text: ['', ''] };
-  child.onOutput((stream, data) => {
-    found.text[stream] += data.toString('latin1');
-  });
-  return found;
-}
-
-async function outcome(child: Child): Promise<{ exitCode?: number; signal?: string; out: string; err: string }> {
-  const { text } = collect(child);
-  const { exitCode, signal } = await child.exited;
-  await child.closed;
-  return { ...(signal === undefined ? { exitCode } : { signal }), out: text[0], err: text[1] } as never;
-}
 
 const alive = (pid: number) => readProcess(pid)?.zombie === false;
 async function untilDead(pid: number): Promise<void> {
@@ -112,42 +87,6 @@ test('what cannot be started says why', spawned, async (t) => {
   t.throws(() => spawner.starter(plan(['true', 'a\0b'])), { code: 'ERR_INVALID_ARG_VALUE' });
   t.throws(() => spawner.starter(plan(['true', 'x'.repeat(9 << 20)])), { code: 'E2BIG' });
   t.match(await outcome(spawner.starter(plan(['true']))), { exitCode: 0 }, 'and it goes on');
-});
-
-test('a command without a slash is looked for as execvp does', spawned, async (t) => {
-  const spawner = await makeSpawner(t);
-  const folder = mkdtempSync(join(tmpdir(), 'spawner-'));
-  t.teardown(() => rmSync(folder, { recursive: true, force: true }));
-  const [first, second] = [join(folder, 'first'), join(folder, 'second')];
-  for (const place of [first, second]) mkdirSync(place);
-  writeFileSync(join(first, 'denied'), 'echo no', { mode: 0o644 });
-  writeFileSync(join(second, 'script'), 'echo "$0 $1"', { mode: 0o755 });
-  const run = (name: string, path?: string, directory = '/') =>
-    outcome(spawner.starter(plan([name, 'one'], { directory, environment: path === undefined ? {} : { PATH: path } })));
-  const script = { exitCode: 0, out: `${join(second, 'script')} one\n` };
-  t.match(await run('script', `${folder}/none:${first}:${second}`), script, 'a script without a first line, too');
-  t.match(await run('script', `:${first}`, second), { exitCode: 0, out: 'script one\n' }, 'an empty part is here');
-  t.match(await run('true'), { exitCode: 0 }, 'where the system has its programs');
-  await t.rejects(run('denied', `${first}:${second}`), { code: 'EACCES' });
-  await t.rejects(run('script', first), { code: 'ENOENT' });
-  await t.rejects(run('', second), { code: 'ENOENT' });
-  const many = Array.from({ length: 3000 }, (_, i) => `${folder}/${i}`).join(':');
-  t.match(await run('script', `${many}:${second}`), script, 'however long the list is');
-});
-
-test('a fork copies nothing but the code and what one command is given', { skip: notRoot }, async (t) => {
-  const spawner = await makeSpawner(t);
-  const { pid } = spawner;
-  // So much at a time makes its memory grow.
-  const children = Array.from({ length: 50 }, () => spawner.starter(plan(['true', 'x'.repeat(20_000)])));
-  for (const child of children) t.match(await child.exited, { exitCode: 0 });
-  const copied = readFileSync(`/proc/${pid}/smaps`, 'utf8')
-    .split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m)
-    .filter((mapping) => !/^VmFlags:.* dc( |$)/m.test(mapping) && !mapping.includes('[vsyscall]'));
-  const writable = copied.filter((mapping) => mapping.split(' ')[1]?.includes('w'));
-  t.equal(copied.length, 2, copied.join('\n'));
-  t.equal(writable.length, 1);
-  t.match(writable[0], /^Size:\s+64 kB$/m);
 });
 
 test('exit codes and signals are told apart, 128 and more too', spawned, async (t) => {
