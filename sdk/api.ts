@@ -3,7 +3,7 @@
  * unary calls become promises, server streams async iterables, client streams functions that take an iterable and
  * send no faster than the other side reads.
  */
-import { Client, type ClientReadableStream, Metadata, type ServiceError } from '@grpc/grpc-js';
+import { Client, type ClientDuplexStream, type ClientReadableStream, Metadata, type ServiceError } from '@grpc/grpc-js';
 import { systemClock } from '../common/clock.js';
 import { fromServiceError, isAskedToRenew, namedCoordinators } from '../common/grpc-errors.js';
 
@@ -32,15 +32,20 @@ type ClientStream<Request, Response> = (
   options?: CallOptions,
 ) => Promise<Response>;
 
+/** As gRPC has it: who speaks and listens at a time must see to both ends. */
+type Duplex<Request, Response> = () => ClientDuplexStream<Request, Response>;
+
 type Call<M> = M extends {
   requestSerialize(value: infer Request): Buffer;
   responseDeserialize(value: Buffer): infer Response;
 }
-  ? M extends { requestStream: true }
-    ? ClientStream<Request, Response>
-    : M extends { responseStream: true }
-      ? ServerStream<Request, Response>
-      : Unary<Request, Response>
+  ? M extends { requestStream: true; responseStream: true }
+    ? Duplex<Request, Response>
+    : M extends { requestStream: true }
+      ? ClientStream<Request, Response>
+      : M extends { responseStream: true }
+        ? ServerStream<Request, Response>
+        : Unary<Request, Response>
   : never;
 
 export interface News {
@@ -64,11 +69,11 @@ export function makeApi<Service extends object>(
 ): Api<Service> {
   const calls: Record<string, unknown> = {};
   for (const [name, method] of Object.entries(service) as [string, Method<unknown, unknown>][]) {
-    calls[name] = method.requestStream
-      ? clientStream(client, method)
-      : method.responseStream
-        ? serverStream(client, method)
-        : unary(client, method, onNews);
+    const { requestStream, responseStream } = method;
+    if (requestStream && responseStream) calls[name] = duplex(client, method);
+    else if (requestStream) calls[name] = clientStream(client, method);
+    else if (responseStream) calls[name] = serverStream(client, method);
+    else calls[name] = unary(client, method, onNews);
   }
   return calls as Api<Service>;
 }
@@ -134,6 +139,11 @@ function serverStream<Request, Response>(
     }
   };
 }
+
+const duplex =
+  <Request, Response>(client: Client, method: Method<Request, Response>): Duplex<Request, Response> =>
+  () =>
+    client.makeBidiStreamRequest(method.path, method.requestSerialize, method.responseDeserialize, new Metadata());
 
 function clientStream<Request, Response>(
   client: Client,

@@ -23,6 +23,7 @@ import { readyClient } from './channel.js';
 import { Lead, makeFollowingApi } from './follow.js';
 import { findProfileDir, type Profile, readProfile, withAddress, writeProfile } from './profile.js';
 import { keepRenewed } from './renewal.js';
+import { Runs } from './runs.js';
 
 export interface ConnectOptions {
   /** The profile's folder; otherwise it is looked up, see `findProfileDir`. */
@@ -77,8 +78,10 @@ export function makeConnection(lead: Lead, profile: Profile, address: string): M
   const ca = makeFollowingApi(lead, CaServiceService);
   const renewal = keepRenewed(profile.directory, async (csr) => ca.renew({ csr: Buffer.from(csr) }));
   lead.onRenewalWanted = () => renewal.now();
+  const mesh = makeFollowingApi(lead, MeshServiceService);
+  const runs = new Runs(mesh);
   return {
-    mesh: makeFollowingApi(lead, MeshServiceService),
+    mesh: { ...mesh, runJob: (request, options) => runs.run(request, options) },
     nodes: makeFollowingApi(lead, NodeServiceService),
     ca,
     rotation: makeFollowingApi(lead, RotationServiceService),
@@ -90,6 +93,7 @@ export function makeConnection(lead: Lead, profile: Profile, address: string): M
     address,
     close: async () => {
       await renewal.stop();
+      runs.close();
       lead.close();
     },
   };

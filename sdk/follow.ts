@@ -194,7 +194,8 @@ export function makeFollowingApi<Service extends object>(lead: Lead, service: Se
   const calls: Record<string, AnyCall> = {};
   for (const [name, { requestStream, responseStream }] of Object.entries(service) as [string, Shape][]) {
     const at = (client: Client): AnyCall => apiOf(client)[name] as AnyCall;
-    if (requestStream) calls[name] = clientStream(lead, at);
+    if (requestStream && responseStream) calls[name] = () => at(lead.client)(undefined);
+    else if (requestStream) calls[name] = clientStream(lead, at);
     else if (responseStream) calls[name] = serverStream(lead, at);
     else calls[name] = unary(lead, at, REPEATABLE.has(name));
   }

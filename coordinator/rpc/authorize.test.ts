@@ -51,7 +51,7 @@ const ALLOWED: Record<string, readonly Caller[]> = {
   ...each(['CaService/Issue', 'CaService/Revoke', 'CaService/ListCertificates'], ['operator']),
   ...each(['SubmitJob', 'SubmitJobs', 'MissingBlobs', 'PutBlob', 'CancelJob', 'RetryJob'], ['operator', 'submitter']),
   // Logs and results may hold secrets: not for viewers.
-  ...each(['ReadLogs', 'ReadResults', 'RunJob'], ['operator', 'submitter']),
+  ...each(['ReadLogs', 'ReadResults', 'RunJob', 'RunJobs'], ['operator', 'submitter']),
   ...each(
     ['GetJob', 'ListJobs', 'ListTasks', 'WatchJob', 'Explain', 'ListNodes', 'GetNode'],
     ['operator', 'submitter', 'viewer'],

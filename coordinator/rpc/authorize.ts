@@ -24,6 +24,7 @@ import { type Peer, plainAddress } from '../door/peer.js';
 import { actorOf, type Audit } from '../services/audit.js';
 import type { Denylist } from '../services/denylist.js';
 import type { Throttle } from '../services/throttle.js';
+import { type NumberedRequest, type NumberedResponse, serveManyCalls } from './many-calls.js';
 import { type Caller, METHOD_ROLES } from './roles.js';
 
 /** What a handler knows of its caller. */
@@ -33,6 +34,9 @@ export interface CallContext {
   readonly role: Caller;
   readonly address: string;
 }
+
+/** What a call that is part of another failed with. */
+export type CallFailure = ReturnType<typeof toCallError>;
 
 export interface GateOptions {
   peerOf: (call: CallLike) => Peer;
@@ -79,7 +83,7 @@ export class Gate {
   }
 
   /** The same for a part of a call, of which the rest may succeed. */
-  reportPart(path: string, error: unknown): ReturnType<typeof toCallError> {
+  reportPart(path: string, error: unknown): CallFailure {
     return toCallError(this.#known(path, error));
   }
 
@@ -151,6 +155,27 @@ export class Gate {
         call.emit('error', this.report(path, error));
       });
     };
+  }
+
+  /** One stream of the method `path` for many calls of another, each of which is judged as if it had been made by itself. */
+  manyCalls<Request, Response>(
+    path: string,
+    each: {
+      path: string;
+      handle: (request: Request, context: CallContext, gone: AbortSignal) => AsyncIterable<Response>;
+      /** Aborts when no stream may be open any more. @throws MeshError when none may be opened */
+      ended: () => AbortSignal;
+    },
+  ): handleBidiStreamingCall<NumberedRequest<Request>, NumberedResponse<Response, CallFailure>> {
+    return this.duplex(path, async (call) => {
+      await serveManyCalls(call, {
+        run: (body) => this.#run(each.path, call, body),
+        handle: each.handle,
+        toFailure: (error) => this.reportPart(each.path, error),
+        ended: each.ended(),
+      });
+      call.end();
+    });
   }
 
   /** With the headers, which are sent anyway. */

@@ -69,8 +69,10 @@ function jobMethods({
   gate,
   plane,
 }: MeshServiceOptions): Methods<
-  'submitJob' | 'submitJobs' | 'runJob' | 'missingBlobs' | 'putBlob' | 'cancelJob' | 'retryJob'
+  'submitJob' | 'submitJobs' | 'runJob' | 'runJobs' | 'missingBlobs' | 'putBlob' | 'cancelJob' | 'retryJob'
 > {
+  const follow = (request: api.RunJobRequest, context: CallContext, gone: AbortSignal) =>
+    whileLeading(plane, gone, (term, over) => run(term, request, context, over));
   return {
     submitJob: gate.clientStream<api.SubmitJobRequest, api.SubmitJobResponse>(
       Mesh.submitJob.path,
@@ -88,9 +90,12 @@ function jobMethods({
         }),
       }),
     ),
-    runJob: gate.serverStream<api.RunJobRequest, api.RunJobResponse>(Mesh.runJob.path, (request, context, gone) =>
-      whileLeading(plane, gone, (term, over) => run(term, request, context, over)),
-    ),
+    runJob: gate.serverStream<api.RunJobRequest, api.RunJobResponse>(Mesh.runJob.path, follow),
+    runJobs: gate.manyCalls<api.RunJobRequest, api.RunJobResponse>(Mesh.runJobs.path, {
+      path: Mesh.runJob.path,
+      handle: follow,
+      ended: () => plane.lead().ended,
+    }),
     missingBlobs: gate.unary<api.MissingBlobsRequest, api.MissingBlobsResponse>(
       Mesh.missingBlobs.path,
       async ({ digests }) => {

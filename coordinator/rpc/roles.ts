@@ -52,6 +52,7 @@ export const METHOD_ROLES: Readonly<Record<string, readonly Caller[]>> = {
   '/mesh.v1.MeshService/SubmitJob': PEOPLE,
   '/mesh.v1.MeshService/SubmitJobs': PEOPLE,
   '/mesh.v1.MeshService/RunJob': PEOPLE,
+  '/mesh.v1.MeshService/RunJobs': PEOPLE,
   '/mesh.v1.MeshService/MissingBlobs': PEOPLE,
   '/mesh.v1.MeshService/PutBlob': PEOPLE,
   '/mesh.v1.MeshService/GetJob': READERS,

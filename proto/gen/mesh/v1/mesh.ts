@@ -10,10 +10,12 @@ import {
   type CallOptions,
   type ChannelCredentials,
   Client,
+  type ClientDuplexStream,
   type ClientOptions,
   type ClientReadableStream,
   type ClientUnaryCall,
   type ClientWritableStream,
+  type handleBidiStreamingCall,
   type handleClientStreamingCall,
   type handleServerStreamingCall,
   type handleUnaryCall,
@@ -140,6 +142,22 @@ export interface RunJobResponse {
     | undefined;
   /** In index order, from the first task on. */
   results: TaskResult[];
+}
+
+export interface RunJobsRequest {
+  /** Of none of the calls that are under way. */
+  number: number;
+  /** Absent: nobody follows the call of that number any more. */
+  run: RunJobRequest | undefined;
+}
+
+export interface RunJobsResponse {
+  number: number;
+  part: { $case: "run"; value: RunJobResponse } | //
+  /** The call has failed. */
+  { $case: "error"; value: CallError } | //
+  /** The call is over. */
+  { $case: "ended"; value: boolean } | undefined;
 }
 
 export interface TaskCounts {
@@ -1425,6 +1443,183 @@ export const RunJobResponse: MessageFns<RunJobResponse> = {
     const message = createBaseRunJobResponse();
     message.job = (object.job !== undefined && object.job !== null) ? Job.fromPartial(object.job) : undefined;
     message.results = object.results?.map((e) => TaskResult.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseRunJobsRequest(): RunJobsRequest {
+  return { number: 0, run: undefined };
+}
+
+export const RunJobsRequest: MessageFns<RunJobsRequest> = {
+  encode(message: RunJobsRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.number !== 0) {
+      writer.uint32(8).uint32(message.number);
+    }
+    if (message.run !== undefined) {
+      RunJobRequest.encode(message.run, writer.uint32(18).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RunJobsRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRunJobsRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.number = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.run = RunJobRequest.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<RunJobsRequest>, I>>(base?: I): RunJobsRequest {
+    return RunJobsRequest.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<RunJobsRequest>, I>>(object: I): RunJobsRequest {
+    const message = createBaseRunJobsRequest();
+    message.number = object.number ?? 0;
+    message.run = (object.run !== undefined && object.run !== null) ? RunJobRequest.fromPartial(object.run) : undefined;
+    return message;
+  },
+};
+
+function createBaseRunJobsResponse(): RunJobsResponse {
+  return { number: 0, part: undefined };
+}
+
+export const RunJobsResponse: MessageFns<RunJobsResponse> = {
+  encode(message: RunJobsResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.number !== 0) {
+      writer.uint32(8).uint32(message.number);
+    }
+    switch (message.part?.$case) {
+      case "run":
+        RunJobResponse.encode(message.part.value, writer.uint32(18).fork()).join();
+        break;
+      case "error":
+        CallError.encode(message.part.value, writer.uint32(26).fork()).join();
+        break;
+      case "ended":
+        writer.uint32(32).bool(message.part.value);
+        break;
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RunJobsResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRunJobsResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.number = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.part = { $case: "run", value: RunJobResponse.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.part = { $case: "error", value: CallError.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.part = { $case: "ended", value: reader.bool() };
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<RunJobsResponse>, I>>(base?: I): RunJobsResponse {
+    return RunJobsResponse.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<RunJobsResponse>, I>>(object: I): RunJobsResponse {
+    const message = createBaseRunJobsResponse();
+    message.number = object.number ?? 0;
+    switch (object.part?.$case) {
+      case "run": {
+        if (object.part?.value !== undefined && object.part?.value !== null) {
+          message.part = { $case: "run", value: RunJobResponse.fromPartial(object.part.value) };
+        }
+        break;
+      }
+      case "error": {
+        if (object.part?.value !== undefined && object.part?.value !== null) {
+          message.part = { $case: "error", value: CallError.fromPartial(object.part.value) };
+        }
+        break;
+      }
+      case "ended": {
+        if (object.part?.value !== undefined && object.part?.value !== null) {
+          message.part = { $case: "ended", value: object.part.value };
+        }
+        break;
+      }
+    }
     return message;
   },
 };
@@ -5094,6 +5289,20 @@ export const MeshServiceService = {
     responseSerialize: (value: RunJobResponse): Buffer => Buffer.from(RunJobResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): RunJobResponse => RunJobResponse.decode(value),
   },
+  /**
+   * Many calls of RunJob on one stream, numbered by the client: what a call costs besides its job is paid once. Each is
+   * admitted, counted and refused as if it were made by itself. Since 29 November 2026; an older coordinator answers
+   * UNIMPLEMENTED and is asked by RunJob.
+   */
+  runJobs: {
+    path: "/mesh.v1.MeshService/RunJobs" as const,
+    requestStream: true as const,
+    responseStream: true as const,
+    requestSerialize: (value: RunJobsRequest): Buffer => Buffer.from(RunJobsRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): RunJobsRequest => RunJobsRequest.decode(value),
+    responseSerialize: (value: RunJobsResponse): Buffer => Buffer.from(RunJobsResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): RunJobsResponse => RunJobsResponse.decode(value),
+  },
   missingBlobs: {
     path: "/mesh.v1.MeshService/MissingBlobs" as const,
     requestStream: false as const,
@@ -5266,6 +5475,12 @@ export interface MeshServiceServer extends UntypedServiceImplementation {
    * that broke off may be made again. Since November 2026, too.
    */
   runJob: handleServerStreamingCall<RunJobRequest, RunJobResponse>;
+  /**
+   * Many calls of RunJob on one stream, numbered by the client: what a call costs besides its job is paid once. Each is
+   * admitted, counted and refused as if it were made by itself. Since 29 November 2026; an older coordinator answers
+   * UNIMPLEMENTED and is asked by RunJob.
+   */
+  runJobs: handleBidiStreamingCall<RunJobsRequest, RunJobsResponse>;
   missingBlobs: handleUnaryCall<MissingBlobsRequest, MissingBlobsResponse>;
   putBlob: handleClientStreamingCall<PutBlobRequest, PutBlobResponse>;
   getJob: handleUnaryCall<GetJobRequest, GetJobResponse>;
@@ -5335,6 +5550,14 @@ export interface MeshServiceClient extends Client {
     metadata?: Metadata,
     options?: Partial<CallOptions>,
   ): ClientReadableStream<RunJobResponse>;
+  /**
+   * Many calls of RunJob on one stream, numbered by the client: what a call costs besides its job is paid once. Each is
+   * admitted, counted and refused as if it were made by itself. Since 29 November 2026; an older coordinator answers
+   * UNIMPLEMENTED and is asked by RunJob.
+   */
+  runJobs(): ClientDuplexStream<RunJobsRequest, RunJobsResponse>;
+  runJobs(options: Partial<CallOptions>): ClientDuplexStream<RunJobsRequest, RunJobsResponse>;
+  runJobs(metadata: Metadata, options?: Partial<CallOptions>): ClientDuplexStream<RunJobsRequest, RunJobsResponse>;
   missingBlobs(
     request: MissingBlobsRequest,
     callback: (error: ServiceError | null, response: MissingBlobsResponse) => void,
