@@ -368,9 +368,7 @@ CREATE OR REPLACE FUNCTION append_audit(entries jsonb, again boolean)
  LANGUAGE plpgsql
 AS $function$
 declare
-  entry record;
-  previous_hash bytea;
-  known_seq bigint;
+  last record;
 begin
   perform pg_advisory_xact_lock(hashtextextended('audit', 0));
   select seq, hash into head_seq, head_hash from audit order by seq desc limit 1;
@@ -378,48 +376,57 @@ begin
     head_seq := 0;
     head_hash := decode(repeat('00', 32), 'hex');
   end if;
-  known_seq := head_seq;
-  for entry in
-    select timestamptz 'epoch' + e.at_us * interval '1 microsecond' as at,
-      e.actor, e.address, e.certificate, e.action, e.target, e.detail
-    from jsonb_to_recordset(entries) as e(
-      at_us bigint, actor text, address text, certificate text, action text, target text, detail text
-    )
-  loop
-    continue when again and exists (
+  with given as (
+    select head_seq + row_number() over (order by position) as seq,
+      timestamptz 'epoch' + e.at_us * interval '1 microsecond' as at, e.*
+    from rows from (
+      jsonb_to_recordset(entries) as (
+        at_us bigint, actor text, address text, certificate text, action text, target text, detail text
+      )
+    ) with ordinality as e(at_us, actor, address, certificate, action, target, detail, position)
+    where not again or not exists (
       select from audit a
-      where a.at = entry.at and a.actor = entry.actor and a.address = entry.address
-        and a.certificate = entry.certificate and a.action = entry.action and a.target = entry.target
-        and a.detail = entry.detail and a.seq <= known_seq
-    );
-    previous_hash := head_hash;
-    head_seq := head_seq + 1;
-    head_hash := audit_hash(
-      previous_hash, head_seq, entry.at, entry.actor, entry.address, entry.certificate, entry.action, entry.target,
-      entry.detail
-    );
+      where a.at = timestamptz 'epoch' + e.at_us * interval '1 microsecond' and a.actor = e.actor
+        and a.address = e.address and a.certificate = e.certificate and a.action = e.action and a.target = e.target
+        and a.detail = e.detail
+    )
+  ), hashed as (
+    select *, audit_links(head_hash, audit_body(seq, at, actor, address, certificate, action, target, detail))
+      over (order by seq rows unbounded preceding) as hash
+    from given
+  ), appended as (
     insert into audit (seq, at, actor, address, certificate, action, target, detail, previous, hash)
-    values (head_seq, entry.at, entry.actor, entry.address, entry.certificate, entry.action, entry.target,
-      entry.detail, previous_hash, head_hash);
-  end loop;
+    select seq, at, actor, address, certificate, action, target, detail,
+      lag(hash, 1, head_hash) over (order by seq), hash
+    from hashed
+    returning audit.seq, audit.hash
+  )
+  select a.seq, a.hash into last from appended a order by a.seq desc limit 1;
+  if found then
+    head_seq := last.seq;
+    head_hash := last.hash;
+  end if;
   return next;
 end
 $function$;
 
-CREATE OR REPLACE FUNCTION audit_hash(previous bytea, seq bigint, at timestamp with time zone, actor text, address text, certificate text, action text, target text, detail text)
+CREATE OR REPLACE FUNCTION audit_body(seq bigint, at timestamp with time zone, actor text, address text, certificate text, action text, target text, detail text)
+ RETURNS text
+ LANGUAGE sql
+ STABLE PARALLEL SAFE
+RETURN (((((((audit_field((seq)::text) || audit_field((((EXTRACT(epoch FROM at) * (1000000)::numeric))::bigint)::text)) || audit_field(actor)) || audit_field(address)) || audit_field(certificate)) || audit_field(action)) || audit_field(target)) || audit_field(detail));
+
+CREATE OR REPLACE FUNCTION audit_field(field text)
+ RETURNS text
+ LANGUAGE sql
+ STABLE PARALLEL SAFE
+RETURN (((octet_length(convert_to(field, 'UTF8'::name)) || ':'::text) || field) || ','::text);
+
+CREATE OR REPLACE FUNCTION audit_link(hash bytea, first bytea, body text)
  RETURNS bytea
  LANGUAGE sql
  STABLE PARALLEL SAFE
-AS $function$
-  select sha256(previous || string_agg(
-    convert_to(octet_length(field) || ':', 'UTF8') || field || convert_to(',', 'UTF8'), ''::bytea order by position
-  ))
-  from unnest(array[
-    convert_to(seq::text, 'UTF8'), convert_to((extract(epoch from at) * 1000000)::bigint::text, 'UTF8'),
-    convert_to(actor, 'UTF8'), convert_to(address, 'UTF8'), convert_to(certificate, 'UTF8'),
-    convert_to(action, 'UTF8'), convert_to(target, 'UTF8'), convert_to(detail, 'UTF8')
-  ]) with ordinality as fields(field, position)
-$function$;
+RETURN sha256((COALESCE(hash, first) || convert_to(body, 'UTF8'::name)));
 
 CREATE OR REPLACE FUNCTION job_outcome(started boolean, live integer, missing integer, cancelling boolean, error text, on_failure text, completed integer, failed integer)
  RETURNS text
@@ -479,3 +486,5 @@ begin
   raise exception '% refused: table % is append-only', tg_op, tg_table_name using errcode = 'insufficient_privilege';
 end
 $function$;
+
+create aggregate audit_links(first bytea, body text) (sfunc = audit_link, stype = bytea);

@@ -61,6 +61,13 @@ export async function dumpSchema(db: Kysely<Schema>): Promise<string> {
   const functions = await sql<{ definition: string }>`
     select pg_get_functiondef(p.oid) as definition from pg_proc p
     where p.pronamespace = current_schema()::regnamespace and p.prokind = 'f' order by p.proname, p.oid`.execute(db);
+  const aggregates = await sql<{ definition: string }>`
+    select format(
+      'create aggregate %s(%s) (sfunc = %s, stype = %s)', p.proname, pg_get_function_arguments(p.oid),
+      a.aggtransfn::regproc, format_type(a.aggtranstype, null)
+    ) as definition
+    from pg_aggregate a join pg_proc p on p.oid = a.aggfnoid
+    where p.pronamespace = current_schema()::regnamespace order by p.proname, p.oid`.execute(db);
   const parts = tables.rows.map(({ name, options }) => {
     const lines = [
       ...columns.rows.filter((column) => column.table === name).map(columnLine),
@@ -74,7 +81,8 @@ export async function dumpSchema(db: Kysely<Schema>): Promise<string> {
   });
   const schemaless = (text: string) => text.replaceAll('public.', '');
   const header = '-- What the migrations add up to. Made by npm run schema; compared by a test.\n';
-  return schemaless([header, ...parts, ...functions.rows.map((row) => `${row.definition.trimEnd()};\n`)].join('\n'));
+  const routines = [...functions.rows, ...aggregates.rows].map((row) => `${row.definition.trimEnd()};\n`);
+  return schemaless([header, ...parts, ...routines].join('\n'));
 }
 
 function columnLine(column: ColumnEntry): string {

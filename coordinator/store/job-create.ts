@@ -3,16 +3,15 @@
  *
  * One submission that the database refuses must not cost the others theirs: what fails together is tried again one by one.
  */
-import { type RawBuilder, type Selectable, sql } from 'kysely';
+import { type RawBuilder, sql } from 'kysely';
 import { Batcher } from '../../common/batcher.js';
 import { MeshError, toMeshError } from '../../common/errors.js';
 import { groupBy } from '../../common/group-by.js';
 import { OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
-import { DEFAULT_NAMESPACE, type NewJob } from '../ports.js';
+import { DEFAULT_NAMESPACE, type JobRow, type NewJob } from '../ports.js';
 import { bigints, ints, texts } from './arrays.js';
 import type { Database } from './database.js';
 import { lease } from './leading.js';
-import type { JobTable } from './schema.js';
 
 const TOGETHER_MAX = 100;
 /** Of specifications in one statement, which is held several times over while it is sent; a single one may be larger. */
@@ -29,11 +28,12 @@ interface Insert {
   job: NewJob;
   /** As JSON. */
   spec: string;
-  resolve: (row: Selectable<JobTable> | undefined) => void;
+  resolve: (row: JobRow | undefined) => void;
   reject: (error: unknown) => void;
 }
 
-type CreatedRow = Selectable<JobTable> | { leading: number; id: null };
+/** What only the database knows of a new job. */
+type CreatedRow = { id: string; seq: number; created_at: number } | { id: null };
 
 /**
  * `epoch` undefined: nobody's lead is asked for. With `node`, all tasks of the one job there is are assigned to it: it is
@@ -60,7 +60,7 @@ export function createStatement(
         ${texts(jobs, (job) => job.id)}, ${texts(jobs, (job) => job.submitter)},
         ${texts(jobs, (job) => job.idempotencyKey)}, ${texts(jobs, (job) => job.specDigest())},
         ${texts(jobs, ({ spec }) => spec.name)},
-        ${texts(jobs, ({ spec }) => (spec.work?.$case === 'function' ? 'function' : 'process'))},
+        ${texts(jobs, typeOf)},
         ${ints(jobs, ({ spec }) => spec.priority)}, ${texts(jobs, ({ spec }) => ON_FAILURE[spec.onFailure])},
         ${texts(inserts, ({ spec }) => spec)}, ${texts(jobs, (job) => job.retryOf)},
         ${ints(jobs, (job) => (job.hasInputs ? 1 : 0))},
@@ -72,9 +72,9 @@ export function createStatement(
       )
       order by u.position
       on conflict (submitter, idempotency_key) do nothing
-      returning *
+      returning seq, id, total, created_at
     )${isGiven ? sql`, ${given(node)}` : sql``}
-    select (select count(*) from lease) as leading, m.* from (select) as always left join made m on true`;
+    select m.id, m.seq, m.created_at from (select) as always left join made m on true`;
 }
 
 const given = (node: number): RawBuilder<unknown> => sql`
@@ -83,6 +83,26 @@ const given = (node: number): RawBuilder<unknown> => sql`
       select m.seq, i.index, 1, 'ASSIGNED', ${node}::integer, m.created_at, m.created_at
       from made m cross join lateral generate_series(0, m.total - 1) as i(index)
     )`;
+
+const typeOf = ({ spec }: NewJob): JobRow['type'] => (spec.work?.$case === 'function' ? 'function' : 'process');
+
+/** What is now in the table, without reading it back. @param isGiven all its tasks were assigned by the same commit */
+function asStored(job: NewJob, seq: number, createdAtMs: number, isGiven: boolean): JobRow {
+  const { id, submitter, namespace = DEFAULT_NAMESPACE, spec, total, retryOf } = job;
+  const assigned = isGiven ? total : 0;
+  return {
+    ...{ seq, id, submitter, namespace, spec, retryOf, createdAtMs, type: typeOf(job) },
+    ...{ name: spec.name, priority: spec.priority, status: isGiven ? 'RUNNING' : 'QUEUED', cancelling: false },
+    counts: {
+      ...{ total, materialised: assigned, assigned, queued: 0 },
+      ...{ running: 0, retrying: 0, completed: 0, failed: 0, cancelled: 0 },
+    },
+    cursor: assigned,
+    error: undefined,
+    startedAtMs: isGiven ? createdAtMs : undefined,
+    completedAtMs: undefined,
+  };
+}
 
 export class JobInserts {
   readonly #batcher: Batcher<Insert>;
@@ -95,8 +115,8 @@ export class JobInserts {
     });
   }
 
-  /** The row; undefined when its key is another job's, or when the epoch does not lead (ask which). */
-  add(job: NewJob): Promise<Selectable<JobTable> | undefined> {
+  /** The job; undefined when its key is another job's, or when the epoch does not lead (ask which). */
+  add(job: NewJob): Promise<JobRow | undefined> {
     const spec = JSON.stringify(job.spec);
     return new Promise((resolve, reject) => this.#batcher.add({ job, spec, resolve, reject }));
   }
@@ -122,7 +142,10 @@ export class JobInserts {
     const { rows } = await this.database.run((db) => createStatement(epoch, inserts, node).execute(db));
     if (rows.length === 0) throw new MeshError('INTERNAL', 'a submission was answered with nothing');
     const byId = new Map(rows.flatMap((row) => (row.id === null ? [] : [[row.id, row] as const])));
-    for (const { job, resolve } of inserts) resolve(byId.get(job.id));
+    for (const { job, resolve } of inserts) {
+      const row = byId.get(job.id);
+      resolve(row && asStored(job, row.seq, row.created_at, node !== undefined));
+    }
   }
 }
 

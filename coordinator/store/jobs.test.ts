@@ -11,7 +11,8 @@ import {
   pages,
   untilBlocked,
 } from '../../test/support/store-fixtures.js';
-import type { AssignedTask } from '../ports.js';
+import { JobSpec } from '../../proto/gen/mesh/v1/mesh.js';
+import type { AssignedTask, NewJob } from '../ports.js';
 import type { PostgresStore } from './index.js';
 
 const inputRows = async (store: PostgresStore): Promise<number> =>
@@ -27,6 +28,30 @@ test('of many submissions with one key at once, one makes the job and all get it
   t.equal(tries.filter(({ created }) => created).length, 1);
   t.equal(new Set(tries.map(({ job }) => job.id)).size, 1);
   t.equal(await inputRows(store), 1, 'the losers left no inputs');
+});
+
+test('what is answered to a submission is what is kept', async (t) => {
+  const store = await withStore(t);
+  const epoch = await lead(store);
+  const work = {
+    $case: 'function' as const,
+    value: { moduleDigest: 'a'.repeat(64), exportName: 'f', environment: {} },
+  };
+  const resources = { cpuMillis: 500, custom: { licence: 1 } };
+  const spec = JobSpec.decode(
+    JobSpec.encode(JobSpec.fromPartial({ name: 'as it is', work, taskCount: 3, priority: 7, resources })).finish(),
+  );
+  const over: Partial<NewJob>[] = [
+    { spec },
+    { spec, namespace: 'team', retryOf: 'job0', submitter: 'ben', epoch },
+    { spec, epoch, place: () => 4 },
+    {},
+  ];
+  for (const one of over) {
+    const { job, created } = await store.jobs.create(newJob(3, one), pages());
+    t.ok(created);
+    t.same(job, await store.jobs.get(job.id));
+  }
 });
 
 test('inputs are chunked, are given with their tasks in order, and stay until their job is removed', async (t) => {

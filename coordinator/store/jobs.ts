@@ -138,7 +138,7 @@ async function create(
       throw error;
     });
     kept = row !== undefined;
-    if (row) return { job: toJobRow(row), created: true };
+    if (row) return { job: row, created: true };
   } finally {
     if (!kept && (job.hasInputs || stored > 0)) await dropInputs(database, job.id);
   }

@@ -80,8 +80,8 @@ const rehash = (db: postgres.TransactionSql, from: number) =>
     begin
       select hash into last from audit where seq = ${from - 1};
       for entry in select * from audit where seq >= ${from} order by seq loop
-        entry.hash := audit_hash(last, entry.seq, entry.at, entry.actor, entry.address, entry.certificate, entry.action,
-          entry.target, entry.detail);
+        entry.hash := audit_link(last, last, audit_body(entry.seq, entry.at, entry.actor, entry.address,
+          entry.certificate, entry.action, entry.target, entry.detail));
         update audit set previous = last, hash = entry.hash where seq = entry.seq;
         last := entry.hash;
       end loop;
@@ -115,7 +115,8 @@ test('audit: an entry is changed', async (t) => {
 test('audit: an entry is changed, and its hash with it', async (t) => {
   await tamper(t, async (db) => {
     await db`update audit set address = '10.9.9.9' where seq = 4`;
-    await db`update audit set hash = audit_hash(previous, seq, at, actor, address, certificate, action, target, detail)
+    await db`update audit set
+      hash = audit_link(previous, previous, audit_body(seq, at, actor, address, certificate, action, target, detail))
       where seq = 4`;
   });
   await brokenAt(t, 5, /does not follow the entry before it/);
