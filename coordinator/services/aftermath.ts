@@ -182,7 +182,8 @@ export class Aftermath {
     for (const job of ended) {
       const endedAtMs = job.completedAtMs ?? clock.wallMs();
       observe.jobEnded((endedAtMs - job.createdAtMs) / 1000);
-      log.info({ event: 'job.ended', job: job.id, status: job.status, tasks: job.counts.total });
+      // Who follows the job hears of it in this turn; a line takes as long to write as that.
+      setImmediate(() => log.info({ event: 'job.ended', job: job.id, status: job.status, tasks: job.counts.total }));
     }
   }
 

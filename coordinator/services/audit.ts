@@ -6,8 +6,9 @@
  * - `note` does not wait: for what comes in bursts and has rows of its own, such as jobs. A kill at once may lose it.
  * - `tally` is for noise that a peer can make at will: the first at once, then one entry a minute with how many.
  *
- * Entries are appended as they come, group by group: while one statement is under way the next group gathers, so the lock
- * on the end of the chain is taken once for many. A database that is away is waited for; entries are kept, in bounded
+ * Entries are appended group by group: while one statement is under way the next group gathers, so the lock on the end of
+ * the chain is taken once for many. Notes gather for a moment, too: a job that is done in a few milliseconds is answered
+ * before the entry about it is written. A database that is away is waited for; entries are kept, in bounded
  * number, and what has no room is counted in an entry of its own. An answer that was lost is asked for again in a way that
  * writes nothing twice.
  */
@@ -94,6 +95,8 @@ export interface AuditOptions {
 
 const ENTRIES_PER_STATEMENT = 500;
 const WAITING_MAX = 20_000;
+/** How long a note waits for others when nobody waits for an entry. */
+const GATHER_MS = 20;
 const RETRY_MS = 500;
 const TALLY_MS = 60_000;
 /** Kinds of noise that are counted apart in a minute; the rest is counted together, action by action. */
@@ -122,6 +125,7 @@ export class Audit implements Service {
   #waiting: Waiting[] = [];
   #dropped = 0;
   #draining: Promise<void> | undefined;
+  #gathering: Timer | undefined;
   readonly #tallies = new Map<string, Tally>();
   #timer: Timer | undefined;
   readonly #stopping = new AbortController();
@@ -169,6 +173,7 @@ export class Audit implements Service {
 
   /** Resolves when everything said so far is written. */
   async idle(): Promise<void> {
+    this.#begin();
     while (this.#draining) await this.#draining;
   }
 
@@ -199,8 +204,15 @@ export class Audit implements Service {
   #add(item: Waiting): boolean {
     if (this.#waiting.length >= WAITING_MAX) return false;
     this.#waiting.push(item);
-    this.#draining ??= this.#drain();
+    if (item.settled || this.#waiting.length >= ENTRIES_PER_STATEMENT) this.#begin();
+    else this.#gathering ??= this.#options.clock.after(GATHER_MS, () => this.#begin(), { background: true });
     return true;
+  }
+
+  #begin(): void {
+    this.#gathering?.cancel();
+    this.#gathering = undefined;
+    this.#draining ??= this.#drain();
   }
 
   async #drain(): Promise<void> {

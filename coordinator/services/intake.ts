@@ -61,6 +61,12 @@ export interface Submission {
   retryOf?: string;
 }
 
+/** By a submission, until it is kept or refused. */
+interface Held {
+  room?: { release: () => void };
+  placement?: Placement | undefined;
+}
+
 export class Intake implements Service {
   readonly name = 'intake';
   readonly #options: IntakeOptions;
@@ -89,7 +95,7 @@ export class Intake implements Service {
 
   /** Commits a job. @throws MeshError BAD_SPEC, OVERLOADED, DISK_FULL, QUOTA, IDEMPOTENCY_CONFLICT */
   async submit(submission: Submission): Promise<JobRow> {
-    const { store, audit, jobs, clock, log, epoch, limits, accepts, namespaces, secrets } = this.#options;
+    const { jobs, clock, epoch, limits, accepts, namespaces, secrets } = this.#options;
     const { spec, executor, resources } = validateSpec(submission.spec, specLimits(limits));
     if (!(await accepts()))
       throw new MeshError('DISK_FULL', 'the coordinator is short of disk space and takes no new jobs');
@@ -108,7 +114,7 @@ export class Intake implements Service {
     const id = makeId(clock.wallMs());
     const namespace = namespaces.nameOf(submission.submitter);
     const files = new StagedFiles(limits);
-    const held: { room?: { release: () => void }; placement?: Placement | undefined } = {};
+    const held: Held = {};
     const given: NewJob = {
       id,
       submitter: submission.submitter,
@@ -127,25 +133,35 @@ export class Intake implements Service {
       place: () => (held.placement = this.#place(given, namespace, executor))?.node,
       epoch: epoch(),
     };
+    const { job, created } = await this.#keep(given, this.#readItems(submission, executor, hash, files), held);
+    if (created) await this.#tell(submission, job);
+    return job;
+  }
+
+  async #keep(given: NewJob, items: AsyncIterable<string[]>, held: Held): Promise<{ job: JobRow; created: boolean }> {
     try {
-      const { job, created } = await store.jobs.create(given, this.#readItems(submission, executor, hash, files));
-      if (created) {
-        // First: while agent and store are busy with it, the rest is said.
-        this.#take(job, held.placement);
-        const { name, type, retryOf } = job;
-        const action = retryOf === undefined ? 'job.submitted' : 'job.retried';
-        audit.note(submission.actor, action, job.id, { name, type, tasks: job.counts.total, retryOf });
-        secrets.used(submission.actor, job);
-        log.info({ event: 'job.accepted', job: job.id, tasks: job.counts.total, submitter: job.submitter });
-      } else if (this.#unsure.has(job.id)) this.#finder.wake();
-      return job;
+      const kept = await this.#options.store.jobs.create(given, items);
+      if (kept.created) this.#take(kept.job, held.placement);
+      else if (this.#unsure.has(kept.job.id)) this.#finder.wake();
+      return kept;
     } catch (error) {
-      if (toMeshError(error).code === 'DATABASE_DOWN') this.#remember(id, held.placement);
+      if (toMeshError(error).code === 'DATABASE_DOWN') this.#remember(given.id, held.placement);
       throw error;
     } finally {
       held.placement?.settle(undefined);
       held.room?.release();
     }
+  }
+
+  /** What was given away leaves for its agent at the end of this turn: the rest is said while that is busy with it. */
+  async #tell({ actor }: Submission, job: JobRow): Promise<void> {
+    const { audit, secrets, log } = this.#options;
+    await new Promise((resolve) => setImmediate(resolve));
+    const { name, type, retryOf, counts } = job;
+    const action = retryOf === undefined ? 'job.submitted' : 'job.retried';
+    audit.note(actor, action, job.id, { name, type, tasks: counts.total, retryOf });
+    secrets.used(actor, job);
+    log.info({ event: 'job.accepted', job: job.id, tasks: counts.total, submitter: job.submitter });
   }
 
   #place(
