@@ -86,12 +86,16 @@ export const booleans = <T>(items: readonly T[], pick: (item: T) => boolean): Ra
 export const texts = <T>(items: readonly T[], pick: Pick<T, string>): RawBuilder<string[]> =>
   sql`${strings(items, pick)}::text[]`;
 
+/** A single one, as it would stand in an array. */
+export const text = (value: string | undefined): RawBuilder<string | null> =>
+  sql`${value?.replaceAll('\0', '') ?? null}::text`;
+
 /** Bytes travel as base64 in `text[]`; the statement decodes them. */
 export const base64s = <T>(items: readonly T[], pick: Pick<T, Uint8Array>): RawBuilder<string[]> =>
-  texts(items, (item) => {
-    const bytes = pick(item);
-    return bytes && Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('base64');
-  });
+  texts(items, (item) => base64(pick(item)));
+
+export const base64 = (bytes: Uint8Array | undefined): string | undefined =>
+  bytes && Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('base64');
 
 const AGE_MS_MAX = 10 * 365 * 86_400_000;
 

@@ -112,14 +112,24 @@ test('tasks that are known to have rows complete by them, each once', async (t) 
   t.same((await store.tasks.settle(epoch, [all[4] as Settlement, ...stale, all[0] as Settlement])).accepted, [
     ...[true, false, false, false],
   ]);
-  const rest = await store.tasks.settle(epoch, all.slice(5));
+  for (const one of [...stale, all[0] as Settlement])
+    t.same(await store.tasks.settle(epoch, [one]), { accepted: [false], jobs: [] }, 'by itself');
+  const brought = { output: Buffer.from('seen'), exitCode: 3, runUs: 7, peakMemoryBytes: 9, resultJson: 'a\0b' };
+  t.match(await store.tasks.settle(epoch, [{ ...(all[7] as Settlement), ...brought }]), {
+    ...{ accepted: [true], jobs: [{ status: 'RUNNING', counts: { assigned: 2, completed: 6 } }] },
+  });
+  const [last] = await store.tasks.list({ job: job.seq, fromIndex: 7, limit: 1 });
+  t.match(last, { ...brought, status: 'COMPLETED', resultJson: 'ab' });
+  t.ok(last?.startedAtMs && last.finishedAtMs && last.startedAtMs <= last.finishedAtMs);
+  const rest = await store.tasks.settle(epoch, all.slice(5, 7));
   t.match(rest.jobs, [{ status: 'COMPLETED', counts: { assigned: 0, completed: 8 } }]);
   t.same(
     (await store.tasks.results(job.seq, 0, 10)).map(({ resultJson }) => resultJson),
-    span(0, 8).map(String),
+    [...span(0, 7).map(String), 'ab'],
   );
   await store.leader.take(await store.leader.read(), 'another');
-  await t.rejects(store.tasks.settle(epoch, all), { code: 'LEADERSHIP_LOST' });
+  for (const said of [all, all.slice(0, 1)])
+    await t.rejects(store.tasks.settle(epoch, said), { code: 'LEADERSHIP_LOST' });
 });
 
 test('two that take from one range at the same time both succeed', async (t) => {

@@ -1,6 +1,6 @@
 import { type RawBuilder, sql } from 'kysely';
 import type { Settled, Settlement } from '../ports.js';
-import { base64s, bigints, booleans, boundedMs, doubles, ints, texts, whole } from './arrays.js';
+import { base64, base64s, bigints, booleans, boundedMs, doubles, ints, text, texts, whole } from './arrays.js';
 import type { Database } from './database.js';
 import { isLocked, lease, lockedJobs, movedJobs, runAsLeader, toJobChange, type Verdict, verdict } from './leading.js';
 import { inOrder, type Run, toRuns } from './task-runs.js';
@@ -93,6 +93,36 @@ export function completeRowsStatement(
       ) end as matched`;
 }
 
+/** The same for a single one, which then needs neither arrays nor an order of locks. */
+export function completeRowStatement(epoch: number, item: Settlement): RawBuilder<CompletedRow> {
+  const ageMs = sql`${boundedMs(item.finishedAgeMs)}::double precision`;
+  const runUs = sql`${whole(item.runUs) ?? null}::bigint`;
+  return sql<CompletedRow>`
+    with ${lease(epoch)},
+    settled as (
+      update task t set
+        status = 'COMPLETED', finished_at = now() - ${ageMs} * interval '1 millisecond',
+        started_at = coalesce(
+          t.started_at, now() - (${ageMs} + ${runUs}::double precision / 1000) * interval '1 millisecond'
+        ),
+        run_us = ${runUs}, exit_code = ${item.exitCode ?? null}::integer,
+        peak_memory_bytes = ${whole(item.peakMemoryBytes) ?? null}::bigint,
+        result_json = ${text(item.resultJson)},
+        output = decode(${text(base64(item.output))}, 'base64')
+      where t.job = ${item.job}::bigint and t.index = ${item.index}::integer
+        and t.generation = ${item.generation}::integer and t.node = ${item.node}::integer
+        and t.status in ('ASSIGNED', 'RUNNING') and exists (select from lease)
+      returning t.job, t.running_at is not null as ran
+    ),
+    delta as (
+      select job, 0 as queued, case when ran then 0 else -1 end as assigned, case when ran then -1 else 0 end as running,
+        0 as retrying, 1 as completed, 0 as failed, 0 as cancelled, 0 as cursor
+      from settled
+    ),
+    ${movedJobs()}
+    select ${verdict}, 0 as refused, case when not exists (select from settled) then '[]'::json end as matched`;
+}
+
 /**
  * ASSIGNED or RUNNING → COMPLETED: what most attempts come to, in half the columns of a settlement (tasks-settle.ts).
  * Reads the rows of a run (successive tasks of one job, generation and node) in one pass along the primary key, and what is
@@ -162,6 +192,13 @@ export function completeStatement(
       ) end as matched`;
 }
 
+/** The least that can complete them. */
+function statementFor(epoch: number, ordered: readonly Settlement[], runs: readonly Run[]): RawBuilder<CompletedRow> {
+  if (!ordered.every(({ hasRow }) => hasRow)) return completeStatement(epoch, ordered, runs);
+  const [only] = ordered;
+  return only && ordered.length === 1 ? completeRowStatement(epoch, only) : completeRowsStatement(epoch, ordered, runs);
+}
+
 /** Successes. What two statements wanted to take out of one range at a time is tried again, when the other has ended. */
 export async function complete(database: Database, epoch: number, items: readonly Settlement[]): Promise<Settled> {
   const positions = inOrder(items);
@@ -169,10 +206,9 @@ export async function complete(database: Database, epoch: number, items: readonl
   const accepted = new Array<boolean>(items.length).fill(false);
   const jobs = new Map<number, Settled['jobs'][number]>();
   const isLeft = (place: number): boolean => !accepted[positions[place] as number];
-  const statement = items.every(({ hasRow }) => hasRow) ? completeRowsStatement : completeStatement;
   for (let refused = 1; refused > 0; ) {
     const left = toRuns(ordered, isLeft);
-    const row = await runAsLeader(database, epoch, statement(epoch, ordered, left));
+    const row = await runAsLeader(database, epoch, statementFor(epoch, ordered, left));
     for (const job of row.jobs) jobs.set(job.seq, toJobChange(job));
     if (row.matched) {
       for (const [number, index] of row.matched) {
