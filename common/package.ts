@@ -20,4 +20,4 @@ export const packageVersion: string = (
 ).version;
 
 /** The range of session protocol versions this build speaks. History: docs/protocol.md. */
-export const PROTOCOL = { min: 1, max: 4 } as const;
+export const PROTOCOL = { min: 1, max: 5 } as const;

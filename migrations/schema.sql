@@ -318,6 +318,7 @@ create table task_block (
   run_us bigint[],
   results text[],
   result text,
+  exit_code integer,
   constraint task_block_bounds CHECK (first >= 0 AND after > first),
   constraint task_block_pkey PRIMARY KEY (job, first),
   constraint task_block_sizes CHECK (cardinality(age_ms) = (after - first) AND (run_us IS NULL OR cardinality(run_us) = (after - first)) AND (results IS NULL OR cardinality(results) = (after - first)))

@@ -168,13 +168,13 @@ export class Ledger {
 
   /**
    * Starts what fits now. Call it after every assignment and every end.
-   * @param launchMax how many attempts of this job may share one launch, at least 1
+   * @param launchMax how many attempts of this job may share one launch, at least 1, when so many wait for each slot
    */
-  launch(launchMax: (body: JobBody) => number): Launch[] {
+  launch(launchMax: (body: JobBody, share: number) => number): Launch[] {
     const launches: Launch[] = [];
     for (let lane = this.#next(); lane; lane = this.#next()) {
       const head = lane.peek() as Attempt;
-      const attempts = lane.take(Math.max(1, launchMax(head.body)));
+      const attempts = lane.take(Math.max(1, launchMax(head.body, this.#prefilled / this.#room.total.slots)));
       const { secrets } = this.#jobs.get(head.job) ?? {};
       const launch = new Launch(head.body, lane.demand, attempts, this.#room.take(lane.demand), secrets);
       attempts.forEach((attempt, position) => {

@@ -18,8 +18,10 @@ export function maskedObserver(observer: LaunchObserver, mask: Mask): LaunchObse
       return sink;
     },
     ended,
-    succeeded: (positions, resultsJson, runUs) =>
-      positions.forEach((position, i) => ended(position, successOf(resultsJson[i] as string, runUs[i] as number))),
+    succeeded: (positions, resultsJson, runUs, exitCode) =>
+      positions.forEach((position, i) =>
+        ended(position, successOf(resultsJson[i] as string, runUs[i] as number, exitCode)),
+      ),
     returned: (positions) => observer.returned(positions),
   };
 }

@@ -84,8 +84,14 @@ export interface LaunchObserver {
   /**
    * In place of `ended` for attempts that have all succeeded at about this moment, with nothing to say but what they
    * returned, as JSON, and the microseconds they took; one entry per position in each column.
+   * @param exitCode of commands, which return ''
    */
-  succeeded(positions: readonly number[], resultsJson: readonly string[], runUs: readonly number[]): void;
+  succeeded(
+    positions: readonly number[],
+    resultsJson: readonly string[],
+    runUs: readonly number[],
+    exitCode?: number,
+  ): void;
   /** Not begun and not going to be: another one of the launch takes long. Put them back in the queue. */
   returned(positions: readonly number[]): void;
 }
@@ -99,21 +105,24 @@ export interface RunningLaunch {
 
 export interface Executor {
   readonly name: 'process' | 'function';
-  /** How many attempts of this job may share one launch now; at least 1. */
-  launchMax(body: JobBody): number;
+  /**
+   * How many attempts of this job may share one launch now; at least 1.
+   * @param share how many attempts wait on this node for each of its slots
+   */
+  launchMax(body: JobBody, share?: number): number;
   /** Never fails and calls back only after it has returned. */
   start(launch: LaunchSpec, observer: LaunchObserver): RunningLaunch;
 }
 
 /** What `succeeded` says of one attempt. */
-export const successOf = (resultJson: string, runUs: number): AttemptEnd => ({
+export const successOf = (resultJson: string, runUs: number, exitCode?: number): AttemptEnd => ({
   outcome: 'succeeded',
-  exitCode: undefined,
+  exitCode,
   signal: undefined,
   error: undefined,
   runUs,
   peakMemoryBytes: undefined,
-  resultJson,
+  resultJson: resultJson || undefined,
 });
 
 /** The node could not do its part; an attempt that meets it ends as `node-fault`. */

@@ -28,8 +28,13 @@ import type { Report } from './spawner/frames.js';
 import type { Link } from './spawner/spawner.js';
 import { issueCookie } from './strays.js';
 
+/**
+ * Plain ends wait so long for those behind them, so that they go on as one: journal, message, commit and row are of as
+ * many as there are. The last of a chain, and whatever is not plain, takes along those that wait.
+ */
+const HOLD_MS = 250;
 /** As long as a whole launch: the next ones of the job go alone, until shorter ones have been seen. */
-const ALONE_US = 100_000;
+const ALONE_US = 250_000;
 
 export class ChainRun implements RunningLaunch {
   readonly done: Promise<void>;
@@ -50,6 +55,10 @@ export class ChainRun implements RunningLaunch {
   #cut = false;
   #count = 0;
   #totalUs = 0;
+  /** Ended with exit code 0 and without output, and not told yet. */
+  #held: number[] = [];
+  #heldUs: number[] = [];
+  #heldSinceMs = 0;
 
   /**
    * Undefined when these cannot run so: then nothing has begun.
@@ -133,13 +142,16 @@ export class ChainRun implements RunningLaunch {
       return true;
     }
     if (report.kind === 'pid') {
+      this.#tellHeld();
       if (!member.child) this.#follow(member, report.ageMs);
       this.#othersBack(member);
     }
     if (report.kind === 'exit') {
       this.#pristine = report.directoryPristine;
       if (!member.child && report.closed) {
-        this.#over(member, this.#plainEnd(member, report));
+        const end = this.#plainEnd(member, report);
+        if (end.exitCode === 0 && !member.sink) this.#hold(member, end.runUs);
+        else this.#over(member, end);
         return true;
       }
       if (!member.child) this.#follow(member, report.runUs / 1000);
@@ -219,13 +231,33 @@ export class ChainRun implements RunningLaunch {
     this.#options.strays.retire(member.cookie);
     if (this.#returning.push(member.position) > 1) return;
     queueMicrotask(() => {
+      this.#tellHeld();
       const positions = this.#returning;
       this.#returning = [];
       this.#settle(positions.length, () => this.#observer.returned(positions));
     });
   }
 
+  #hold(member: Member, runUs: number): void {
+    const nowMs = this.#options.clock.monotonicMs();
+    member.over = true;
+    this.#options.strays.retire(member.cookie);
+    if (this.#held.length === 0) this.#heldSinceMs = nowMs;
+    this.#held.push(member.position);
+    this.#heldUs.push(runUs);
+    if (this.#held.length === this.#left || nowMs - this.#heldSinceMs >= HOLD_MS) this.#tellHeld();
+  }
+
+  #tellHeld(): void {
+    const [positions, runUs] = [this.#held, this.#heldUs];
+    if (positions.length === 0) return;
+    [this.#held, this.#heldUs] = [[], []];
+    const nothing = positions.map(() => '');
+    this.#settle(positions.length, () => this.#observer.succeeded(positions, nothing, runUs, 0));
+  }
+
   #over(member: Member, end: AttemptEnd): void {
+    this.#tellHeld();
     member.over = true;
     this.#options.strays.retire(member.cookie);
     this.#settle(1, () => this.#observer.ended(member.position, end));

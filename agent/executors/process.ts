@@ -15,7 +15,9 @@ import { Sampler } from './sampler.js';
 
 /** Work in one launch: what waits behind a command that takes long is told to wait elsewhere after about as long. */
 const CHAIN_US = 100_000;
-const CHAIN_MAX = 128;
+/** While as much waits for each slot. */
+const CHAIN_MOST_US = 250_000;
+const CHAIN_MAX = 256;
 /** A shorter one is to be kept to exactly, so the agent has to know when the command begins. */
 const TIMEOUT_MS_MIN = 1000;
 
@@ -23,7 +25,7 @@ export class ProcessExecutor implements Executor {
   readonly name = 'process';
   readonly #options: ProcessExecutorOptions;
   readonly #shared: Shared;
-  readonly #sizes = new LaunchSizes(CHAIN_US, CHAIN_MAX);
+  readonly #sizes = new LaunchSizes(CHAIN_US, CHAIN_MAX, CHAIN_MOST_US);
 
   constructor(options: ProcessExecutorOptions) {
     this.#options = options;
@@ -31,8 +33,8 @@ export class ProcessExecutor implements Executor {
     this.#shared = { sampler: new Sampler(options.clock), directories };
   }
 
-  launchMax(body: JobBody): number {
-    return this.#plain(body) ? this.#sizes.of(body.job) : 1;
+  launchMax(body: JobBody, share = 0): number {
+    return this.#plain(body) ? this.#sizes.of(body.job, share) : 1;
   }
 
   start(launch: LaunchSpec, observer: LaunchObserver): RunningLaunch {
@@ -48,7 +50,7 @@ export class ProcessExecutor implements Executor {
       ended: (position, end) => {
         // Where it could not go with others, the next one goes alone, too.
         const suits = others.length === 0 && !attempt.input?.files.length;
-        measure(1, suits ? end.runUs : Math.max(end.runUs, CHAIN_US));
+        measure(1, suits ? end.runUs : Math.max(end.runUs, CHAIN_MOST_US));
         observer.ended(position, end);
       },
     };

@@ -70,7 +70,7 @@ test('a new session begins with an empty window and with everything, also what c
 
 test('a coordinator that knows no runs is sent their results one by one, those of a former session too', async (t) => {
   const { outbox, delivery } = setup();
-  const run = (first: number) => ({ job: 1, first, ageMs: 0, runUs: [1, 2], resultsJson: ['null'] });
+  const run = (first: number) => ({ job: 1, first, ageMs: 0, runUs: [1, 2], resultsJson: ['null'], exitCode: 0 });
   const keep = async (first: number) => {
     const kept = run(first);
     outbox.add(kept);
@@ -82,11 +82,11 @@ test('a coordinator that knows no runs is sent their results one by one, those o
   t.strictSame([modern.runs.length, modern.results.length], [1, 0]);
   delivery.disconnected();
   const old = new RecordedUpstream();
-  old.takesRuns = false;
+  old.takesRun = () => false;
   await delivery.connected(old);
   await keep(2);
   t.strictSame(sent(old), refs(0, 4));
-  t.match(old.results[3], { runUs: 2, resultJson: 'null', generation: 1 });
+  t.match(old.results[3], { runUs: 2, resultJson: 'null', generation: 1, exitCode: 0 });
   t.strictSame(old.runs, []);
   outbox.remove(refsOf([1, 0, 1], [1, 1, 1], [1, 2, 1], [1, 3, 1]));
   t.equal(outbox.inFlightBytes, 0);

@@ -65,7 +65,7 @@ export class Delivery {
       while (this.#upstream === upstream && this.#outbox.inFlightBytes < IN_FLIGHT_BYTES_MAX) {
         const batch = this.#next();
         if (!batch) return;
-        const results = this.#outbox.take(upstream.takesRuns ? batch : batch.flatMap((result) => this.#apart(result)));
+        const results = this.#outbox.take(batch.flatMap((result) => this.#fitting(upstream, result)));
         if (results.length > 0) await upstream.finished(toBatch(results));
       }
     } finally {
@@ -74,8 +74,8 @@ export class Delivery {
     }
   }
 
-  #apart(result: Result): Result[] {
-    return isRun(result) ? this.#outbox.takeApart(result) : [result];
+  #fitting(upstream: Upstream, result: Result): Result | Result[] {
+    return isRun(result) && !upstream.takesRun(result) ? this.#outbox.takeApart(result) : result;
   }
 
   #next(): Result[] | undefined {

@@ -75,10 +75,11 @@ export function goOn(
   { job, index }: AttemptRef,
   resultJson: string,
   runUs: number,
+  exitCode: number | undefined,
 ): SucceededRun {
   const tookUs = Math.round(runUs);
-  if (!run || run.job !== job || run.first + run.runUs.length !== index)
-    return { job, first: index, ageMs: 0, runUs: [tookUs], resultsJson: [resultJson] };
+  if (!run || run.job !== job || run.first + run.runUs.length !== index || run.exitCode !== exitCode)
+    return { job, first: index, ageMs: 0, runUs: [tookUs], resultsJson: [resultJson], exitCode };
   const { resultsJson } = run;
   const count = run.runUs.push(tookUs);
   // One says it of all until one is different.
@@ -92,7 +93,7 @@ export function goOn(
 export const apart = (run: SucceededRun): Finished[] =>
   run.runUs.map((runUs, place) => ({
     ...blank({ job: run.job, index: run.first + place, generation: 1 }, Outcome.SUCCEEDED, ''),
-    ...{ runUs, ageMs: run.ageMs, resultJson: resultAt(run, place) },
+    ...{ runUs, ageMs: run.ageMs, resultJson: resultAt(run, place), exitCode: run.exitCode },
   }));
 
 /** As they travel and are kept. */

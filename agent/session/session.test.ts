@@ -133,16 +133,19 @@ async function open({ session, peer, work }: Parts, epoch = 1): Promise<void> {
 }
 
 test('runs are for coordinators that chose the version which has them', async (t) => {
-  for (const [protocol, takesRuns] of [
-    [3, false],
-    [4, true],
+  const run = { job: 1, first: 0, ageMs: 0, runUs: [1], resultsJson: [''] };
+  for (const [protocol, ofFunctions, ofCommands] of [
+    [3, false, false],
+    [4, true, false],
+    [5, true, true],
   ] as const) {
     const { session, peer } = await setup(t);
     const opened = session.open();
     await peer.heard(1);
     peer.say({ $case: 'welcome', value: { ...(welcome() as Extract<Answer, { $case: 'welcome' }>).value, protocol } });
     await opened;
-    t.equal(session.takesRuns, takesRuns);
+    t.equal(session.takesRun(run), ofFunctions);
+    t.equal(session.takesRun({ ...run, exitCode: 0 }), ofCommands);
   }
 });
 

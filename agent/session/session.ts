@@ -19,6 +19,7 @@ import type {
   SessionRequest,
   SessionResponse,
   Started,
+  SucceededRun,
   TaskRefs,
   Welcome,
 } from '../../proto/gen/mesh/v1/agent.js';
@@ -33,6 +34,8 @@ import type { Work } from './work.js';
 
 /** Since which version plain results travel as runs. */
 const RUNS_SINCE = 4;
+/** And which has runs of commands. */
+const COMMAND_RUNS_SINCE = 5;
 const WELCOME_MS = 10_000;
 const UNANSWERED_MAX = 3;
 /** The hello is what the welcome answers; heartbeats count on from here. */
@@ -71,7 +74,7 @@ export class Session implements Upstream {
   #over = false;
   #welcomed = false;
   #dismissed = false;
-  #takesRuns = false;
+  #protocol = 0;
   #sleptMs: number;
 
   constructor(options: SessionOptions) {
@@ -94,8 +97,8 @@ export class Session implements Upstream {
     return this.#dismissed;
   }
 
-  get takesRuns(): boolean {
-    return this.#takesRuns;
+  takesRun({ exitCode }: SucceededRun): boolean {
+    return this.#protocol >= (exitCode === undefined ? RUNS_SINCE : COMMAND_RUNS_SINCE);
   }
 
   /** Says hello. @throws MeshError with the coordinator's reason when it does not welcome this agent */
@@ -116,7 +119,7 @@ export class Session implements Upstream {
       throw await this.#ended;
     }
     onEpoch(first.epoch);
-    this.#takesRuns = first.protocol >= RUNS_SINCE;
+    this.#protocol = first.protocol;
     lease.setLease(first.leaseMs);
     lease.answered(HELLO_SEQUENCE, time.now());
     fence.check();

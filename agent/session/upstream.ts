@@ -1,11 +1,11 @@
 /** What work and session say to each other. */
-import type { FinishedBatch, Renumbered, Started, TaskRefs } from '../../proto/gen/mesh/v1/agent.js';
+import type { FinishedBatch, Renumbered, Started, SucceededRun, TaskRefs } from '../../proto/gen/mesh/v1/agent.js';
 import type { LedgerReport } from '../core/ledger-results.js';
 
 /** What the session of the moment does with what happens here; everything is dropped while there is none. */
 export interface Upstream {
-  /** Whether the coordinator knows runs. */
-  readonly takesRuns: boolean;
+  /** Whether the coordinator knows such runs. */
+  takesRun(run: SucceededRun): boolean;
   /** Resolves when there is room for more. */
   finished(batch: FinishedBatch): Promise<void>;
   started(items: Started[]): void;

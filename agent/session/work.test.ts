@@ -64,8 +64,8 @@ test('plain successes travel in runs, in one from index to index; what is not pl
   observer.succeeded([6], ['null'], [3]);
   await turn();
   t.strictSame(upstream.runs, [
-    { job: 1, first: 0, ageMs: 0, runUs: [10, 11, 12], resultsJson: ['null', 'null', '7'] },
-    { job: 1, first: 7, ageMs: 0, runUs: [3], resultsJson: ['null'] },
+    { job: 1, first: 0, ageMs: 0, runUs: [10, 11, 12], resultsJson: ['null', 'null', '7'], exitCode: undefined },
+    { job: 1, first: 7, ageMs: 0, runUs: [3], resultsJson: ['null'], exitCode: undefined },
   ]);
   t.strictSame(outcomes(upstream.results), [
     ['1.4.1', 'SUCCEEDED'],

@@ -230,7 +230,7 @@ export class Work implements Service, Fenced {
     const executorOf = (body: JobBody) => executors.get(body.work?.$case ?? '');
     for (let refused = true; refused; ) {
       refused = false;
-      for (const launch of ledger.launch((body) => executorOf(body)?.launchMax(body) ?? 1)) {
+      for (const launch of ledger.launch((body, share) => executorOf(body)?.launchMax(body, share) ?? 1)) {
         const executor = executorOf(launch.body);
         refused ||= !executor;
         if (executor) this.#begin(executor, launch);
@@ -254,8 +254,8 @@ export class Work implements Service, Fenced {
         this.#ended(at(position), end);
         this.#goOn(launch);
       },
-      succeeded: (positions, resultsJson, runUs) => {
-        this.#succeeded(positions.map(at), resultsJson, runUs);
+      succeeded: (positions, resultsJson, runUs, exitCode) => {
+        this.#succeeded(positions.map(at), resultsJson, runUs, exitCode);
         this.#goOn(launch);
       },
       returned: (positions) => {
@@ -306,16 +306,21 @@ export class Work implements Service, Fenced {
   }
 
   /** What is plain of it travels in runs. */
-  #succeeded(attempts: readonly Attempt[], resultsJson: readonly string[], runUs: readonly number[]): void {
+  #succeeded(
+    attempts: readonly Attempt[],
+    resultsJson: readonly string[],
+    runUs: readonly number[],
+    exitCode: number | undefined,
+  ): void {
     const { ledger } = this.#options;
     let run: SucceededRun | undefined;
     attempts.forEach((attempt, i) => {
       const [resultJson, tookUs] = [resultsJson[i] as string, runUs[i] as number];
       if (!isPlain(attempt, resultJson, tookUs) || this.#running.spoolOf(attempt))
-        return this.#ended(attempt, successOf(resultJson, tookUs));
+        return this.#ended(attempt, successOf(resultJson, tookUs, exitCode));
       this.#running.forget(attempt);
       if (!ledger.ended(attempt)) return;
-      const next = goOn(run, attempt, resultJson, tookUs);
+      const next = goOn(run, attempt, resultJson, tookUs, exitCode);
       if (run && run !== next) this.#send(run);
       run = next;
     });

@@ -1,5 +1,6 @@
 import { test } from 'tap';
 import { MeshError } from '../../common/errors.js';
+import type { SucceededRun } from '../../proto/gen/mesh/v1/agent.js';
 import { jobUntil, PlayedAgent, startPlane, submit } from '../../test/support/plane.js';
 import { withStore } from '../../test/support/postgres.js';
 
@@ -16,11 +17,10 @@ test('a run is settled and acknowledged as one; said twice, by another, or of wh
     [0, 1, 2, 3, 4, 5].map((index) => [index, 1]),
   );
   await mallory.connect();
-  const run = (first: number, count: number, ...resultsJson: string[]) => ({
+  const run = (first: number, count: number, ...resultsJson: string[]): SucceededRun => ({
     ...{ job: job.seq, first, ageMs: 5, runUs: Array.from({ length: count }, (_, i) => 1000 + i), resultsJson },
   });
-  const say = (by: PlayedAgent, ...runs: ReturnType<typeof run>[]) =>
-    plane.results.report(by.session, { items: [], runs });
+  const say = (by: PlayedAgent, ...runs: SucceededRun[]) => plane.results.report(by.session, { items: [], runs });
   say(mallory, run(0, 6, '"forged"'));
   t.same((await mallory.mailbox.next('finishedAck')).indexes, [0, 1, 2, 3, 4, 5], 'stale, one by one');
   t.match((await store.jobs.get(job.id))?.counts, { assigned: 6, completed: 0 });
@@ -39,10 +39,13 @@ test('a run is settled and acknowledged as one; said twice, by another, or of wh
   ]);
 
   // One of these has ended: the other counts all the same.
-  say(agent, run(4, 2, '3'));
+  say(agent, { ...run(4, 2, '3'), exitCode: 0 });
   t.same((await agent.mailbox.next('finishedAck')).indexes, [4, 5]);
   t.match(await jobUntil(parts, job.id, (row) => row.completedAtMs !== undefined), { status: 'COMPLETED' });
-  t.match(await store.tasks.list({ job: job.seq, fromIndex: 4, limit: 2 }), [{ resultJson: '2' }, { resultJson: '3' }]);
+  t.match(await store.tasks.list({ job: job.seq, fromIndex: 4, limit: 2 }), [
+    { resultJson: '2', exitCode: undefined },
+    { resultJson: '3', exitCode: 0 },
+  ]);
   t.equal(plane.ledger.size, 0);
   t.equal(agent.session.owedBytes, 0);
   t.match(await plane.metrics.registry.getSingleMetricAsString('mesh_stale_results_total'), / 10$/m);

@@ -55,7 +55,8 @@ export function payloadBytes({ resultsJson, runUs }: SucceededRun): number {
 export const apart = ({ run, session, receivedMs, unsure }: RunReport): Report[] =>
   run.runUs.map((runUs, place) => {
     const ref = { job: run.job, index: run.first + place, generation: 1 };
-    const said = { outcome: Outcome.SUCCEEDED, runUs, ageMs: run.ageMs, resultJson: resultAt(run, place) };
+    const { ageMs, exitCode } = run;
+    const said = { outcome: Outcome.SUCCEEDED, runUs, ageMs, exitCode, resultJson: resultAt(run, place) };
     const report = newReport({ ...blankFinished(ref), ...said }, 'succeeded', receivedMs, { session });
     return { ...report, sizeBytes: 0, unsure };
   });
@@ -115,8 +116,14 @@ export const settlementsOf = (
   nowMs: number,
 ): Settlement[] => {
   const finishedAgeMs = run.ageMs + nowMs - receivedMs;
+  const { runUs, exitCode } = run;
   return attempts.map((attempt, place) =>
-    completion(attempt, job, { resultJson: resultAt(run, place), runUs: run.runUs[place] as number }, finishedAgeMs),
+    completion(
+      attempt,
+      job,
+      { resultJson: resultAt(run, place), runUs: runUs[place] as number, exitCode },
+      finishedAgeMs,
+    ),
   );
 };
 

@@ -266,6 +266,7 @@ export interface TaskBlockTable {
   node: number;
   assigned_at: Time;
   settled_at: DefaultTime;
+  exit_code: number | null;
   age_ms: string;
   run_us: string | null;
   results: string | null;

@@ -77,7 +77,7 @@ function rowsOf(query: TaskQuery): RawBuilder<unknown> {
 const withoutRow = sql`null::text, null::text, null::bytea, null::bigint, null::bigint`;
 
 const blocksOf = (job: number, from: number, to: number, limit: number): RawBuilder<unknown> => sql`
-  select b.index, 1, 'COMPLETED', 0, 0, b.node, null::integer, j.created_at, b.assigned_at,
+  select b.index, 1, 'COMPLETED', 0, 0, b.node, b.exit_code, j.created_at, b.assigned_at,
     b.settled_at - (b.task_age_ms + b.task_run_us::double precision / 1000) * interval '1 millisecond',
     b.settled_at - b.task_age_ms * interval '1 millisecond', null::text, b.result_json, null::bytea, b.task_run_us,
     null::bigint

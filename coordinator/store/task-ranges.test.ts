@@ -79,6 +79,18 @@ test('tasks that complete plainly and together have no rows', async (t) => {
   t.same(await sizes(store), { rows: 0, blocks: 0, ranges: 0 });
 });
 
+test('blocks of commands know how they ended, and hold those that ended alike', async (t) => {
+  const { store, epoch, job } = await assigned(t, 64);
+  const ended = (exitCode: number | undefined, from: number, to: number) =>
+    span(from, to).map((index) => plain(job.seq, index, { resultJson: undefined, exitCode }));
+  await store.tasks.settle(epoch, [...ended(0, 0, 20), ...ended(3, 20, 40), ...ended(undefined, 40, 64)]);
+  t.same(await sizes(store), { rows: 0, blocks: 3, ranges: 1 });
+  t.same(
+    (await store.tasks.list({ job: job.seq, fromIndex: 0, limit: 64 })).map(({ exitCode }) => exitCode),
+    span(0, 64).map((index) => (index < 20 ? 0 : index < 40 ? 3 : undefined)),
+  );
+});
+
 test('a result counts once, however often and in whatever batches it is said', async (t) => {
   const { store, epoch, job } = await assigned(t, 64);
   const all = span(0, 64).map((index) => plain(job.seq, index));
@@ -183,8 +195,8 @@ test('who does not lead any more takes nothing out', async (t) => {
 async function said(store: Store, job: JobRow): Promise<unknown> {
   const query = { job: job.seq, fromIndex: 0, limit: 400 };
   const shown = (rows: Awaited<ReturnType<Store['tasks']['list']>>) =>
-    rows.map(({ index, generation, status, failures, losses, resultJson }) =>
-      [index, generation, status, failures, losses, resultJson ?? ''].join(' '),
+    rows.map(({ index, generation, status, failures, losses, exitCode, resultJson }) =>
+      [index, generation, status, failures, losses, exitCode ?? '', resultJson ?? ''].join(' '),
     );
   const live = (await store.tasks.live()).filter((task) => task.job === job.seq);
   const inputs = await store.tasks.inputs(live);
@@ -211,11 +223,14 @@ function step(random: SeededRandom, seq: number, total: number): (store: Store, 
   const generation = random.chance(0.8) ? 1 : 2;
   const tasks = indexes.map((index) => ({ job: seq, index, generation, node }));
   const isPlain = random.chance(0.7);
+  const exitCode = random.chance(0.5) ? 0 : undefined;
   const kind = random.integer(0, 9);
   const settle = (items: Settlement[]) => (store: Store, epoch: number) =>
     store.tasks.settle(epoch, items).then(({ accepted }) => accepted);
   if (kind < 5)
-    return settle(tasks.map((task) => plain(seq, task.index, { ...task, exitCode: isPlain ? undefined : 0 })));
+    return settle(
+      tasks.map((task) => plain(seq, task.index, { ...task, exitCode, peakMemoryBytes: isPlain ? undefined : 1 })),
+    );
   if (kind === 5) return settle(tasks.map((task, i) => (i % 3 === 0 ? failed(task) : plain(seq, task.index, task))));
   if (kind === 6) return settle(tasks.map((task) => retracted(task)));
   if (kind === 7) return settle(tasks.slice(0, 5).map((task) => lost(task)));

@@ -9,6 +9,8 @@ export interface Run {
   size: number;
   /** How many of the ordered settlements come before its first. */
   before: number;
+  /** Of each of them. */
+  exitCode: number | undefined;
   /** Many enough, small enough, and there is nothing to say of them but what a block holds. */
   block: boolean;
 }
@@ -26,8 +28,8 @@ export function inOrder(items: readonly Settlement[]): number[] {
   return positions.sort((a, b) => isBefore(items[a] as Settlement, items[b] as Settlement));
 }
 
-const isPlain = ({ exitCode, output, peakMemoryBytes, finishedAgeMs }: Settlement): boolean =>
-  exitCode === undefined && output === undefined && peakMemoryBytes === undefined && finishedAgeMs < MAX_AGE_MS;
+const isPlain = ({ output, peakMemoryBytes, finishedAgeMs }: Settlement): boolean =>
+  output === undefined && peakMemoryBytes === undefined && finishedAgeMs < MAX_AGE_MS;
 
 /** Ages in blocks are whole milliseconds in 31 bits. */
 const MAX_AGE_MS = 2 ** 31 - 1;
@@ -43,7 +45,7 @@ export function toRuns(ordered: readonly Settlement[], isWanted: (place: number)
   let run: (Run & { characters: number }) | undefined;
   ordered.forEach((item, before) => {
     if (!isWanted(before) || isRepeated(ordered, before)) return;
-    const { job, index, generation, node, resultJson } = item;
+    const { job, index, generation, node, resultJson, exitCode } = item;
     const characters = resultJson?.length ?? 0;
     const plain = isPlain(item);
     const goesOn =
@@ -52,13 +54,14 @@ export function toRuns(ordered: readonly Settlement[], isWanted: (place: number)
       run.before + run.size === before &&
       run.generation === generation &&
       run.node === node &&
+      run.exitCode === exitCode &&
       run.block === plain &&
       run.characters + characters <= BLOCK_CHARACTERS_MAX;
     if (goesOn && run) {
       run.size++;
       run.characters += characters;
     } else {
-      run = { job, generation, node, first: index, size: 1, before, block: plain, characters };
+      run = { job, generation, node, first: index, size: 1, before, exitCode, block: plain, characters };
       runs.push(run);
     }
   });

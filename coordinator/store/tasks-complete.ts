@@ -24,8 +24,8 @@ const given = (runs: readonly Run[]): RawBuilder<unknown> => sql`
   unnest(
     ${bigints(runs, (r) => r.job)}, ${ints(runs, (r) => r.generation)}, ${ints(runs, (r) => r.node)},
     ${ints(runs, (r) => r.first)}, ${ints(runs, (r) => r.size)}, ${ints(runs, (r) => r.before)},
-    ${booleans(runs, (r) => r.block)}
-  ) with ordinality as r(job, generation, node, first, size, before, block, run)`;
+    ${ints(runs, (r) => r.exitCode)}, ${booleans(runs, (r) => r.block)}
+  ) with ordinality as r(job, generation, node, first, size, before, exit_code, block, run)`;
 
 /** What is said of the task `t.index` of the run `r`, from arrays by its place. */
 function saidOf(ordered: readonly Settlement[]) {
@@ -146,7 +146,7 @@ export function completeStatement(
     )},
     ${settledRows(said, runs)},
     pieces as materialized (
-      select r.run, r.job, r.node, r.first as start, r.before, r.block, g.first as range, g.assigned_at,
+      select r.run, r.job, r.node, r.first as start, r.before, r.exit_code, r.block, g.first as range, g.assigned_at,
         lower(still.part) as low, upper(still.part) as high
       from ${given(runs)}
       cross join lateral (${overlapping('task_range', sql`r.job`, sql`r.first`, sql`r.first + r.size`)}) g
@@ -155,8 +155,8 @@ export function completeStatement(
     ),
     ${takenOut},
     blocks as (
-      insert into task_block (job, first, after, node, assigned_at, age_ms, run_us, results, result)
-      select k.job, k.low, k.high, k.node, k.assigned_at, ${block.ages}${places},
+      insert into task_block (job, first, after, node, assigned_at, exit_code, age_ms, run_us, results, result)
+      select k.job, k.low, k.high, k.node, k.assigned_at, k.exit_code, ${block.ages}${places},
         nullif(${block.runUs}${places}, '{}'),
         nullif(${block.results}${places}, '{}'), ${block.result ?? null}::text
       from kept k where k.block

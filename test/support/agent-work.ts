@@ -126,7 +126,7 @@ export class FakeExecutor implements Executor {
 
 /** A session that only writes down what it is given. */
 export class RecordedUpstream implements Upstream {
-  takesRuns = true;
+  takesRun: (run: SucceededRun) => boolean = () => true;
   readonly results: Finished[] = [];
   readonly runs: SucceededRun[] = [];
   readonly starts: { ref: string; ageMs: number }[] = [];

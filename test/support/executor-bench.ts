@@ -87,6 +87,8 @@ export interface Observed {
   running: RunningLaunch;
   ends: Map<number, AttemptEnd>;
   started: Map<number, number>;
+  /** Positions of those that were told of as one. */
+  together: (readonly number[])[];
   returned: number[];
   /** Resolves when this position was reported started. */
   whenStarted(position: number): Promise<void>;
@@ -105,6 +107,7 @@ export function observe(
 ): Observed {
   const ends = new Map<number, AttemptEnd>();
   const started = new Map<number, number>();
+  const together: (readonly number[])[] = [];
   const returned: number[] = [];
   const spools = new Map<number, OutputSpool>();
   const waiting: { ready: () => boolean; resolve: () => void }[] = [];
@@ -135,8 +138,12 @@ export function observe(
       return spool;
     },
     ended,
-    succeeded: (positions, resultsJson, runUs) =>
-      positions.forEach((position, i) => ended(position, successOf(resultsJson[i] as string, runUs[i] as number))),
+    succeeded: (positions, resultsJson, runUs, exitCode) => {
+      together.push(positions);
+      positions.forEach((position, i) =>
+        ended(position, successOf(resultsJson[i] as string, runUs[i] as number, exitCode)),
+      );
+    },
     returned: (positions) => {
       returned.push(...positions);
     },
@@ -148,6 +155,7 @@ export function observe(
     ends,
     started,
     returned,
+    together,
     chunks,
     text,
     whenStarted: (position) => until(() => started.has(position)),

@@ -70,7 +70,7 @@ enum {
   BUCKETS = 1024,
   TELL_AFTER_MS = 50,
   WATCH_AFTER_MS = 5,     /* most of a chain have ended by then, and each pipe that closes would wake us */
-  GATHER_MS = 25,         /* what the agent need not know at once waits for more of its kind */
+  GATHER_MS = 100,         /* what the agent need not know at once waits for more of its kind */
   LIMITS_MAX = 8,
   GIVEN_BYTES = 32 << 10, /* of a process that is about to start; what needs more gets memory of its own */
   CHILD_STACK = 2 << 10,

@@ -261,8 +261,8 @@ export interface Finished {
 }
 
 /**
- * What most functions come to: successive tasks of one job, all in their first generation, that succeeded at about one
- * time and brought nothing but a short result. Since protocol 4.
+ * What most attempts come to: successive tasks of one job, all in their first generation, that succeeded at about one
+ * time and brought nothing but a short result, or printed nothing. Since protocol 4.
  */
 export interface SucceededRun {
   job: number;
@@ -272,8 +272,10 @@ export interface SucceededRun {
   ageMs: number;
   /** From start to end of each, on the agent's monotonic clock; so many tasks there are. */
   runUs: number[];
-  /** What the functions returned, as JSON: one of each, or one for all. */
+  /** What the functions returned, as JSON: one of each, or one for all; empty for commands. */
   resultsJson: string[];
+  /** Of commands: what each of them ended with. Since protocol 5; before, runs were of functions. */
+  exitCode?: number | undefined;
 }
 
 export interface FinishedBatch {
@@ -2543,7 +2545,7 @@ export const Finished: MessageFns<Finished> = {
 };
 
 function createBaseSucceededRun(): SucceededRun {
-  return { job: 0, first: 0, ageMs: 0, runUs: [], resultsJson: [] };
+  return { job: 0, first: 0, ageMs: 0, runUs: [], resultsJson: [], exitCode: undefined };
 }
 
 export const SucceededRun: MessageFns<SucceededRun> = {
@@ -2566,6 +2568,9 @@ export const SucceededRun: MessageFns<SucceededRun> = {
     }
     for (const v of message.resultsJson) {
       writer.uint32(42).string(v!);
+    }
+    if (message.exitCode !== undefined) {
+      writer.uint32(48).int32(message.exitCode);
     }
     return writer;
   },
@@ -2633,6 +2638,14 @@ export const SucceededRun: MessageFns<SucceededRun> = {
             message.resultsJson.push(reader.string());
             continue;
           }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.exitCode = reader.int32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2655,6 +2668,7 @@ export const SucceededRun: MessageFns<SucceededRun> = {
     message.ageMs = object.ageMs ?? 0;
     message.runUs = object.runUs?.map((e) => e) || [];
     message.resultsJson = object.resultsJson?.map((e) => e) || [];
+    message.exitCode = object.exitCode ?? undefined;
     return message;
   },
 };
