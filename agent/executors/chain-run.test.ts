@@ -96,7 +96,10 @@ test('of those that print nothing and succeed several are told of at once', asyn
     for (const positions of seen.together) {
       told = Math.max(told, positions.length);
       t.notOk(positions.includes(2), 'what printed has its own end');
-      t.strictSame(positions, [...positions].sort((a, b) => a - b));
+      t.strictSame(
+        positions,
+        [...positions].sort((a, b) => a - b),
+      );
     }
     t.equal(new Set([...seen.ends.keys(), ...seen.returned]).size, 6, 'none is forgotten');
     for (const { outcome, exitCode, resultJson } of seen.ends.values())

@@ -51,6 +51,26 @@ test('a run is settled and acknowledged as one; said twice, by another, or of wh
   t.match(await plane.metrics.registry.getSingleMetricAsString('mesh_stale_results_total'), / 10$/m);
 });
 
+test('what an agent said of its runs before it was gone counts', async (t) => {
+  const parts = await startPlane(t);
+  const { plane, store } = parts;
+  const agent = new PlayedAgent(plane, 'attic', 8);
+  await agent.connect();
+  const job = await submit(plane, 6);
+  await agent.assignedAll(6);
+  const run = { job: job.seq, first: 0, ageMs: 0, runUs: [1, 1, 1], resultsJson: [''], exitCode: 0 };
+  plane.results.report(agent.session, { items: [], runs: [run] });
+  const held = [...plane.ledger.ofNode(agent.session.node)];
+  plane.results.lost(held, 'shutdown', 'it was stopped');
+  await plane.results.settled();
+  t.match(await store.jobs.get(job.id), { counts: { completed: 3 } });
+  const tasks = await store.tasks.list({ job: job.seq, fromIndex: 0, limit: 6 });
+  t.same(
+    tasks.map(({ losses, exitCode }) => [losses, exitCode]),
+    [0, 0, 0, 1, 1, 1].map((losses) => [losses, losses === 0 ? 0 : undefined]),
+  );
+});
+
 test('of a run whose commit answered nothing, the job ends here too', async (t) => {
   const store = await withStore(t);
   let lose = true;

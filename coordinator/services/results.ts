@@ -221,13 +221,17 @@ export class Results implements Service {
     const batch: Batch = { prepared: [], later: [], seen: new Set(), copied: new Set() };
     const nodesLost = await this.#nodesLost(singles);
     const nowMs = clock.monotonicMs();
-    for (const report of singles) this.#prepare(report, batch, nodesLost, nowMs);
+    const [said, found] = [singles.filter(({ session }) => session), singles.filter(({ session }) => !session)];
+    for (const report of said) this.#prepare(report, batch, nodesLost, nowMs);
     const { whole, parted, later } = sortRuns(gathered.filter(isRun), batch.seen, {
       ...this.#options,
       quota: this.#quota,
     });
     const reports = [...singles, ...parted.flatMap(apart)];
     for (const report of reports.slice(singles.length)) this.#prepare(report, batch, nodesLost, nowMs);
+    // An agent that stops says what has ended, and is gone: of what it said nothing is lost.
+    if (found.length > 0) for (const { attempts } of whole) for (const attempt of attempts) batch.seen.add(attempt);
+    for (const report of found) this.#prepare(report, batch, nodesLost, nowMs);
     const { prepared } = batch;
     if (prepared.length + whole.length > 0) {
       const settlements = prepared.map(({ settlement }) => settlement);
