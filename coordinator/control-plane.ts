@@ -160,7 +160,7 @@ export class ControlPlane implements Service {
     return this.#services.start();
   }
 
-  /** Ends every session, so that the door need not wait for them; the agents work on and come back. */
+  /** Ends every session and every idle stream, so that the door need not wait for them; the agents work on and come back. */
   sayGoodbye(): void {
     this.#term?.sayGoodbye('the coordinator is stopping');
   }

@@ -58,6 +58,7 @@ export class Term implements Service {
   readonly uploads: Uploads;
   readonly #parts: StandingParts;
   readonly #services: ServiceGroup;
+  readonly #leaving = new AbortController();
   readonly #ended = new AbortController();
 
   constructor(
@@ -146,12 +147,18 @@ export class Term implements Service {
     return this.#ended.signal;
   }
 
+  /** Aborts before that, when nothing is begun any more: streams end that are only kept for what may come. */
+  get leaving(): AbortSignal {
+    return this.#leaving.signal;
+  }
+
   start(): Promise<void> {
     return this.#services.start();
   }
 
   /** Ends every session, naming the other coordinators; the agents work on and go there. */
   sayGoodbye(reason: string): void {
+    this.#leaving.abort();
     const coordinators = this.#parts.coordinators();
     for (const node of this.fleet.all()) node.session?.close(reason, false, coordinators);
   }

@@ -38,6 +38,7 @@ export interface MeshPlane {
 }
 
 export interface LeadingPlane {
+  readonly leaving: AbortSignal;
   readonly ended: AbortSignal;
   readonly intake: Intake;
   readonly queries: Queries;
@@ -94,7 +95,7 @@ function jobMethods({
     runJobs: gate.manyCalls<api.RunJobRequest, api.RunJobResponse>(Mesh.runJobs.path, {
       path: Mesh.runJob.path,
       handle: follow,
-      ended: () => plane.lead().ended,
+      ended: () => plane.lead().leaving,
     }),
     missingBlobs: gate.unary<api.MissingBlobsRequest, api.MissingBlobsResponse>(
       Mesh.missingBlobs.path,
