@@ -101,14 +101,18 @@ test('a damaged record is skipped, whatever byte of it is damaged; the others ar
 
 test('runs are kept with their age, and what the version before them kept is read', async (t) => {
   const { directory, clock, open, journal } = make(t);
-  const run = { job: 7, first: 3, ageMs: 2, runUs: [1, 2 ** 32 - 1], resultsJson: ['1', '"ü"'] };
-  t.equal(await journal.append({ items: [result(0)], runs: [run] }), 1);
+  const run = { job: 7, first: 3, ageMs: 2, runUs: [1, 2 ** 32 - 1], resultsJson: ['1', '"ü"'], exitCode: undefined };
+  const ofCommands = { ...run, first: 5, resultsJson: [''], exitCode: 0 };
+  t.equal(await journal.append({ items: [result(0)], runs: [run, ofCommands] }), 1);
   clock.advance(40);
   const next = open();
   const [found] = await next.load();
-  t.strictSame(found?.runs, [{ ...run, ageMs: 42 }]);
+  t.strictSame(found?.runs, [
+    { ...run, ageMs: 42 },
+    { ...ofCommands, ageMs: 42 },
+  ]);
   t.strictSame(found?.items.map(refText), ['1.0.1']);
-  next.release(1, 2);
+  next.release(1, 4);
   t.ok(existsSync(join(directory, 'results-1.log')), 'each result of a run counts');
   next.release(1, 1);
   await next.close();
