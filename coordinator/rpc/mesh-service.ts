@@ -186,7 +186,7 @@ function readMethods({
   };
 }
 
-/** What a submission comes to. */
+/** What a submission comes to. Its first message waits until the work is given away, which is what takes time. */
 async function* run(
   { intake, queries }: LeadingPlane,
   request: api.RunJobRequest,
@@ -195,6 +195,7 @@ async function* run(
 ): AsyncGenerator<api.RunJobResponse> {
   const caller = callerOf(context);
   const job = await takeJob(intake, context, request);
+  await new Promise((resolve) => setImmediate(resolve));
   yield { job: presentJob(job), results: [] };
   // The last results wait for the job that ends with them: they are one message.
   let last: api.TaskResult[] = [];

@@ -134,7 +134,7 @@ export class Intake implements Service {
       epoch: epoch(),
     };
     const { job, created } = await this.#keep(given, this.#readItems(submission, executor, hash, files), held);
-    if (created) await this.#tell(submission, job);
+    if (created) this.#tell(submission, job);
     return job;
   }
 
@@ -153,15 +153,14 @@ export class Intake implements Service {
     }
   }
 
-  /** What was given away leaves for its agent at the end of this turn: the rest is said while that is busy with it. */
-  async #tell({ actor }: Submission, job: JobRow): Promise<void> {
+  #tell({ actor }: Submission, job: JobRow): void {
     const { audit, secrets, log } = this.#options;
-    await new Promise((resolve) => setImmediate(resolve));
     const { name, type, retryOf, counts } = job;
     const action = retryOf === undefined ? 'job.submitted' : 'job.retried';
     audit.note(actor, action, job.id, { name, type, tasks: counts.total, retryOf });
     secrets.used(actor, job);
-    log.info({ event: 'job.accepted', job: job.id, tasks: counts.total, submitter: job.submitter });
+    // What was given away leaves for its agent at the end of this turn; a line takes as long to write as that.
+    setImmediate(() => log.info({ event: 'job.accepted', job: job.id, tasks: counts.total, submitter: job.submitter }));
   }
 
   #place(

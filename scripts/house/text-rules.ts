@@ -15,6 +15,8 @@ interface TextRule {
 }
 
 const CORE = /(?:^|\/)core\/(?!.*\.test\.ts$).*\.ts$/;
+/** What the simulator runs. */
+const SIMULATED = /^(?:coordinator\/services|agent\/session)\/(?!.*\.test\.ts$).*\.ts$/;
 const PRODUCT = /^(?!(?:test|bench|scripts|examples)\/|proto\/gen\/)(?!.*\.test\.ts$).*\.[cm]?ts$/;
 const TESTS = /^test\/|\.test\.ts$/;
 const OURS = /^(?!proto\/gen\/).*\.(?:[cm]?ts|mjs|js)$/;
@@ -56,6 +58,13 @@ export const TEXT_RULES: readonly TextRule[] = [
       'common/clock.ts': 'it is the clock',
       'agent/executors/function/protocol.ts': 'one monotonic clock for all threads of the runner process',
     },
+  },
+  {
+    rule: 'one clock',
+    in: SIMULATED,
+    on: 'code',
+    pattern: /\bsetImmediate\(\s*\w+\s*\)/g,
+    what: 'nothing waits for a turn of the event loop here: where time is simulated, hours pass until there is one',
   },
   {
     rule: 'tests do not sleep',
