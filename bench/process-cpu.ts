@@ -1,19 +1,14 @@
 /** CPU time of processes, as the kernel counts it. Linux only. */
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { pause, systemClock } from '../common/clock.js';
+import { statFields } from '../common/process-life.js';
 
 /** The kernel's unit in /proc: USER_HZ, which is 100 on every Linux there is. */
 const TICKS_A_SECOND = 100;
 
-/** The fields of /proc/PID/stat after the name in parentheses, which may hold anything. */
-const statOf = (pid: number): string[] => {
-  const text = readFileSync(`/proc/${pid}/stat`, 'utf8');
-  return text.slice(text.lastIndexOf(')') + 2).split(' ');
-};
-
 /** Milliseconds of CPU a process has used, and its ended children that it has waited for. @throws when it has gone */
 export function cpuMs(pid: number): { own: number; endedChildren: number } {
-  const fields = statOf(pid);
+  const fields = statFields(pid);
   const ms = (from: number): number => ((Number(fields[from]) + Number(fields[from + 1])) * 1000) / TICKS_A_SECOND;
   return { own: ms(11), endedChildren: ms(13) };
 }
@@ -24,7 +19,7 @@ export function treeCpuMs(pid: number): number {
   for (const name of readdirSync('/proc')) {
     if (!/^\d+$/.test(name)) continue;
     try {
-      const parent = Number(statOf(Number(name))[1]);
+      const parent = Number(statFields(Number(name))[1]);
       children.set(parent, [...(children.get(parent) ?? []), Number(name)]);
     } catch {
       // It has ended since the folder was read.

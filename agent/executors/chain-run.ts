@@ -33,8 +33,8 @@ import { issueCookie } from './strays.js';
  * many as there are. The last of a chain, and whatever is not plain, takes along those that wait.
  */
 const HOLD_MS = 250;
-/** As long as a whole launch: the next ones of the job go alone, until shorter ones have been seen. */
-const ALONE_US = 250_000;
+/** Work in one chain, at most. One that takes as long by itself has the next ones of its job go alone, until shorter ones have been seen. */
+export const CHAIN_MOST_US = 250_000;
 
 export class ChainRun implements RunningLaunch {
   readonly done: Promise<void>;
@@ -268,7 +268,7 @@ export class ChainRun implements RunningLaunch {
     this.#left -= count;
     if (this.#left > 0) return tell();
     // Where they could not follow each other, they are given one by one for a while.
-    if (this.#cut) this.#measure(1, ALONE_US);
+    if (this.#cut) this.#measure(1, CHAIN_MOST_US);
     else this.#measure(this.#count, this.#totalUs);
     this.#giveDirectory(this.#pristine);
     tell();

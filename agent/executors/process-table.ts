@@ -3,6 +3,7 @@
  * groups are killed.
  */
 import { readdirSync, readFileSync } from 'node:fs';
+import { statFields } from '../../common/process-life.js';
 import { COOKIE_VARIABLE } from './environment.js';
 
 export interface ProcessEntry {
@@ -17,9 +18,7 @@ export interface ProcessEntry {
 
 export function readProcess(pid: number): ProcessEntry | undefined {
   try {
-    const text = readFileSync(`/proc/${pid}/stat`, 'latin1');
-    // pid (name) state ppid pgrp …: the name may hold spaces and parentheses.
-    const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
+    const fields = statFields(pid);
     const state = fields[0] ?? 'X';
     return {
       pid,

@@ -5,7 +5,7 @@
 import { stopsAlone } from '../core/ledger.js';
 import type { JobBody } from '../../proto/gen/mesh/v1/agent.js';
 import type { Executor, LaunchObserver, LaunchSpec, RunningLaunch } from '../core/types.js';
-import { ChainRun } from './chain-run.js';
+import { CHAIN_MOST_US, ChainRun } from './chain-run.js';
 import { Directories } from './directories.js';
 import { LaunchSizes } from './launch-size.js';
 import { type ProcessExecutorOptions, RunningProcess, type Shared } from './running-process.js';
@@ -13,10 +13,11 @@ import { boundsOf } from './sandbox/bounds.js';
 import { processTier } from './sandbox/tier.js';
 import { Sampler } from './sampler.js';
 
-/** Work in one launch: what waits behind a command that takes long is told to wait elsewhere after about as long. */
+/**
+ * Work in one launch, and up to CHAIN_MOST_US while as much waits for each slot: what waits behind a command that takes long
+ * is told to wait elsewhere after about as long.
+ */
 const CHAIN_US = 100_000;
-/** While as much waits for each slot. */
-const CHAIN_MOST_US = 250_000;
 const CHAIN_MAX = 256;
 /** A shorter one is to be kept to exactly, so the agent has to know when the command begins. */
 const TIMEOUT_MS_MIN = 1000;

@@ -1,7 +1,6 @@
 import {
   credentials,
   Server,
-  ServerCredentials,
   type ServerDuplexStream,
   type StatusObject,
   status,
@@ -22,6 +21,7 @@ import { assignOf, endOf, makeWork, processBody, reconciled, refsOf, turn } from
 import { emptyRefs } from '../core/refs.js';
 import { LoadMeter } from './load.js';
 import { Session } from './session.js';
+import { serveHere } from '../../test/support/serve-here.js';
 
 type Answer = NonNullable<SessionResponse['body']>;
 type Message = NonNullable<SessionRequest['body']>;
@@ -79,12 +79,8 @@ async function setup(t: Parameters<typeof makeWork>[0]) {
   const server = new Server();
   const unused: UntypedHandleCall = () => undefined;
   server.addService(AgentServiceService, { session: peer.handle, streamLogs: unused, fetchBlob: unused });
-  const port = await new Promise<number>((resolve, reject) =>
-    server.bindAsync('127.0.0.1:0', ServerCredentials.createInsecure(), (error, bound) =>
-      error ? reject(error) : resolve(bound),
-    ),
-  );
-  const client = new AgentServiceClient(`127.0.0.1:${port}`, credentials.createInsecure());
+  const address = await serveHere(server);
+  const client = new AgentServiceClient(address, credentials.createInsecure());
   t.teardown(() => {
     client.close();
     server.forceShutdown();

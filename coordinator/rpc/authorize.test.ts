@@ -1,5 +1,5 @@
 import { test, type Test } from 'tap';
-import { Client, credentials, type Metadata, Server, ServerCredentials, type ServiceError } from '@grpc/grpc-js';
+import { Client, credentials, type Metadata, Server, type ServiceError } from '@grpc/grpc-js';
 import { MeshError } from '../../common/errors.js';
 import { fromServiceError } from '../../common/grpc-errors.js';
 import { type Identity, ROLES, type Role } from '../../common/identity/identity.js';
@@ -22,6 +22,7 @@ import type { Actor } from '../services/audit.js';
 import type { Denylist } from '../services/denylist.js';
 import { assertCovered, Gate } from './authorize.js';
 import { type Caller, METHOD_ROLES } from './roles.js';
+import { serveHere } from '../../test/support/serve-here.js';
 
 const DEFINITIONS = [
   AgentServiceService,
@@ -190,12 +191,8 @@ async function serve(t: Test, handlers: Partial<Handlers>, peer: () => Peer = ()
       }),
     },
   );
-  const port = await new Promise<number>((resolve, reject) =>
-    server.bindAsync('127.0.0.1:0', ServerCredentials.createInsecure(), (error, bound) =>
-      error ? reject(error) : resolve(bound),
-    ),
-  );
-  const client = new Client(`127.0.0.1:${port}`, credentials.createInsecure());
+  const address = await serveHere(server);
+  const client = new Client(address, credentials.createInsecure());
   t.teardown(() => {
     client.close();
     server.forceShutdown();

@@ -1,4 +1,4 @@
-import { Client, type ClientDuplexStream, credentials, Server, ServerCredentials } from '@grpc/grpc-js';
+import { Client, type ClientDuplexStream, credentials, Server } from '@grpc/grpc-js';
 import { test, type Test } from 'tap';
 import { MeshError } from '../../common/errors.js';
 import { fromServiceError } from '../../common/grpc-errors.js';
@@ -8,6 +8,7 @@ import { identityOf } from '../../test/support/plane.js';
 import type { Peer } from '../door/peer.js';
 import type { Denylist } from '../services/denylist.js';
 import { Gate } from './authorize.js';
+import { serveHere } from '../../test/support/serve-here.js';
 
 const PATH = '/mesh.v1.MeshService/RunJobs';
 const EACH = '/mesh.v1.MeshService/RunJob';
@@ -52,12 +53,8 @@ async function serve(t: Test, handle: Handle, throttle = testThrottle()) {
       }),
     },
   );
-  const port = await new Promise<number>((resolve, reject) =>
-    server.bindAsync('127.0.0.1:0', ServerCredentials.createInsecure(), (error, bound) =>
-      error ? reject(error) : resolve(bound),
-    ),
-  );
-  const client = new Client(`127.0.0.1:${port}`, credentials.createInsecure());
+  const address = await serveHere(server);
+  const client = new Client(address, credentials.createInsecure());
   t.teardown(() => {
     client.close();
     server.forceShutdown();

@@ -18,15 +18,15 @@ const WRITING_MAX = 2;
 export const SEPARATOR = '\n';
 
 /**
- * Of the chunks that overlap successive tasks of a job with inputs, what is theirs: from_index of the chunk, first of the
- * tasks in it, inputs. One probe of the key for the first chunk, the others follow it.
+ * Of the chunks that overlap successive tasks of a job with inputs, what is theirs: the first of the tasks in the chunk,
+ * inputs. One probe of the key for the first chunk, the others follow it.
  */
 export const inputParts = (
   id: RawBuilder<unknown>,
   from: RawBuilder<unknown>,
   to: RawBuilder<unknown>,
 ): RawBuilder<unknown> => sql`
-  select c.from_index, greatest(c.from_index, ${from}) as first,
+  select greatest(c.from_index, ${from}) as first,
     c.inputs[greatest(${from} - c.from_index, 0) + 1 : least(${to}, c.to_index) - c.from_index] as inputs
   from job_input c
   where c.job_id = any (array[${id}]) and c.from_index < ${to} and c.to_index > ${from} and c.from_index >= coalesce((

@@ -3,6 +3,7 @@ import type { TaskRef, TaskStatus } from '../core/task.js';
 import type { LiveTask, TaskStore } from '../ports.js';
 import { bigints, ints } from './arrays.js';
 import type { Database } from './database.js';
+import { inputsOf } from './job-inputs.js';
 import { keyOf } from './leading.js';
 import { list } from './task-list.js';
 import { stillIn, unpacked } from './task-ranges.js';
@@ -310,11 +311,9 @@ async function unfinishedInputs(
       )
       union all
       (
-        select c.from_index + i.position::integer - 1 as index, i.input
-        from of_job j join job_input c on c.job_id = j.id and c.to_index > greatest(j.row_count, ${fromIndex}::integer)
-        cross join lateral unnest(c.inputs) with ordinality as i(input, position)
-        where c.from_index + i.position - 1 >= greatest(j.row_count, ${fromIndex}::integer)
-        order by c.from_index, i.position limit ${limit}::integer
+        select i.index, i.input
+        from (select id, greatest(row_count, ${fromIndex}::integer) as first from of_job) j
+        cross join lateral (${inputsOf(sql`j.id`, sql`j.first`, sql`(j.first + ${limit}::integer)`)}) i
       )
       order by index limit ${limit}::integer`.execute(db),
   );

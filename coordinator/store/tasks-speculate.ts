@@ -1,6 +1,6 @@
 import { type RawBuilder, sql } from 'kysely';
 import type { CopyAsked, CopySettled, CopyStore, OriginalAttempt, Settlement } from '../ports.js';
-import { boundedMs, whole } from './arrays.js';
+import { base64, boundedMs, text, whole } from './arrays.js';
 import type { Database } from './database.js';
 import { lease, lockedJobs, movedJobs, runAsLeader, toJobChange, type Verdict, verdict } from './leading.js';
 import type { Turns } from './turns.js';
@@ -85,10 +85,10 @@ export function settleCopyStatement(epoch: number, item: Settlement): RawBuilder
   const { job, index, generation, node } = item;
   const target = sql`${item.to}::text`;
   const outcome = sql`${item.outcome}::text`;
-  const output = item.output && Buffer.from(item.output).toString('base64');
   const age = sql`${boundedMs(item.finishedAgeMs)}::double precision * interval '1 millisecond'`;
   const dueMs = item.dueInMs === undefined ? 0 : boundedMs(item.dueInMs);
-  const error = sql`${item.error?.replaceAll('\0', '') ?? null}::text`;
+  const error = text(item.error);
+  const output = sql`decode(${text(base64(item.output))}, 'base64')`;
   const began = sql`now() - ${age} - ${whole(item.runUs) ?? null}::bigint * interval '1 microsecond'`;
   const isEnd = sql`${target} in ('COMPLETED', 'FAILED')`;
   /** The original takes the row over: because it ends the task, or because the copy left it to itself. */
@@ -137,7 +137,7 @@ export function settleCopyStatement(epoch: number, item: Settlement): RawBuilder
         peak_memory_bytes = case when d.last then ${whole(item.peakMemoryBytes) ?? null}::bigint
           else t.peak_memory_bytes end,
         result_json = case when ${isEnd} then ${item.resultJson ?? null}::text end,
-        output = case when ${outcome} = 'succeeded' then decode(${output ?? null}::text, 'base64') end
+        output = case when ${outcome} = 'succeeded' then ${output} end
       from decided d
       where ${isTask(job, index)}
       returning t.job, t.status, t.failures, t.losses, t.started_at
@@ -150,7 +150,7 @@ export function settleCopyStatement(epoch: number, item: Settlement): RawBuilder
         d.attempt + (d.part = 'copy' and d.original_generation is not null)::integer, ${node}::integer, ${outcome},
         ${error}, ${item.exitCode ?? null}::integer, ${item.signal ?? null}::text,
         case when d.part = 'original' then d.original_started_at else coalesce(d.started_at, ${began}) end,
-        now() - ${age}, decode(${output ?? null}::text, 'base64')
+        now() - ${age}, ${output}
       from decided d
       where ${outcome} <> 'succeeded' and not (${outcome} = 'retracted' and ${target} = 'QUEUED')
       union all

@@ -4,7 +4,8 @@ import { existsSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import t, { before, test } from 'tap';
-import { isAlive, residentBytes } from '../support/leftovers.js';
+import { isAlive } from '../../common/process-life.js';
+import { residentBytes } from '../support/leftovers.js';
 import { type Agent, type Mesh, programPath, startMesh } from '../support/mesh.js';
 import { FolderSignal, until } from '../support/until.js';
 

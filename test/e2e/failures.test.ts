@@ -2,7 +2,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t, { before, test } from 'tap';
-import { isAlive } from '../support/leftovers.js';
+import { isAlive } from '../../common/process-life.js';
 import { type Agent, type Mesh, startMesh } from '../support/mesh.js';
 import type { LogEvent } from '../support/program.js';
 import { until } from '../support/until.js';

@@ -10,7 +10,7 @@ import type { HistoryEvent } from '../history/events.js';
 import { openDatabase } from '../support/database.js';
 import { eventually } from '../support/eventually.js';
 import { type LanMesh, noFirewall, startLanMesh, type Way } from '../support/lan-mesh.js';
-import { isAlive } from '../support/leftovers.js';
+import { isAlive } from '../../common/process-life.js';
 import { freeze, thaw } from '../support/process-tree.js';
 import type { LogEvent } from '../support/program.js';
 import { databaseEvents, historyOf, noteTransitions, recorded, Trail, uptimeMs } from '../support/trail.js';

@@ -4,7 +4,7 @@ import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t, { before, test } from 'tap';
 import type { JobShape, TaskShape } from '../../sdk/shapes.js';
-import { isAlive } from '../support/leftovers.js';
+import { isAlive } from '../../common/process-life.js';
 import { type Mesh, type Page, startMesh } from '../support/mesh.js';
 import { until } from '../support/until.js';
 

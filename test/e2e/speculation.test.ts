@@ -1,7 +1,7 @@
 /** A straggler gets a second attempt: the job ends long before the straggler would, and what it ran is killed. */
 import t, { before, test } from 'tap';
 import { eventually } from '../support/eventually.js';
-import { isAlive } from '../support/leftovers.js';
+import { isAlive } from '../../common/process-life.js';
 import { type Mesh, startMesh } from '../support/mesh.js';
 
 let mesh: Mesh;

@@ -1,14 +1,8 @@
 /** A MeshService in this process: what a test implements of it, over a real gRPC server on loopback without TLS. */
-import {
-  Client,
-  credentials,
-  Server,
-  ServerCredentials,
-  status,
-  type UntypedServiceImplementation,
-} from '@grpc/grpc-js';
+import { Client, credentials, Server, status, type UntypedServiceImplementation } from '@grpc/grpc-js';
 import { type MeshServiceServer, MeshServiceService } from '../../proto/gen/mesh/v1/mesh.js';
 import { type Api, makeApi } from '../../sdk/api.js';
+import { serveHere } from './serve-here.js';
 
 export interface FakeMesh {
   mesh: Api<typeof MeshServiceService>;
@@ -27,12 +21,7 @@ export async function startFakeMesh(methods: Partial<MeshServiceServer>): Promis
   const server = new Server();
   const rest = Object.keys(MeshServiceService).map((name) => [name, unimplemented(name)] as const);
   server.addService(MeshServiceService, { ...Object.fromEntries(rest), ...methods } as UntypedServiceImplementation);
-  const port = await new Promise<number>((resolve, reject) =>
-    server.bindAsync('127.0.0.1:0', ServerCredentials.createInsecure(), (error, bound) =>
-      error ? reject(error) : resolve(bound),
-    ),
-  );
-  const address = `127.0.0.1:${port}`;
+  const address = await serveHere(server);
   const client = new Client(address, credentials.createInsecure());
   return {
     mesh: makeApi(client, MeshServiceService),

@@ -1,6 +1,7 @@
 /** What a test left running on this machine: found through /proc, by marks that only its own processes bear. */
 import { spawn } from 'node:child_process';
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { isAlive } from '../../common/process-life.js';
 
 export interface Leftover {
   pid: number;
@@ -38,13 +39,6 @@ export function findLeftovers({ variable, folders }: Marks): Leftover[] {
     found.push({ pid: Number(name), command: command.replaceAll('\0', ' ').trim() });
   }
   return found;
-}
-
-/** Whether a process runs; a zombie does not. */
-export function isAlive(pid: number): boolean {
-  const stat = attempt(() => readFileSync(`/proc/${pid}/stat`, 'latin1'));
-  if (stat === undefined) return false;
-  return !['Z', 'X'].includes(stat.slice(stat.lastIndexOf(')') + 2)[0] ?? '');
 }
 
 export function killAll(leftovers: readonly Leftover[]): void {

@@ -9,7 +9,7 @@
 import { readFileSync } from 'node:fs';
 import type postgres from 'postgres';
 import { type HistoryEvent, merge, type TerminalStatus } from '../history/events.js';
-import { isAlive } from './leftovers.js';
+import { isAlive } from '../../common/process-life.js';
 
 const UPTIME_STEP_MS = 10;
 
