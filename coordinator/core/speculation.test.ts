@@ -92,6 +92,11 @@ test('a fast node goes before a slow one, and what is much slower than one that 
     [3, 3],
     'too many wait there',
   );
+  t.same(
+    plan([running(0, 1000, { node: 2 })], [soon, slow]),
+    [[0, 3]],
+    'the straggler’s own node is not waited for, fast as it may be',
+  );
   const held = { ...soon, turnoverPerMs: 1 / 100_000 };
   t.same(plan(tasks, [makeNode(1, 4, { busy: 4 }), held, slow]), [
     [0, 3],

@@ -102,15 +102,17 @@ export function planCopies(work: CopyWork, nodes: readonly NodeView[]): CopyPlan
     .slice(0, work.copiesMax);
   if (stragglers.length === 0) return plans;
   const feasible = nodes.filter((node) => !work.blockedNodes.has(node.seq) && !ruledOut(work.kind, work.cost, node));
-  const best = feasible.reduce((least, node) => (isSoonFree(node) ? Math.min(least, paceOf(node)) : least), Infinity);
+  const soonFree = feasible.filter(isSoonFree);
   const able = feasible
     .filter(({ queued, onTrial }) => queued === 0 && !onTrial)
     .sort((a, b) => expectedTime(a) - expectedTime(b) || a.load - b.load || a.seq - b.seq);
   for (const task of stragglers) {
+    // Its own node seems soon free, too, as tasks there mostly go: it is no place to wait for.
+    const suits = ({ seq }: NodeView): boolean => seq !== task.node && !task.avoid.has(seq);
+    const best = soonFree.reduce((least, node) => (suits(node) ? Math.min(least, paceOf(node)) : least), Infinity);
     const home = able.find(
       (node) =>
-        node.seq !== task.node &&
-        !task.avoid.has(node.seq) &&
+        suits(node) &&
         paceOf(node) <= best * MUCH_SLOWER &&
         fitCount(node.free, work.cost) > (taken.get(node.seq) ?? 0),
     );
