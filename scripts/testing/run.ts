@@ -1,7 +1,7 @@
 /**
- * `npm test`: every `*.test.ts`, first those that share nothing, side by side; then those that use namespaces, ports
- * and processes of the whole machine, one after the other. What follows `npm test --` are paths, or parts of paths;
- * flags go on to tap.
+ * `npm test`: every `*.test.ts`, first those of single parts, as many at a time as there are cores; then those of whole
+ * meshes, two at a time: each has ports, folders and namespaces of its own, and waits for most of its time. What follows
+ * `npm test --` are paths, or parts of paths; flags go on to tap.
  */
 import { spawn } from 'node:child_process';
 import { availableParallelism } from 'node:os';
@@ -10,8 +10,8 @@ import { globSync } from 'tinyglobby';
 import { packageRoot } from '../../common/package.js';
 import { TestReport } from './report.js';
 
-/** Files whose tests need the machine for themselves. */
-const ALONE = /^test\/(?:e2e|attack)\//;
+/** Files whose tests start whole meshes, several processes each. */
+const MESHES = /^test\/(?:e2e|attack)\//;
 const IGNORE = ['**/node_modules/**', 'dist/**', '.tap/**'];
 const STDERR_SHOWN_BYTES = 64 * 1024;
 
@@ -27,8 +27,8 @@ export function planPhases(args: readonly string[], files: readonly string[]): P
   const chosen = files.filter((path) => wanted.length === 0 || wanted.some((part) => path.includes(part)));
   const jobs = Math.max(2, Math.min(8, availableParallelism()));
   return [
-    { name: 'unit', files: chosen.filter((path) => !ALONE.test(path)), flags: [`--jobs=${jobs}`, ...flags] },
-    { name: 'e2e', files: chosen.filter((path) => ALONE.test(path)), flags: ['--jobs=1', '--timeout=180', ...flags] },
+    { name: 'unit', files: chosen.filter((path) => !MESHES.test(path)), flags: [`--jobs=${jobs}`, ...flags] },
+    { name: 'e2e', files: chosen.filter((path) => MESHES.test(path)), flags: ['--jobs=2', '--timeout=180', ...flags] },
   ].filter((phase) => phase.files.length > 0);
 }
 

@@ -88,13 +88,13 @@ test('a file that never reports is a failure', async (t) => {
   t.ok(lines.some((line) => line.includes('lost.test.ts: did not report')));
 });
 
-test('paths choose files, flags go to tap, e2e runs alone', async (t) => {
+test('paths choose files, flags go to tap, whole meshes run two at a time', async (t) => {
   const files = ['common/a.test.ts', 'link/b.test.ts', 'test/e2e/c.test.ts'];
   t.match(planPhases([], files), [
     { name: 'unit', files: ['common/a.test.ts', 'link/b.test.ts'] },
     { name: 'e2e', files: ['test/e2e/c.test.ts'] },
   ]);
   t.match(planPhases(['./link', '--grep=x'], files), [{ files: ['link/b.test.ts'], flags: [/jobs/, '--grep=x'] }]);
-  t.ok(planPhases(['e2e'], files)[0]?.flags.includes('--jobs=1'));
+  t.ok(planPhases(['e2e'], files)[0]?.flags.includes('--jobs=2'));
   t.strictSame(planPhases(['nowhere'], files), []);
 });

@@ -50,6 +50,11 @@ export async function secure(
 export const closed = (socket: Socket): Promise<void> =>
   socket.closed ? Promise.resolve() : new Promise((resolve) => socket.once('close', () => resolve()));
 
+/** Pieces for `pour`, each made when it is wanted. */
+export function* times(count: number, piece: (i: number) => Buffer): Generator<Buffer> {
+  for (let i = 0; i < count; i++) yield piece(i);
+}
+
 /** Writes until everything is written or the other side has closed; returns how many were written. */
 export async function pour(socket: Socket, pieces: Iterable<Buffer>): Promise<number> {
   let written = 0;

@@ -38,6 +38,9 @@ function text(value: string): Buffer {
   return Buffer.concat([Buffer.from(length), bytes]);
 }
 
+/** A method that takes a stream, so that a call to it stays open. */
+export const STREAM_PATH = '/mesh.v1.MeshService/PutBlob';
+
 export const grpcHead = (path: string): Buffer =>
   head([
     [':method', 'POST'],
