@@ -25,6 +25,7 @@ export * from './ports/identity.js';
 export * from './ports/jobs.js';
 export * from './ports/namespaces.js';
 export * from './ports/nodes.js';
+export * from './ports/runs.js';
 export * from './ports/secrets.js';
 export * from './ports/tasks.js';
 export * from './ports/trust.js';

@@ -1,6 +1,7 @@
 /** Tasks as they are stored, and every way to move one. */
 import type { AttemptOutcome, TaskRef, TaskStatus } from '../core/task.js';
 import type { JobChange } from './jobs.js';
+import type { CompletedRun } from './runs.js';
 
 /** A range of fresh tasks for one node, going on where the job's last one ended, or returned tasks by index. */
 export type AssignItem =
@@ -40,7 +41,7 @@ export interface Settlement extends TaskRef {
 }
 
 export interface Settled {
-  /** Which of the given settlements matched, by position. */
+  /** Which of the given settlements matched, by position; then which tasks of each run. */
   accepted: boolean[];
   jobs: JobChange[];
 }
@@ -109,8 +110,11 @@ export interface TaskStore {
     epoch: number,
     items: (TaskRef & { node: number; ageMs: number })[],
   ): Promise<{ changed: TaskRef[]; jobs: JobChange[] }>;
-  /** ASSIGNED or RUNNING → what the core decided; ends jobs whose last task this was. */
-  settle(epoch: number, items: Settlement[]): Promise<Settled>;
+  /**
+   * ASSIGNED or RUNNING → what the core decided; ends jobs whose last task this was.
+   * @param runs of tasks that are in none of the others and not among `items`
+   */
+  settle(epoch: number, items: readonly Settlement[], runs?: readonly CompletedRun[]): Promise<Settled>;
   /** RETRYING or QUEUED → RUNNING on the node and generation it had before it was given up; again, if it was done before. */
   adopt(epoch: number, items: (TaskRef & { node: number })[]): Promise<{ changed: LiveTask[]; jobs: JobChange[] }>;
   /**

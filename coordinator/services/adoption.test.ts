@@ -311,9 +311,9 @@ test('an agent that returns while its work is being given away waits until that 
     ...store,
     tasks: {
       ...store.tasks,
-      settle: async (epoch, items) => {
+      settle: async (epoch, items, runs) => {
         await hold;
-        return store.tasks.settle(epoch, items);
+        return store.tasks.settle(epoch, items, runs);
       },
     },
   };

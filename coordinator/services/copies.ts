@@ -7,7 +7,15 @@
 import { groupBy } from '../../common/group-by.js';
 import type { Ledger, LiveAttempt } from '../core/ledger.js';
 import type { TaskRef } from '../core/task.js';
-import type { JobChange, OriginalAttempt, Settled, Settlement, Store } from '../ports.js';
+import {
+  type CompletedRun,
+  type JobChange,
+  type OriginalAttempt,
+  type Settled,
+  type Settlement,
+  settlementsOf,
+  type Store,
+} from '../ports.js';
 import type { Fleet } from './fleet.js';
 import type { Jobs } from './jobs.js';
 import { toRefs } from './session.js';
@@ -105,19 +113,18 @@ export class Copies {
       }
   }
 
-  /** TaskStore.settle, with care for tasks that have two attempts; at most one of each task. */
-  async settle(epoch: number, items: readonly Settlement[]): Promise<Settled> {
+  /** TaskStore.settle, with care for tasks that have two attempts; at most one of each task. Those of runs had one a moment ago. */
+  async settle(epoch: number, items: readonly Settlement[], runs: readonly CompletedRun[] = []): Promise<Settled> {
     const { store } = this.#options;
-    if (this.#noted.size === 0) {
-      const settled = await store.tasks.settle(epoch, [...items]);
-      // Noted meanwhile: a copy may have been made before the ordinary statement came to the task.
-      return this.#noted.size === 0 ? settled : this.#settleEach(epoch, items, settled);
-    }
-    const ordinary = items.filter((item) => !this.has(item));
-    const settled = ordinary.length > 0 ? await store.tasks.settle(epoch, ordinary) : { accepted: [], jobs: [] };
+    const ordinary = this.#noted.size === 0 ? items : items.filter((item) => !this.has(item));
+    const settled =
+      ordinary.length + runs.length > 0 ? await store.tasks.settle(epoch, ordinary, runs) : { accepted: [], jobs: [] };
+    // Noted meanwhile: a copy may have been made before the ordinary statement came to the task.
+    if (this.#noted.size === 0 && ordinary === items) return settled;
     let position = 0;
     const accepted = items.map((item) => (ordinary[position] === item ? settled.accepted[position++] === true : false));
-    return this.#settleEach(epoch, items, { accepted, jobs: settled.jobs });
+    accepted.push(...settled.accepted.slice(ordinary.length));
+    return this.#settleEach(epoch, [...items, ...runs.flatMap(settlementsOf)], { accepted, jobs: settled.jobs });
   }
 
   /** Of a job that is being cancelled: the originals, which the cancellation of its rows does not name. */

@@ -1,5 +1,5 @@
 import type { Clock } from '../../common/clock.js';
-import type { Store, TaskStore } from '../ports.js';
+import { countOfRuns, type Store, type TaskStore } from '../ports.js';
 
 export type ObserveBatch = (op: string, seconds: number, rows: number) => void;
 
@@ -22,7 +22,8 @@ export function observed(store: Store, clock: Clock, observe: ObserveBatch): Sto
       return timed('assign', rows, () => tasks.assign(epoch, items));
     },
     markRunning: (epoch, items) => timed('mark-running', items.length, () => tasks.markRunning(epoch, items)),
-    settle: (epoch, items) => timed('settle', items.length, () => tasks.settle(epoch, items)),
+    settle: (epoch, items, runs = []) =>
+      timed('settle', items.length + countOfRuns(runs), () => tasks.settle(epoch, items, runs)),
     adopt: (epoch, items) => timed('adopt', items.length, () => tasks.adopt(epoch, items)),
     readopt: (epoch, items) => timed('readopt', items.length, () => tasks.readopt(epoch, items)),
     cancel: (epoch, job, from, limit) => timed('cancel', limit, () => tasks.cancel(epoch, job, from, limit)),

@@ -74,8 +74,8 @@ test('what an agent said of its runs before it was gone counts', async (t) => {
 test('of a run whose commit answered nothing, the job ends here too', async (t) => {
   const store = await withStore(t);
   let lose = true;
-  const settle: typeof store.tasks.settle = async (epoch, items) => {
-    const settled = await store.tasks.settle(epoch, items);
+  const settle: typeof store.tasks.settle = async (...said) => {
+    const settled = await store.tasks.settle(...said);
     if (!lose) return settled;
     lose = false;
     throw new MeshError('DATABASE_DOWN', 'the connection broke');

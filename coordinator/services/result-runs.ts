@@ -6,12 +6,13 @@
 import { resultAt } from '../../common/result-run.js';
 import { Outcome, type SucceededRun, type TaskRuns } from '../../proto/gen/mesh/v1/agent.js';
 import type { Ledger, LiveAttempt } from '../core/ledger.js';
-import type { Settlement } from '../ports.js';
+import { RANGE_MIN } from '../core/task.js';
+import type { CompletedRun } from '../ports.js';
 import type { Copies } from './copies.js';
 import type { Jobs, LiveJob } from './jobs.js';
 import type { ResultQuota } from './result-quota.js';
 import type { AgentSession } from './session.js';
-import { blankFinished, completion, newReport, type Report, REPORT_BYTES } from './settlement.js';
+import { blankFinished, newReport, type Report, REPORT_BYTES } from './settlement.js';
 
 export interface RunReport {
   session: AgentSession;
@@ -111,21 +112,17 @@ function asWhole(
   return { report, job, attempts };
 }
 
-export const settlementsOf = (
-  { report: { run, receivedMs }, job, attempts }: WholeRun,
-  nowMs: number,
-): Settlement[] => {
-  const finishedAgeMs = run.ageMs + nowMs - receivedMs;
-  const { runUs, exitCode } = run;
-  return attempts.map((attempt, place) =>
-    completion(
-      attempt,
-      job,
-      { resultJson: resultAt(run, place), runUs: runUs[place] as number, exitCode },
-      finishedAgeMs,
-    ),
-  );
-};
+/** As it is committed. */
+export const completedRun = ({ report: { run, receivedMs, session }, job }: WholeRun, nowMs: number): CompletedRun => ({
+  job: run.job,
+  node: session.node,
+  first: run.first,
+  hasRows: job.row.counts.total < RANGE_MIN,
+  runUs: run.runUs,
+  resultsJson: run.resultsJson,
+  exitCode: run.exitCode,
+  finishedAgeMs: run.ageMs + nowMs - receivedMs,
+});
 
 /** As they are acknowledged. */
 export const toTaskRuns = (runs: readonly SucceededRun[]): TaskRuns => ({

@@ -40,10 +40,10 @@ test('results of several sessions that arrive during a commit go together in the
   let release: () => void = () => undefined;
   const gate = new Promise<void>((resolve) => (release = resolve));
   const slow = withTasks(store, {
-    settle: async (epoch, items) => {
+    settle: async (epoch, items, runs) => {
       sizes.push(items.length);
       if (sizes.length === 1) await gate;
-      return store.tasks.settle(epoch, items);
+      return store.tasks.settle(epoch, items, runs);
     },
   });
   const { plane } = await startPlane(t, { store: slow });
@@ -106,9 +106,9 @@ test('while the database is away results are kept, not acknowledged, and committ
   const store = await withStore(t);
   let down = false;
   const flaky = withTasks(store, {
-    settle: async (epoch, items) => {
+    settle: async (epoch, items, runs) => {
       if (down) throw new MeshError('DATABASE_DOWN', 'gone');
-      return store.tasks.settle(epoch, items);
+      return store.tasks.settle(epoch, items, runs);
     },
   });
   const { plane, clock } = await startPlane(t, { store: flaky });
@@ -136,8 +136,8 @@ test('a commit whose answer is lost is found out about: the job ends here too', 
   const store = await withStore(t);
   let lose = true;
   const lossy = withTasks(store, {
-    settle: async (epoch, items) => {
-      const settled = await store.tasks.settle(epoch, items);
+    settle: async (epoch, items, runs) => {
+      const settled = await store.tasks.settle(epoch, items, runs);
       if (!lose) return settled;
       lose = false;
       throw new MeshError('DATABASE_DOWN', 'the connection broke');

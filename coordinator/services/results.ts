@@ -24,10 +24,10 @@ import { NodeJudge } from './node-judge.js';
 import type { PipelineDelay } from './pipeline-delay.js';
 import {
   apart,
+  completedRun,
   isRun,
   newRunReport,
   type RunReport,
-  settlementsOf,
   sortRuns,
   toTaskRuns,
   weight,
@@ -234,9 +234,11 @@ export class Results implements Service {
     for (const report of found) this.#prepare(report, batch, nodesLost, nowMs);
     const { prepared } = batch;
     if (prepared.length + whole.length > 0) {
-      const settlements = prepared.map(({ settlement }) => settlement);
-      for (const run of whole) for (const settlement of settlementsOf(run, nowMs)) settlements.push(settlement);
-      const { accepted, jobs } = await copies.settle(epoch(), settlements);
+      const { accepted, jobs } = await copies.settle(
+        epoch(),
+        prepared.map(({ settlement }) => settlement),
+        whole.map((run) => completedRun(run, nowMs)),
+      );
       await this.#aftermath.findOut(prepared, whole, accepted);
       this.#aftermath.committed(prepared, whole, accepted, jobs);
     }

@@ -324,12 +324,12 @@ test('an end that is on its way while the copy is made is settled all the same',
     ...store,
     tasks: {
       ...store.tasks,
-      settle: async (epoch, items) => {
+      settle: async (epoch, items, runs) => {
         if (hold) {
           reached();
           await gate;
         }
-        return store.tasks.settle(epoch, items);
+        return store.tasks.settle(epoch, items, runs);
       },
     },
   };

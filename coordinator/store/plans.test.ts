@@ -5,7 +5,7 @@ import { lead, lost, newJob, pages, settlement } from '../../test/support/store-
 import type { PostgresStore } from './index.js';
 import { assignStatement } from './tasks-assign.js';
 import { cancelStatement } from './tasks-cancel.js';
-import { completeRowsStatement, completeRowStatement, completeStatement } from './tasks-complete.js';
+import { completeRowsStatement, completeRowStatement, completeStatement, toSaid } from './tasks-complete.js';
 import { listStatement } from './task-list.js';
 import { dueStatement, nextDueStatement, returnedStatement } from './tasks-read.js';
 import { makeRowsStatement } from './task-ranges.js';
@@ -65,20 +65,8 @@ function hotStatements(epoch: number, job: number, size: number): [string, RawBu
         refs.map((ref) => ({ ...ref, ageMs: 300 })),
       ),
     ],
-    [
-      'complete',
-      completeStatement(
-        epoch,
-        refs.map((ref) => settlement(ref)),
-      ),
-    ],
-    [
-      'complete rows',
-      completeRowsStatement(
-        epoch,
-        refs.map((ref) => settlement(ref)),
-      ),
-    ],
+    ['complete', completeStatement(epoch, toSaid(refs.map((ref) => settlement(ref))))],
+    ['complete rows', completeRowsStatement(epoch, toSaid(refs.map((ref) => settlement(ref))))],
     ['complete a row', completeRowStatement(epoch, settlement({ job, index: 5, generation: 1, node: 1 }))],
     [
       'settle',

@@ -15,7 +15,7 @@ import {
   untilBlocked,
 } from '../../test/support/store-fixtures.js';
 import type { TaskStatus } from '../core/task.js';
-import type { JobRow, Settlement, Store } from '../ports.js';
+import type { CompletedRun, JobRow, Settlement, Store } from '../ports.js';
 import type { PostgresStore } from './index.js';
 
 /** A function's result: nothing to say but what it returned. */
@@ -112,6 +112,62 @@ test('a result counts once, however often and in whatever batches it is said', a
   ]);
   t.equal(both.flatMap(({ accepted }) => accepted).filter(Boolean).length, 24, 'at the same time');
   t.match(await store.jobs.get(job.id), { status: 'COMPLETED', counts: { completed: 64 } });
+});
+
+test('what comes in runs is stored as if it came one by one', async (t) => {
+  const { store, epoch, job } = await assigned(t, 100);
+  const run = (first: number, count: number, resultsJson: string[]): CompletedRun => ({
+    ...{ job: job.seq, node: 1, first, hasRows: false, exitCode: first === 0 ? undefined : 0, resultsJson },
+    ...{ runUs: span(first, first + count).map((index) => index % 3), finishedAgeMs: 1000 + first },
+  });
+  const each = (from: number, to: number) => span(from, to).map((index) => `"${index}"`);
+  // One by itself, two of which one is too short for a block, and one whose results differ.
+  const runs = [run(0, 20, ['null']), run(20, 4, ['']), run(24, 20, each(24, 44))];
+  const first = await store.tasks.settle(epoch, [plain(job.seq, 99)], runs);
+  t.same(first.accepted, new Array(45).fill(true));
+  t.match(first.jobs, [{ counts: { completed: 45, assigned: 55 } }]);
+  t.same(await sizes(store), { rows: 5, blocks: 2, ranges: 1 });
+  const rows = await store.tasks.list({ job: job.seq, fromIndex: 0, limit: 100 });
+  const told = (index: number) => {
+    const result = index < 20 ? 'null' : index < 24 ? undefined : `"${index}"`;
+    return [index, 'COMPLETED', index % 3 || undefined, result, index < 20 ? undefined : 0];
+  };
+  t.same(
+    rows.slice(0, 44).map((row) => [row.index, row.status, row.runUs, row.resultJson, row.exitCode]),
+    span(0, 44).map(told),
+  );
+  const finished = (index: number) => rows[index]?.finishedAtMs as number;
+  t.equal(finished(0) - finished(24), 24, 'each run is as old as it is');
+  t.equal(Math.round(finished(0) - finished(20)), 20, 'and so is one that has rows');
+
+  // What is in a block already, of another node, or failed meanwhile, is not accepted; the rest of its run is.
+  await store.tasks.settle(epoch, [failed(plain(job.seq, 50))]);
+  const second = await store.tasks.settle(epoch, [], [run(40, 20, ['1']), { ...run(60, 20, ['1']), node: 2 }]);
+  t.same(second.accepted, [...span(40, 60).map((index) => index >= 44 && index !== 50), ...new Array(20).fill(false)]);
+  // Two statements that want the same of one range at a time.
+  const both = await Promise.all([
+    store.tasks.settle(epoch, [], [run(60, 20, each(60, 80))]),
+    store.tasks.settle(epoch, [], [run(70, 29, ['2'])]),
+  ]);
+  t.equal(both.flatMap(({ accepted }) => accepted).filter(Boolean).length, 39);
+  t.match(await store.jobs.get(job.id), { counts: { completed: 99, failed: 1 } });
+});
+
+test('runs of tasks that are known to have rows complete them', async (t) => {
+  const { store, epoch, job } = await assigned(t, 8);
+  const run = { job: job.seq, node: 1, hasRows: true, exitCode: undefined, finishedAgeMs: 5 };
+  const one = await store.tasks.settle(epoch, [], [{ ...run, first: 3, runUs: [7], resultsJson: ['3'] }]);
+  t.match(one, { accepted: [true], jobs: [{ counts: { completed: 1 } }] });
+  const rest = await store.tasks.settle(
+    epoch,
+    [],
+    [{ ...run, first: 0, runUs: new Array(8).fill(1), resultsJson: ['1'] }],
+  );
+  t.same(
+    rest.accepted,
+    span(0, 8).map((index) => index !== 3),
+  );
+  t.match(await store.tasks.results(job.seq, 2, 2), [{ resultJson: '1' }, { resultJson: '3' }]);
 });
 
 test('tasks that are known to have rows complete by them, each once', async (t) => {
@@ -227,6 +283,20 @@ function step(random: SeededRandom, seq: number, total: number): (store: Store, 
   const kind = random.integer(0, 9);
   const settle = (items: Settlement[]) => (store: Store, epoch: number) =>
     store.tasks.settle(epoch, items).then(({ accepted }) => accepted);
+  if (kind < 2) {
+    const resultsJson = isPlain ? ['null'] : indexes.map(String);
+    const run = {
+      job: seq,
+      node,
+      first: from,
+      hasRows: false,
+      runUs: indexes,
+      resultsJson,
+      exitCode,
+      finishedAgeMs: 5,
+    };
+    return (store, epoch) => store.tasks.settle(epoch, [], [run]).then(({ accepted }) => accepted);
+  }
   if (kind < 5)
     return settle(
       tasks.map((task) => plain(seq, task.index, { ...task, exitCode, peakMemoryBytes: isPlain ? undefined : 1 })),

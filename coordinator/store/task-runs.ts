@@ -1,4 +1,4 @@
-import type { Settlement } from '../ports.js';
+import type { CompletedRun, Settlement } from '../ports.js';
 
 /** Tasks of one job with successive indexes, of one generation and on one node. */
 export interface Run {
@@ -7,10 +7,14 @@ export interface Run {
   node: number;
   first: number;
   size: number;
-  /** How many of the ordered settlements come before its first. */
+  /** How many of those that are said come before its first. */
   before: number;
   /** Of each of them. */
   exitCode: number | undefined;
+  /** Of each of them, unless they differ. */
+  ageMs: number | undefined;
+  /** What each of them returned, or nothing; undefined when they differ. */
+  result: { text: string | undefined } | undefined;
   /** Many enough, small enough, and there is nothing to say of them but what a block holds. */
   block: boolean;
 }
@@ -36,16 +40,13 @@ const MAX_AGE_MS = 2 ** 31 - 1;
 
 const sameAttempt = (a: Settlement, b: Settlement): boolean => a.generation === b.generation && a.node === b.node;
 
-/**
- * The runs of ordered settlements, of those that are wanted. What is said twice of one attempt is said once.
- * @param isWanted by the place among the ordered ones
- */
-export function toRuns(ordered: readonly Settlement[], isWanted: (place: number) => boolean = () => true): Run[] {
+/** The runs of ordered settlements. What is said twice of one attempt is said once. */
+export function toRuns(ordered: readonly Settlement[]): Run[] {
   const runs: Run[] = [];
   let run: (Run & { characters: number }) | undefined;
   ordered.forEach((item, before) => {
-    if (!isWanted(before) || isRepeated(ordered, before)) return;
-    const { job, index, generation, node, resultJson, exitCode } = item;
+    if (isRepeated(ordered, before)) return;
+    const { job, index, generation, node, resultJson, exitCode, finishedAgeMs: ageMs } = item;
     const characters = resultJson?.length ?? 0;
     const plain = isPlain(item);
     const goesOn =
@@ -60,8 +61,11 @@ export function toRuns(ordered: readonly Settlement[], isWanted: (place: number)
     if (goesOn && run) {
       run.size++;
       run.characters += characters;
+      if (run.ageMs !== ageMs) run.ageMs = undefined;
+      if (run.result?.text !== resultJson) run.result = undefined;
     } else {
-      run = { job, generation, node, first: index, size: 1, before, exitCode, block: plain, characters };
+      const same = { exitCode, ageMs, result: { text: resultJson } };
+      run = { job, generation, node, first: index, size: 1, before, ...same, block: plain, characters };
       runs.push(run);
     }
   });
@@ -77,4 +81,26 @@ function isRepeated(ordered: readonly Settlement[], place: number): boolean {
     if (sameAttempt(earlier, item)) return true;
   }
   return false;
+}
+
+/** The same of what came as a run: several when its results are too much for one block. */
+export function partsOf(run: CompletedRun, before: number): Run[] {
+  const { job, node, first, runUs, resultsJson, exitCode, finishedAgeMs: ageMs } = run;
+  const part = (from: number, to: number): Run => ({
+    ...{ job, generation: 1, node, first: first + from, size: to - from, before: before + from, exitCode, ageMs },
+    result: resultsJson.length === 1 ? { text: resultsJson[0] || undefined } : undefined,
+    block: to - from >= BLOCK_MIN && ageMs < MAX_AGE_MS,
+  });
+  const parts: Run[] = [];
+  let [from, characters] = [0, 0];
+  if (resultsJson.length > 1)
+    resultsJson.forEach((text, place) => {
+      if (characters + text.length > BLOCK_CHARACTERS_MAX && place > from) {
+        parts.push(part(from, place));
+        [from, characters] = [place, 0];
+      }
+      characters += text.length;
+    });
+  parts.push(part(from, runUs.length));
+  return parts;
 }

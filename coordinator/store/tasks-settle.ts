@@ -1,5 +1,5 @@
 import { type RawBuilder, sql } from 'kysely';
-import type { Settled, Settlement } from '../ports.js';
+import type { CompletedRun, Settled, Settlement } from '../ports.js';
 import { base64s, bigints, boundedMs, doubles, ints, texts, whole } from './arrays.js';
 import { complete } from './tasks-complete.js';
 import type { Database } from './database.js';
@@ -95,11 +95,17 @@ export function settleStatement(epoch: number, items: readonly Settlement[]): Ra
 const isSuccess = (item: Settlement): boolean => item.outcome === 'succeeded' && item.to === 'COMPLETED';
 
 /** Successes go the short way; both kinds in one batch are two statements, each a transaction of its own. */
-export async function settle(database: Database, epoch: number, items: readonly Settlement[]): Promise<Settled> {
+export async function settle(
+  database: Database,
+  epoch: number,
+  items: readonly Settlement[],
+  runs: readonly CompletedRun[] = [],
+): Promise<Settled> {
   const successes = items.filter(isSuccess);
-  if (successes.length === items.length) return complete(database, epoch, items);
+  if (successes.length === items.length) return complete(database, epoch, items, runs);
   const others = items.filter((item) => !isSuccess(item));
-  const completed = successes.length > 0 ? await complete(database, epoch, successes) : { accepted: [], jobs: [] };
+  const completed =
+    successes.length + runs.length > 0 ? await complete(database, epoch, successes, runs) : { accepted: [], jobs: [] };
   await makeRows(database, epoch, spansOf(others));
   const row = await runAsLeader(database, epoch, settleStatement(epoch, others));
   const settled = new Set(row.accepted);
@@ -109,5 +115,5 @@ export async function settle(database: Database, epoch: number, items: readonly 
   );
   const jobs = new Map(completed.jobs.map((job) => [job.seq, job]));
   for (const job of row.jobs) jobs.set(job.seq, toJobChange(job));
-  return { accepted, jobs: [...jobs.values()] };
+  return { accepted: [...accepted, ...completed.accepted.slice(successes.length)], jobs: [...jobs.values()] };
 }

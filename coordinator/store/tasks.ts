@@ -12,7 +12,7 @@ import type { Turns } from './turns.js';
 export function taskStore(database: Database, turns: Turns): TaskStore {
   return {
     assign: (epoch, items) => turns.share(() => assign(database, epoch, items)),
-    settle: (epoch, items) => turns.share(() => settle(database, epoch, items)),
+    settle: (epoch, items, runs) => turns.share(() => settle(database, epoch, items, runs)),
     markRunning: (epoch, items) => turns.alone(() => markRunning(database, epoch, items)),
     adopt: (epoch, items) => turns.alone(() => adopt(database, epoch, items)),
     readopt: (epoch, items) => turns.alone(() => readopt(database, epoch, items)),

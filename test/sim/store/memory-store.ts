@@ -6,7 +6,13 @@
  * gets back: a lost COMMIT is a transaction that ran and an answer that did not come.
  */
 import { MeshError } from '../../../common/errors.js';
-import type { Settled, Settlement, Store, TaskStore } from '../../../coordinator/ports.js';
+import {
+  type Settled,
+  type Settlement,
+  settlementsOf,
+  type Store,
+  type TaskStore,
+} from '../../../coordinator/ports.js';
 import { copyStore } from './copies.js';
 import * as jobs from './jobs.js';
 import { otherStores } from './others.js';
@@ -63,7 +69,7 @@ function taskStore(tables: Tables, read: RunStatement, write: RunStatement): Tas
   return {
     assign: (epoch, items) => write('tasks.assign', () => tasks.assign(tables, epoch, items)),
     markRunning: (epoch, items) => write('tasks.markRunning', () => tasks.markRunning(tables, epoch, items)),
-    settle: (epoch, items) => settle(tables, write, epoch, items),
+    settle: (epoch, items, runs = []) => settle(tables, write, epoch, [...items, ...runs.flatMap(settlementsOf)]),
     adopt: (epoch, items) => write('tasks.adopt', () => tasks.adopt(tables, epoch, items)),
     readopt: (epoch, items) => write('tasks.readopt', () => tasks.readopt(tables, epoch, items)),
     cancel: (epoch, job, from, limit) => write('tasks.cancel', () => tasks.cancel(tables, epoch, job, from, limit)),
