@@ -13,8 +13,9 @@
  * Commands of one chain run one after the other, the next at the moment in which nothing of the one before it is left: the
  * agent gives several at a time and hears of their ends together. Where something is left, what has not begun goes back.
  *
- * What a process is before it is its command has nothing of this program's memory but the code and its own START frame: the
- * rest is not copied by a fork (MADV_DONTFORK), so it is neither paid for nor there to be read.
+ * What a process is before it is its command touches nothing of this program's memory but the code and its own START frame. It
+ * shares that memory while nobody could read it there (`may_share`), which copies nothing and keeps nobody waiting; where somebody
+ * could, it is a fork that has no more than it touches (MADV_DONTFORK).
  *
  * Memory is bounded: output is read from a pipe only while less than OUT_HIGH bytes wait for the agent (and once more when
  * the agent gives it up), and not at all from one that the agent has paused; the writer waits then, as on any pipe.
@@ -73,6 +74,7 @@ enum {
   GATHER_MS = 100,         /* what the agent need not know at once waits for more of its kind */
   LIMITS_MAX = 8,
   GIVEN_BYTES = 32 << 10, /* of a process that is about to start; what needs more gets memory of its own */
+  SHARED_MOST = 8,        /* processes about to start that share memory; others are forks, so that stopped ones stop nobody */
   CHILD_STACK = 2 << 10,
   PAGE_MOST = 64 << 10, /* as large as pages are anywhere */
 };
@@ -112,7 +114,7 @@ static struct chain *chains;
 static unsigned running, untold, unwatched;
 /* When what waits for the agent is to be sent; 0 when nothing waits. */
 static uint64_t send_ns;
-static int main_epoll, data_epoll, signals, null_fd;
+static int main_epoll, data_epoll, signals, null_fd, suid_dumpable_fd;
 static bool out_waits, data_waits;
 /* A child that could not become its command writes its id and the error number there. */
 static int refusals[2];
@@ -441,6 +443,8 @@ struct limit { uint32_t resource, unused; uint64_t soft, hard; };
 /* All that a child has until it is its command. It runs on the stack in here; the texts of its frame come behind. */
 static struct given {
   char stack[CHILD_STACK];
+  /* One that shares memory uses it: the system writes 0 when that process has become its command, or ended. */
+  int taken;
   struct start start;
   pid_t parent;
   int null_fd, refusals, pipes[4];
@@ -450,7 +454,7 @@ static struct given {
   char **paths, **argv, **envp;
   struct limit limits[LIMITS_MAX];
   char room[GIVEN_BYTES] __attribute__((aligned(sizeof(char *))));
-} __attribute__((aligned(PAGE_MOST))) given = {.shell = "/bin/sh"};
+} __attribute__((aligned(PAGE_MOST))) given, shared[SHARED_MOST];
 
 /* Where `execvp` looks when a process has no PATH. */
 static const char SEARCH[] = "/bin:/usr/bin";
@@ -523,7 +527,7 @@ BARE static long execute(const struct given *to) {
   return denied ? EACCES : error;
 }
 
-/* In the child, until it is the command. It has no memory but the code and what is given. Never returns. */
+/* In the child, until it is the command. It uses no memory but the code and what is given. Never returns. */
 BARE static int become(void *argument) {
   const struct given *to = argument;
   const struct start *start = &to->start;
@@ -615,40 +619,43 @@ static char **search(const char *name, const char *path, char **to, char *names)
   return to;
 }
 
-/* Bytes mapped for this one alone, at `own`, to be unmapped when the child has its copy; mostly none. */
-static size_t give(const char *body, size_t length, const struct start *head, const int *pipes, void **own) {
+/* How much there is to give to one that starts. */
+struct extent {
+  const char *texts;
+  size_t bytes, parts, pointers, needed;
+};
+
+static struct extent extent_of(const char *body, size_t length, const struct start *head) {
   const char *texts = body + sizeof *head + head->limits * sizeof(struct limit);
   size_t bytes = length - (size_t)(texts - body) - head->words;
-  /* The names below are, together, shorter than all texts for each part of a path that is among them, or the system's. */
+  /* The names of `search` are, together, shorter than all texts for each part of a path that is among them, or the system's. */
   size_t parts = 2, most = bytes + sizeof SEARCH;
   for (size_t i = 0; i < bytes; i++) parts += texts[i] == ':';
   size_t pointers = parts + head->arguments + head->variables + 5;
   const char *name = texts + strlen(texts) + 1;
   size_t names = strchr(name, '/') ? 0 : most + parts * (strlen(name) + 2);
-  size_t needed = pointers * sizeof(char *) + bytes + names, mapped = 0;
-  char **at = (char **)(void *)given.room;
-  if (needed > sizeof given.room) {
-    mapped = needed;
-    *own = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (*own == MAP_FAILED) die();
-    at = *own;
-  }
-  char *text = (char *)(at + pointers), *end = text + bytes;
-  memcpy(text, texts, bytes);
-  memcpy(given.limits, body + sizeof *head, head->limits * sizeof(struct limit));
-  memcpy(given.pipes, pipes, sizeof given.pipes);
-  given.start = *head;
-  given.directory = next_text(&text, end);
-  *at++ = given.shell;
-  given.paths = at;
+  return (struct extent){texts, bytes, parts, pointers, pointers * sizeof(char *) + bytes + names};
+}
+
+/* @param at for pointers and texts, as large as the extent needs */
+static void give(struct given *to, char **at, struct extent extent, const char *body, const int *pipes) {
+  memcpy(&to->start, body, sizeof to->start);
+  const struct start *head = &to->start;
+  char *text = (char *)(at + extent.pointers), *end = text + extent.bytes;
+  memcpy(text, extent.texts, extent.bytes);
+  memcpy(to->limits, body + sizeof *head, head->limits * sizeof(struct limit));
+  memcpy(to->pipes, pipes, sizeof to->pipes);
+  to->directory = next_text(&text, end);
+  *at++ = to->shell;
+  to->paths = at;
   char **paths = at;
-  at += parts;
+  at += extent.parts;
   *at++ = NULL;
   at++;
-  given.argv = at;
+  to->argv = at;
   for (uint32_t i = 0; i < head->arguments; i++) *at++ = next_text(&text, end);
   *at++ = NULL;
-  given.envp = at;
+  to->envp = at;
   const char *path = SEARCH;
   for (uint32_t i = 0; i < head->variables; i++) {
     *at = next_text(&text, end);
@@ -656,10 +663,54 @@ static size_t give(const char *body, size_t length, const struct start *head, co
     at++;
   }
   *at = NULL;
-  if (strchr(given.argv[0], '/')) *paths++ = given.argv[0];
-  else if (*given.argv[0]) paths = search(given.argv[0], path, paths, end);
+  if (strchr(to->argv[0], '/')) *paths++ = to->argv[0];
+  else if (*to->argv[0]) paths = search(to->argv[0], path, paths, end);
   *paths = NULL;
-  return mapped;
+}
+
+/*
+ * Whether memory stays what only this program reads while a process of that user has it, too. A change of user sets what the
+ * system says (fs.suid_dumpable) in place of the 0 of `prepare`; with 1, others of that user could look in for a moment.
+ */
+static bool may_share(const struct start *head) {
+  if (!LEAN) return false;
+  if (!(head->flags & WITH_USER)) return true;
+  char value = 0;
+  return pread(suid_dumpable_fd, &value, 1, 0) == 1 && (value == '0' || value == '2');
+}
+
+static struct given *free_shared(void) {
+  for (int i = 0; i < SHARED_MOST; i++)
+    if (__atomic_load_n(&shared[i].taken, __ATOMIC_ACQUIRE) == 0) return &shared[i];
+  return NULL;
+}
+
+/*
+ * The number of the new process, or -1. One that shares memory is not waited for, as `vfork` would: between its change of user and its
+ * command, another task of that user may stop it for as long as it likes.
+ */
+static pid_t begin(const char *body, size_t length, const struct start *head, const int *pipes) {
+  struct extent extent = extent_of(body, length, head);
+  bool fits = extent.needed <= GIVEN_BYTES;
+  struct given *to = fits && may_share(head) ? free_shared() : NULL;
+  if (to) {
+    give(to, (char **)(void *)to->room, extent, body, pipes);
+    to->taken = 1;
+    int how = CLONE_VM | CLONE_CHILD_CLEARTID | SIGCHLD;
+    pid_t pid = clone(become, to->stack + sizeof to->stack, how, to, NULL, NULL, &to->taken);
+    if (pid < 0) to->taken = 0;
+    return pid;
+  }
+  void *own = given.room;
+  if (!fits) own = mmap(NULL, extent.needed, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (own == MAP_FAILED) die();
+  give(&given, own, extent, body, pipes);
+  keep_heap();
+  pid_t pid = clone(become, given.stack + sizeof given.stack, SIGCHLD, &given);
+  int error = errno;
+  if (!fits) munmap(own, extent.needed);
+  errno = error;
+  return pid;
 }
 
 /*
@@ -701,13 +752,9 @@ static bool start(char *body, size_t length, bool more) {
   }
   pid_t pid = -1;
   if (!error) {
-    void *own = NULL;
-    size_t own_bytes = give(body, length, &head, writing, &own);
-    keep_heap();
     task->started_ns = now_ns();
-    pid = clone(become, given.stack + sizeof given.stack, SIGCHLD, &given);
+    pid = begin(body, length, &head, writing);
     if (pid < 0) error = errno, step = STEP_PROCESS;
-    if (own) munmap(own, own_bytes);
   }
   for (int i = 0; i < 4; i++) shut(writing[i]);
   shut(words[1]);
@@ -901,7 +948,6 @@ static void prepare(pid_t agent) {
   /* The kernel ends this with the agent, whatever state it is in; nobody of the same user reads what it is told. */
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   prctl(PR_SET_DUMPABLE, 0);
-  given.parent = getpid();
   if (getppid() != agent) _exit(0);
   /* Whatever the agent was started with is no business of its tasks. */
   for (int fd = 3; fd < 1024 && syscall(SYS_close_range, 3u, ~0u, 0u) != 0; fd++) close(fd);
@@ -909,11 +955,13 @@ static void prepare(pid_t agent) {
   if (null_fd < 0) _exit(2);
   while ((null_fd = fcntl(null_fd, F_DUPFD_CLOEXEC, 3)) < RESERVED)
     if (null_fd < 0) _exit(2);
-  sigset_t blocked;
-  sigemptyset(&blocked);
-  sigaddset(&blocked, SIGCHLD);
-  sigprocmask(SIG_BLOCK, &blocked, NULL);
-  signals = signalfd(-1, &blocked, SFD_NONBLOCK | SFD_CLOEXEC);
+  sigset_t every, child;
+  sigfillset(&every);
+  sigprocmask(SIG_SETMASK, &every, NULL);
+  sigemptyset(&child);
+  sigaddset(&child, SIGCHLD);
+  signals = signalfd(-1, &child, SFD_NONBLOCK | SFD_CLOEXEC);
+  suid_dumpable_fd = open("/proc/sys/fs/suid_dumpable", O_RDONLY | O_CLOEXEC);
   main_epoll = epoll_create1(EPOLL_CLOEXEC);
   data_epoll = epoll_create1(EPOLL_CLOEXEC);
   if (signals < 0 || main_epoll < 0 || data_epoll < 0 || pipe2(refusals, O_NONBLOCK | O_CLOEXEC) != 0) _exit(2);
@@ -926,8 +974,13 @@ static void prepare(pid_t agent) {
   watch(data_epoll);
   struct epoll_event event = {.events = 0, .data.fd = OUT};
   if (epoll_ctl(main_epoll, EPOLL_CTL_ADD, OUT, &event) != 0) _exit(2);
-  given.null_fd = null_fd;
-  given.refusals = refusals[1];
+  for (int i = -1; i < SHARED_MOST; i++) {
+    struct given *to = i < 0 ? &given : &shared[i];
+    to->parent = getpid();
+    to->null_fd = null_fd;
+    to->refusals = refusals[1];
+    strcpy(to->shell, "/bin/sh");
+  }
   keep_from_children();
 }
 
