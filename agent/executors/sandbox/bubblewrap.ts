@@ -21,6 +21,7 @@ import { COOKIE_VARIABLE, TASK_PATH } from '../environment.js';
 import { readProcess, sendSignal } from '../process-table.js';
 import { UNBOUNDED } from './bounds.js';
 import { Complaint, launch, makeToken } from './launcher.js';
+import type { TaskEtc } from './etc.js';
 import type { Command, Contained, Exit, Tier } from './tier.js';
 import { signalOfCode } from './signals.js';
 
@@ -29,8 +30,8 @@ export interface BubblewrapOptions {
   program: string;
   /** Whether user namespaces inside are forbidden; needs bubblewrap 0.8. */
   forbidsNesting: boolean;
-  /** Holds the files that stand in for some of /etc. */
-  etcDirectory: string;
+  /** What is shown as /etc. */
+  etc: TaskEtc;
   /** What an operator wants tasks to see beside the system. */
   readable: readonly string[];
   hostname: () => string;
@@ -43,13 +44,7 @@ export interface BubblewrapOptions {
 const NAMESPACES = ['user', 'pid', 'ipc', 'uts', 'cgroup-try'].map((name) => `--unshare-${name}`);
 /** Links into /usr on a merged system, folders on others. */
 const SYSTEM_FOLDERS = ['/bin', '/sbin', '/lib', '/lib32', '/lib64', '/libx32'];
-/** What programs need to run; nothing of it is secret or says who uses this machine. */
-const ETC = [
-  ...['alternatives', 'ca-certificates', 'crypto-policies', 'fonts', 'ld.so.cache', 'ld.so.conf', 'ld.so.conf.d'],
-  ...['localtime', 'mime.types', 'nsswitch.conf', 'pki', 'protocols', 'services', 'ssl', 'timezone'],
-].map((name) => `/etc/${name}`);
-/** Written by the agent: whoever the task is, and no other name. */
-export const OWN_ETC = ['passwd', 'group'] as const;
+/** Shown as the machine has them where the job asked for the network. */
 const NET_ETC = ['/etc/hosts', '/etc/resolv.conf'];
 const GPU_DEVICES = ['nvidiactl', 'nvidia-uvm', 'nvidia-uvm-tools', 'nvidia-modeset', 'nvidia-caps'];
 /** How programs learn of processors and memory nodes. */
@@ -93,9 +88,9 @@ export function bubblewrapArguments(options: BubblewrapOptions, command: Command
     ...['--die-with-parent', '--new-session', '--cap-drop', 'ALL', '--clearenv', '--hostname', options.hostname()],
     ...readOnly('/usr'),
     ...SYSTEM_FOLDERS.flatMap(systemFolder),
-    ...ETC.flatMap(readOnlyTry),
-    ...OWN_ETC.flatMap((name) => ['--ro-bind', `${options.etcDirectory}/${name}`, `/etc/${name}`]),
-    ...(net ? NET_ETC.flatMap(readOnlyResolved) : ['--ro-bind', `${options.etcDirectory}/hosts`, '/etc/hosts']),
+    ...['--ro-bind', options.etc.directory, '/etc'],
+    ...[...options.etc.folders()].flatMap((name) => readOnlyTry(`/etc/${name}`)),
+    ...(net ? NET_ETC.flatMap(readOnlyResolved) : []),
     ...['--proc', '/proc', '--dev', '/dev'],
     ...gpuDevices(gpus).flatMap((path) => ['--dev-bind-try', path, path]),
     ...['--size', size, '--tmpfs', '/dev/shm', '--remount-ro', '/dev', '--size', size, '--tmpfs', '/tmp'],

@@ -1,6 +1,4 @@
 /** Finds out at start which tiers this machine has, and says so. */
-import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
 import type { Clock } from '../../../common/clock.js';
 import type { Logger } from '../../../common/log.js';
 import { removeTrees } from '../janitor.js';
@@ -8,6 +6,7 @@ import type { StrayWatch } from '../strays.js';
 import type { WorkRoot } from '../workroot.js';
 import type { Bounds } from './bounds.js';
 import { Cgroups, ownCgroup } from './cgroups.js';
+import { TaskEtc } from './etc.js';
 import { type Probe, probeBubblewrap } from './probe.js';
 import { chooseTiers, type SandboxSetting, Tiers } from './tiers.js';
 
@@ -50,27 +49,9 @@ async function tryBubblewrap(options: SandboxOptions, place: SandboxPlace): Prom
   const directory = workRoot.privateDir('probe');
   const probe = await probeBubblewrap({
     ...{ dataDir, directory, cookie, user: workRoot.user, clock, hostname, readable, memoryDiskBytes },
-    etcDirectory: writeEtc(workRoot),
+    etc: new TaskEtc(workRoot, clock),
   });
   strays.retire(cookie);
   await removeTrees([directory], workRoot.user);
   return probe;
-}
-
-/** The few names a task may look up: its own and root's. Other people of this machine are none of its business. */
-function writeEtc({ path, user }: WorkRoot): string {
-  const directory = join(path, 'etc');
-  mkdirSync(directory);
-  const uid = user?.uid ?? process.getuid?.() ?? 0;
-  const gid = user?.gid ?? process.getgid?.() ?? 0;
-  const files = {
-    passwd: `root:x:0:0:root:/:/bin/false\ntask:x:${uid}:${gid}:task:/:/bin/sh\n`,
-    group: `root:x:0:\ntask:x:${gid}:\n`,
-    hosts: '127.0.0.1 localhost\n::1 localhost\n',
-  };
-  for (const [name, text] of Object.entries(files)) writeFileSync(join(directory, name), text);
-  // Whatever the agent's umask says: tasks read them as somebody else.
-  for (const name of Object.keys(files)) chmodSync(join(directory, name), 0o644);
-  chmodSync(directory, 0o755);
-  return directory;
 }

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type Test, test } from 'tap';
 import { makeBench } from '../../../test/support/executor-bench.js';
-import { tiersOf } from '../../../test/support/tiers.js';
+import { TaskEtc } from './etc.js';
 import { chooseTiers, type SandboxSetting } from './tiers.js';
 import { probeBubblewrap } from './probe.js';
 import { systemClock } from '../../../common/clock.js';
@@ -12,7 +12,6 @@ import { systemClock } from '../../../common/clock.js';
 /** Probes with a program of this name that is the given script. */
 async function probeWith(t: Test, script: string | undefined, readable: string[] = []) {
   const { dataDir, workRoot, strays } = await makeBench(t);
-  await tiersOf('bubblewrap', { dataDir, workRoot, strays }).catch(() => undefined);
   writeFileSync(join(dataDir, 'agent.lock'), '');
   const programs = mkdtempSync(join(tmpdir(), 'programs-'));
   t.teardown(() => rmSync(programs, { recursive: true, force: true }));
@@ -21,7 +20,7 @@ async function probeWith(t: Test, script: string | undefined, readable: string[]
   return probeBubblewrap({
     ...{ dataDir, readable, directory: workRoot.privateDir('trial'), user: workRoot.user, cookie: strays.issue('x') },
     ...{
-      etcDirectory: join(workRoot.path, 'etc'),
+      etc: new TaskEtc(workRoot, systemClock),
       hostname: () => 'node-1',
       memoryDiskBytes: 1 << 20,
       clock: systemClock,
