@@ -71,19 +71,17 @@ export class Block {
     return chunks;
   }
 
-  /** On disk: number of marks, the marks, the payload. */
-  encode(): Buffer {
-    const headerBytes = 4 + this.#marks.length * MARK_BYTES;
-    const encoded = Buffer.allocUnsafe(headerBytes + this.#length);
-    encoded.writeUInt32LE(this.#marks.length, 0);
+  /** On disk: number of marks, the marks; then the payload, which is not copied. */
+  encode(): [header: Buffer, payload: Buffer] {
+    const header = Buffer.allocUnsafe(4 + this.#marks.length * MARK_BYTES);
+    header.writeUInt32LE(this.#marks.length, 0);
     this.#marks.forEach((mark, i) => {
       const at = 4 + i * MARK_BYTES;
-      encoded.writeUInt8(mark.stream, at);
-      encoded.writeUInt32LE(mark.start, at + 1);
-      encoded.writeUInt32LE(mark.atMs, at + 5);
+      header.writeUInt8(mark.stream, at);
+      header.writeUInt32LE(mark.start, at + 1);
+      header.writeUInt32LE(mark.atMs, at + 5);
     });
-    this.#bytes.copy(encoded, headerBytes, 0, this.#length);
-    return encoded;
+    return [header, this.#bytes.subarray(0, this.#length)];
   }
 
   static decode(startOffset: number, encoded: Buffer): Block {

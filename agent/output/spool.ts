@@ -211,7 +211,10 @@ export class OutputSpool implements OutputRecord {
     this.#current = undefined;
     if (this.#failure) return;
     const encoded = block.encode();
-    const stored = this.#place(block, encoded.length);
+    const stored = this.#place(
+      block,
+      encoded.reduce((length, piece) => length + piece.length, 0),
+    );
     this.#unwritten++;
     this.#disk = this.#disk.then(() => this.#store(stored, encoded));
   }
@@ -245,15 +248,11 @@ export class OutputSpool implements OutputRecord {
     else if (this.#ring.includes(stored)) this.#ring.splice(this.#ring.indexOf(stored), 1);
   }
 
-  async #store(stored: Stored, encoded: Buffer): Promise<void> {
+  async #store(stored: Stored, encoded: readonly Buffer[]): Promise<void> {
     try {
       if (!this.#failure && !stored.lost) {
         this.#file ??= await open(this.#options.path, 'w+', 0o600);
-        let done = 0;
-        while (done < encoded.length) {
-          const { bytesWritten } = await this.#file.write(encoded, done, encoded.length - done, stored.position + done);
-          done += bytesWritten;
-        }
+        await writeAll(this.#file, encoded, stored.position);
       }
     } catch (error) {
       this.#failure = systemCode(error) === 'ENOSPC' ? 'the disk is full' : `the disk failed: ${systemCode(error)}`;
@@ -264,4 +263,23 @@ export class OutputSpool implements OutputRecord {
     if (this.#unwritten >= UNWRITTEN_MAX) return;
     for (const resume of this.#drained.splice(0)) resume();
   }
+}
+
+/** Also where the disk takes only a part at a time. */
+async function writeAll(file: FileHandle, pieces: readonly Buffer[], position: number): Promise<void> {
+  let rest = pieces;
+  for (let at = position; rest.length > 0; ) {
+    const { bytesWritten } = await file.writev(rest, at);
+    at += bytesWritten;
+    rest = after(rest, bytesWritten);
+  }
+}
+
+function after(pieces: readonly Buffer[], bytes: number): Buffer[] {
+  let skip = bytes;
+  return pieces.flatMap((piece) => {
+    const left = piece.subarray(Math.min(skip, piece.length));
+    skip -= piece.length - left.length;
+    return left.length > 0 ? [left] : [];
+  });
 }

@@ -8,9 +8,10 @@ import type { Logger } from '../../common/log.js';
 import { type Credential, channelCredentials, channelOptions } from '../../link/credentials.js';
 import { type Endpoint, grpcTarget } from '../../link/endpoints.js';
 import { reach } from '../../link/reach.js';
-import { AgentServiceClient } from '../../proto/gen/mesh/v1/agent.js';
+import type { AgentServiceClient } from '../../proto/gen/mesh/v1/agent.js';
 import { CaServiceClient } from '../../proto/gen/mesh/v1/ca.js';
 import type { Dialer, Line } from './dialer.js';
+import { AgentClient } from './output-message.js';
 
 const REACH_MS = 30_000;
 
@@ -75,11 +76,11 @@ class NetworkLine implements Line {
     private readonly meshId: string,
     private readonly credential: () => Credential,
   ) {
-    this.agents = this.#client(AgentServiceClient, SESSION_OPTIONS);
+    this.agents = this.#client(AgentClient, SESSION_OPTIONS);
   }
 
   bulk(): AgentServiceClient {
-    this.#bulk ??= this.#client(AgentServiceClient, OTHER_OPTIONS);
+    this.#bulk ??= this.#client(AgentClient, OTHER_OPTIONS);
     return this.#bulk;
   }
 

@@ -45,7 +45,7 @@ export interface AgentServiceOptions {
 }
 
 /** Log messages of one stream in flight; the stream is paused beyond that. */
-const LOG_WRITES_MAX = 8;
+const LOG_WRITES_MAX = 4;
 /** Messages that wait for an agent to read them: several times what one that was stopped for a lease is owed. */
 const UNREAD_MAX = 4096;
 

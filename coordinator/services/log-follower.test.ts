@@ -6,7 +6,7 @@ import { Changes } from './changes.js';
 import type { Jobs } from './jobs.js';
 import { type Behind, Follower } from './log-follower.js';
 
-const MIB = 2 ** 20;
+const PIECE = 2 ** 18;
 const chunk = (offset: number, bytes: number): OutputChunk => ({
   ...{ stream: Stream.STDOUT, offset, atMs: 0 },
   data: Buffer.alloc(bytes, 'x'),
@@ -39,16 +39,16 @@ function make() {
 
 test('within the bound nothing is read again; beyond it everything is, once for each attempt', async (t) => {
   const { asked, emit, read } = make();
-  for (let i = 0; i < 3; i++) emit(0, chunk(i * MIB, MIB));
+  for (let i = 0; i < 3; i++) emit(0, chunk(i * PIECE, PIECE));
   t.equal((await read()).length, 3);
   t.strictSame(asked, []);
   for (let i = 3; i < 9; i++) {
-    emit(0, chunk(i * MIB, MIB));
-    emit(1, chunk((i - 3) * MIB, MIB));
+    emit(0, chunk(i * PIECE, PIECE));
+    emit(1, chunk((i - 3) * PIECE, PIECE));
   }
   const entries = await read();
   t.strictSame(asked, [
-    [0, 3 * MIB],
+    [0, 3 * PIECE],
     [1, 0],
   ]);
   t.strictSame(

@@ -14,7 +14,7 @@ import type { Jobs } from './jobs.js';
 import { leftOut, unseen } from './log-store.js';
 
 /** Live output that is held for one reader. */
-const HELD_BYTES_MAX = 4 * 2 ** 20;
+const HELD_BYTES_MAX = 2 ** 20;
 /** What an event costs that has little output. */
 const EVENT_BYTES = 256;
 /** Attempts a reader may miss something of; the output of older ones is left out, with a note. */

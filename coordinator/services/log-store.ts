@@ -8,8 +8,8 @@
 import { existsSync } from 'node:fs';
 import { type FileHandle, mkdir, open, readdir, rm, stat, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
-import { BinaryReader, BinaryWriter } from '@bufbuild/protobuf/wire';
 import { MeshError } from '../../common/errors.js';
+import { ViewReader, WirePieces } from '../../common/wire-pieces.js';
 import { OutputChunk, Stream } from '../../proto/gen/mesh/v1/common.js';
 
 /** Field 1 of a frame is a chunk, field 4 of a chunk its data, the last field it has; both with a length. */
@@ -63,7 +63,7 @@ export class AttemptLog {
   /** Returns by how much what the disk holds of it has grown, or shrunk. */
   async append(chunks: readonly OutputChunk[]): Promise<number> {
     if (!this.#restored) await this.#restore();
-    const pieces: Uint8Array[] = [];
+    const frames = new WirePieces();
     let bytes = 0;
     let offset = this.offset;
     let start: number | undefined;
@@ -72,17 +72,17 @@ export class AttemptLog {
       if (end <= offset) continue;
       const known = Math.max(0, offset - chunk.offset);
       const fresh = known === 0 ? chunk : { ...chunk, offset, data: chunk.data.subarray(known) };
-      pieces.push(frameHead(fresh), fresh.data);
+      frames.nest(FRAME_TAG, OutputChunk.encode({ ...fresh, data: NOTHING }), DATA_TAG, fresh.data);
       start ??= fresh.offset;
       bytes += fresh.data.length;
       offset = end;
     }
     if (start === undefined) return 0;
-    const size = pieces.reduce((sum, piece) => sum + piece.length, 0);
+    const size = frames.length;
     let dropped = 0;
     try {
       dropped = await this.#turnPart(bytes);
-      await this.#write(pieces, size);
+      await this.#write(frames);
     } catch (error) {
       await this.close().catch(() => undefined);
       throw error;
@@ -93,10 +93,10 @@ export class AttemptLog {
   }
 
   /** As they are, without putting them together first. What a full disk takes only in part is an error. */
-  async #write(pieces: readonly Uint8Array[], size: number): Promise<void> {
+  async #write({ pieces, length }: WirePieces): Promise<void> {
     const written = await this.#file?.writev(pieces);
-    if (written && written.bytesWritten < size)
-      throw new MeshError('DISK_FULL', `of ${size} bytes of output ${written.bytesWritten} were written`);
+    if (written && written.bytesWritten < length)
+      throw new MeshError('DISK_FULL', `of ${length} bytes of output ${written.bytesWritten} were written`);
   }
 
   /**
@@ -277,16 +277,6 @@ async function* readFrom(path: string, { marks }: Extent, fromOffset: number): A
   }
 }
 
-/** Everything of a frame before its data, which are not copied for it: the length of all, then the chunk's other fields. */
-function frameHead(chunk: OutputChunk): Uint8Array {
-  const fields = OutputChunk.encode({ ...chunk, data: NOTHING })
-    .uint32(DATA_TAG)
-    .uint32(chunk.data.length)
-    .finish();
-  const head = new BinaryWriter().uint32(FRAME_TAG).uint32(fields.length + chunk.data.length);
-  return head.raw(fields).finish();
-}
-
 interface Frame {
   chunk: OutputChunk;
   /** On disk. */
@@ -319,7 +309,7 @@ async function* readFrames(path: string, fromPosition = 0): AsyncGenerator<Frame
 }
 
 function decodeFrames(bytes: Uint8Array): { frames: Frame[]; used: number } {
-  const reader = new BinaryReader(bytes);
+  const reader = new ViewReader(bytes);
   const frames: Frame[] = [];
   let used = 0;
   while (reader.pos < reader.len) {
@@ -328,6 +318,7 @@ function decodeFrames(bytes: Uint8Array): { frames: Frame[]; used: number } {
       const length = reader.uint32();
       if (reader.pos + length > reader.len) break;
       const chunk = OutputChunk.decode(reader, length);
+      chunk.data = reader.viewOf(chunk.data);
       frames.push({ chunk, size: reader.pos - used });
       used = reader.pos;
     } catch {
