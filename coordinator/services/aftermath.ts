@@ -12,7 +12,7 @@ import type { Fleet } from './fleet.js';
 import type { Jobs } from './jobs.js';
 import type { NodeJudge } from './node-judge.js';
 import type { PipelineDelay } from './pipeline-delay.js';
-import { payloadBytes as runBytes, type WholeRun } from './result-runs.js';
+import { payloadBytes as runBytes, waitedMs, type WholeRun } from './result-runs.js';
 import type { ResultQuota } from './result-quota.js';
 import type { ResultObserver } from './results.js';
 import { RunTimes } from './run-times.js';
@@ -82,7 +82,8 @@ export class Aftermath {
       if (live?.session?.open) fleet.alive(live);
     }
     const first = (prepared[0] ?? whole[0])?.report;
-    if (first) pipeline.freed(first.receivedMs);
+    const heldMs = whole.reduce((most, { report }) => Math.max(most, waitedMs(report.run)), 0);
+    if (first) pipeline.freed(first.receivedMs, heldMs);
     if (prepared.some(({ settlement }) => settlement.dueInMs !== undefined)) onReturned();
     else onCapacity();
   }

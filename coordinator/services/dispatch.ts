@@ -146,7 +146,12 @@ export class Dispatch implements Service {
   #plan(snapshot: Snapshot): Plan {
     const { settings, pipeline, clock, random, observe } = this.#options;
     const beganMs = clock.monotonicMs();
-    const result = plan(snapshot, { ...settings, pipelineDelayMs: pipeline.ms }, beganMs, random);
+    const result = plan(
+      snapshot,
+      { ...settings, pipelineDelayMs: pipeline.ms, heldMs: pipeline.heldMs },
+      beganMs,
+      random,
+    );
     observe.planned((clock.monotonicMs() - beganMs) / 1000);
     for (const kind of result.reasons.kinds()) this.#remember(kind, result.reasons);
     return result;

@@ -13,7 +13,9 @@ const FALL = 0.05;
  */
 export class PipelineDelay {
   #delayMs = 0;
+  #heldMs = 0;
   #freedMs: number | undefined;
+  #freedHeldMs = 0;
 
   constructor(
     private readonly clock: Clock,
@@ -26,21 +28,33 @@ export class PipelineDelay {
     return Math.min(this.mostMs, Math.max(this.leastMs, this.#delayMs * UNSEEN_FACTOR));
   }
 
-  /** Results that arrived at this time (monotonic) were settled; the oldest since the last `told` counts. */
-  freed(receivedMs: number): void {
+  /** What lies before it: how long nodes keep the news to themselves. */
+  get heldMs(): number {
+    return Math.min(this.mostMs, this.#heldMs);
+  }
+
+  /**
+   * Results that arrived at this time (monotonic) were settled; the oldest since the last `told` counts.
+   * @param heldMs how long their node had waited with the first of them
+   */
+  freed(receivedMs: number, heldMs: number): void {
     this.#freedMs = Math.min(this.#freedMs ?? receivedMs, receivedMs);
+    this.#freedHeldMs = Math.max(this.#freedHeldMs, heldMs);
   }
 
   /** Nodes were told of new work. */
   told(): void {
     if (this.#freedMs === undefined) return;
-    const sampleMs = this.clock.monotonicMs() - this.#freedMs;
-    this.#freedMs = undefined;
-    this.#delayMs += (sampleMs > this.#delayMs ? RISE : FALL) * (sampleMs - this.#delayMs);
+    this.#delayMs = towards(this.#delayMs, this.clock.monotonicMs() - this.#freedMs);
+    this.#heldMs = towards(this.#heldMs, this.#freedHeldMs);
+    this.idle();
   }
 
   /** Nothing was waiting for the slots that fell free: that time says nothing. */
   idle(): void {
     this.#freedMs = undefined;
+    this.#freedHeldMs = 0;
   }
 }
+
+const towards = (ms: number, sampleMs: number): number => ms + (sampleMs > ms ? RISE : FALL) * (sampleMs - ms);

@@ -112,6 +112,13 @@ function asWhole(
   return { report, job, attempts };
 }
 
+/**
+ * How long the first of a run of commands, which ran one after the other, had been over when it was told. Functions are
+ * told within milliseconds.
+ */
+export const waitedMs = ({ exitCode, runUs }: SucceededRun): number =>
+  exitCode === undefined ? 0 : runUs.reduce((sum, us) => sum + us, -(runUs[0] ?? 0)) / 1000;
+
 /** As it is committed. */
 export const completedRun = ({ report: { run, receivedMs, session }, job }: WholeRun, nowMs: number): CompletedRun => ({
   job: run.job,

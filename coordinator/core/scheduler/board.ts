@@ -84,7 +84,7 @@ const prefillInput = (node: NodeState, taskMs: number | undefined): PrefillInput
 });
 
 const finishedThere = (node: NodeState, taskMs: number | undefined, settings: PlanSettings): number =>
-  finishedPerDelay(prefillInput(node, taskMs), settings.pipelineDelayMs) ?? 1;
+  finishedPerDelay(prefillInput(node, taskMs), settings) ?? 1;
 
 export function standingOf(node: NodeState, taskMs: number | undefined, settings: PlanSettings): Standing {
   return {

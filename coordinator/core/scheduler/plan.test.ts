@@ -228,9 +228,12 @@ test('on trial a node gets what starts at once and nothing to wait', async (t) =
 
 test('prefill bridges the pipeline delay, after all room is taken', async (t) => {
   const settings = { pipelineDelayMs: 50, prefillMax: 4096 };
-  const queue = (taskMs: number | undefined, more: Partial<NodeView> = {}) =>
+  const queue = (taskMs: number | undefined, more: Partial<NodeView> = {}, heldMs?: number) =>
     assigned(
-      run(makeSnapshot([makeNode(1, 8, { busy: 8, rttMs: 0, ...more })], [makeWork(1, 1e6, { taskMs })]), settings),
+      run(makeSnapshot([makeNode(1, 8, { busy: 8, rttMs: 0, ...more })], [makeWork(1, 1e6, { taskMs })]), {
+        ...settings,
+        ...(heldMs === undefined ? {} : { heldMs }),
+      }),
     );
   t.equal(queue(0.0625), 4096, 'no-ops: thousands, bounded');
   t.equal(queue(4), 100, 'eight slots, 4 ms, 50 ms');
@@ -238,6 +241,8 @@ test('prefill bridges the pipeline delay, after all room is taken', async (t) =>
   t.equal(queue(3_600_000), 0, 'an hour');
   t.equal(queue(undefined), 4, 'unknown');
   t.equal(queue(4, { queued: 90 }), 10, 'what waits there counts');
+  t.equal(queue(4, {}, 250), 600, 'longer where nodes tell later');
+  t.equal(queue(4, { turnoverPerMs: 1 }, 250), 300);
   t.equal(queue(4, { turnoverPerMs: 0.1 }), 5, 'slots held by long tasks do not turn over');
   const two = run(makeSnapshot([makeNode(1, 2, { busy: 2 }), makeNode(2, 2)], [makeWork(1, 2, { taskMs: 1 })]));
   t.equal(assigned(two, { node: 2 }), 2, 'nothing queues where another could start');

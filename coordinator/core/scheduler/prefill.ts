@@ -1,7 +1,7 @@
 /**
  * How many tasks a node may hold beyond its slots. Between a slot falling free and its next task arriving lies one
- * pipeline delay (result, commit, plan, commit, message); a queue on the node bridges it. It is as long as what the node
- * finishes meanwhile: thousands of no-ops, one minute-long task, no task of hours, where the gap costs nothing and a
+ * pipeline delay (result, commit, plan, commit, message), and what the node waited before it told; a queue on the node bridges
+ * it. It is as long as what the node finishes meanwhile: thousands of no-ops, one minute-long task, no task of hours, where the gap costs nothing and a
  * task in a queue could only miss a slot that falls free elsewhere.
  */
 import type { PlanSettings } from './types.js';
@@ -22,21 +22,23 @@ export interface PrefillInput {
   turnoverPerMs: number | undefined;
 }
 
-/** Tasks the node finishes in one pipeline delay; undefined while the task time is. */
-export function finishedPerDelay(input: PrefillInput, pipelineDelayMs: number): number | undefined {
+type Delays = Pick<PlanSettings, 'pipelineDelayMs' | 'heldMs'>;
+
+const delayMs = ({ rttMs }: Pick<PrefillInput, 'rttMs'>, { pipelineDelayMs, heldMs = 0 }: Delays): number =>
+  pipelineDelayMs + heldMs + Math.max(0, rttMs);
+
+/** Tasks the node finishes in one such delay; undefined while the task time is. */
+export function finishedPerDelay(input: PrefillInput, delays: Delays): number | undefined {
   if (input.taskMs === undefined) return undefined;
   const alone = input.slots / Math.max(input.taskMs, TASK_MS_MIN);
   // Slots held by long tasks do not turn over for short ones; short tasks that run now do not speed long ones up.
   const rate = Math.min(alone, input.turnoverPerMs ?? alone);
-  return rate * (pipelineDelayMs + Math.max(0, input.rttMs));
+  return rate * delayMs(input, delays);
 }
 
 /** The depth, before what is queued already is subtracted; a whole number from 0 to `prefillMax`. */
-export function prefillDepth(
-  input: PrefillInput,
-  settings: Pick<PlanSettings, 'pipelineDelayMs' | 'prefillMax'>,
-): number {
-  const exact = finishedPerDelay(input, settings.pipelineDelayMs);
+export function prefillDepth(input: PrefillInput, settings: Delays & Pick<PlanSettings, 'prefillMax'>): number {
+  const exact = finishedPerDelay(input, settings);
   if (exact === undefined) return Math.min(input.slots, PREFILL_UNKNOWN_MAX, settings.prefillMax);
   return exact < WORTH_QUEUEING ? 0 : Math.min(Math.ceil(exact), settings.prefillMax);
 }
@@ -44,10 +46,10 @@ export function prefillDepth(
 /** No work may be queued deeper than this there. `allKnown`: the task times of all that waits are. */
 export function prefillDepthMax(
   { slots, rttMs, turnoverPerMs }: Omit<PrefillInput, 'taskMs'>,
-  { pipelineDelayMs, prefillMax }: Pick<PlanSettings, 'pipelineDelayMs' | 'prefillMax'>,
+  { prefillMax, ...delays }: Delays & Pick<PlanSettings, 'prefillMax'>,
   allKnown: boolean,
 ): number {
   if (turnoverPerMs === undefined) return prefillMax;
-  const known = Math.ceil(turnoverPerMs * (pipelineDelayMs + Math.max(0, rttMs)));
+  const known = Math.ceil(turnoverPerMs * delayMs({ rttMs }, delays));
   return Math.min(prefillMax, allKnown ? known : Math.max(known, Math.min(slots, PREFILL_UNKNOWN_MAX)));
 }

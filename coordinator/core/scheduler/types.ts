@@ -181,6 +181,8 @@ export interface PlanSettings {
   coefficients: Coefficients;
   /** Time from a slot falling free to its next task arriving; sizes the prefill. */
   pipelineDelayMs: number;
+  /** How much later nodes tell of ends, because they gather those of short commands; 0 when absent. */
+  heldMs?: number;
   /** The most an agent may hold beyond its slots. */
   prefillMax: number;
   /** The most tasks one plan assigns; the rest waits for the next. */
