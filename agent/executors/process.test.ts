@@ -197,6 +197,28 @@ function suite(tier: TierName, spawned: boolean): void {
     t.same(readdirSync(workRoot.path), standing);
   });
 
+  test(`${tier}: a directory that was left empty serves the next command of its job, and no other`, async (t) => {
+    const { executor, janitor, workRoot } = await setup(t);
+    const one = (script: string) => ({ ...shell(script), job: 1e6 });
+    const other = (script: string) => ({ ...shell(script), job: 1e6 + 1 });
+    const inDirectory = async (body: JobBody) => {
+      const run = observe(executor, [makeAttempt(body)]);
+      t.equal((await run.end()).outcome, 'succeeded');
+      return run.text(0).trim();
+    };
+    const lasting = observe(executor, [makeAttempt(other('exec sleep 1000'))]);
+    await lasting.whenStarted(0);
+    const first = await inDirectory(one('pwd; touch gone; rm gone'));
+    t.equal((await inDirectory(one('pwd'))) === first, spawned, 'the agent itself looks into none');
+    t.not(await inDirectory(other('pwd')), first);
+    const left = await inDirectory(one('pwd; touch left'));
+    t.not(await inDirectory(one('pwd; test ! -e left')), left);
+    lasting.running.stop(0, 'cancelled');
+    await lasting.end();
+    await janitor.idle();
+    t.same(readdirSync(workRoot.path), standing);
+  });
+
   const notRoot = process.getuid?.() !== 0 && 'needs root: an ordinary agent runs tasks as itself';
 
   test(`${tier}: a root agent runs tasks as an unprivileged user without groups`, { skip: notRoot }, async (t) => {

@@ -219,6 +219,8 @@ export class RunningProcess {
     if (this.#ending) await this.#killTree();
     await this.#drain(child);
     const how = await contained.verdict(ended);
+    // Not sooner: where there are keepers, what they keep may live a little longer than the process that was waited for.
+    this.#directoryPristine = ended.directoryPristine === true;
     if (complaint) sink.write(Stream.STDERR, complaint.release());
     return this.#end(how);
   }
@@ -226,8 +228,6 @@ export class RunningProcess {
   #onExit(ended: Ended): Ended {
     this.#exited = true;
     this.#runMs = ended.runMs ?? this.#options.clock.monotonicMs() - this.#startedMs;
-    // Where there are keepers, what they keep may live a little longer than the process that was waited for.
-    this.#directoryPristine = ended.directoryPristine === true && this.#contained?.complaint === undefined;
     if (ended.directoryAside) this.#options.janitor.remove(`${this.#path}${ended.directoryAside}`);
     this.#contained?.kill();
     return ended;
