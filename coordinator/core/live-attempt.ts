@@ -1,6 +1,7 @@
-/** The ledger's records: one small object for each live attempt, linked into its node's lists. */
+/** The ledger's records: what is linked into its nodes' lists. */
 import type { Space } from './room.js';
-import type { Cost, Kind, Room } from './scheduler/types.js';
+import type { JobAccount } from './job-account.js';
+import type { Kind, Room } from './scheduler/types.js';
 import type { TaskRef } from './task.js';
 
 /** One assigned attempt, as the ledger lends it out: read it, keep it only as long as it is in the ledger. */
@@ -18,18 +19,6 @@ export interface LiveAttempt extends TaskRef {
   readonly holding: boolean;
   /** The node was asked to give it back. */
   readonly retracting: boolean;
-}
-
-export interface JobAccount {
-  job: number;
-  kind: Kind;
-  cost: Cost;
-  submitter: string;
-  entries: Map<number, Entry>;
-  /** By index: attempts that were set aside for a copy and live on. Most jobs never have any. */
-  originals: Map<number, Entry> | undefined;
-  /** Attempts that are none of their task's any more and hold their room until their agent has killed them. */
-  condemned: number;
 }
 
 /** The attempts of one job on one node. */
@@ -56,7 +45,11 @@ export interface NodeAccount {
 /** Lower than any start: an attempt may well be older than this process and its clock. */
 export const NOT_STARTED = -(2 ** 31);
 
+/** An attempt; or, as a *span*, successive first attempts that wait on one node since one moment, of which nothing else is to be said. */
 export class Entry implements LiveAttempt {
+  isSpan = false;
+  /** How many attempts; 1 unless it is a span. */
+  size = 1;
   holding = false;
   retracting = false;
   condemned = false;
@@ -67,7 +60,8 @@ export class Entry implements LiveAttempt {
 
   constructor(
     readonly share: Share,
-    readonly index: number,
+    /** Of a span the first one's. */
+    public index: number,
     readonly generation: number,
     /** As they were when it was assigned; of a copied task they follow what the other attempt added. */
     public failures: number,
@@ -75,6 +69,10 @@ export class Entry implements LiveAttempt {
     readonly assignedAtMs: number,
   ) {}
 
+  /** Index of the task behind its last. */
+  get after(): number {
+    return this.index + this.size;
+  }
   get job(): number {
     return this.share.account.job;
   }
@@ -96,6 +94,7 @@ export class Entry implements LiveAttempt {
 export class List {
   first: Entry | undefined = undefined;
   last: Entry | undefined = undefined;
+  /** Attempts. */
   size = 0;
 
   append(entry: Entry): void {
@@ -104,7 +103,17 @@ export class List {
     if (this.last) this.last.next = entry;
     else this.first = entry;
     this.last = entry;
-    this.size++;
+    this.size += entry.size;
+  }
+
+  /** Right before or behind one that is in the list; the size is the caller's affair. */
+  insert(entry: Entry, where: 'before' | 'after', other: Entry): void {
+    entry.previous = where === 'before' ? other.previous : other;
+    entry.next = where === 'before' ? other : other.next;
+    if (entry.previous) entry.previous.next = entry;
+    else this.first = entry;
+    if (entry.next) entry.next.previous = entry;
+    else this.last = entry;
   }
 
   remove(entry: Entry): void {
@@ -113,6 +122,6 @@ export class List {
     if (entry.next) entry.next.previous = entry.previous;
     else this.last = entry.previous;
     entry.previous = entry.next = undefined;
-    this.size--;
+    this.size -= entry.size;
   }
 }

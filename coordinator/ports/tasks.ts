@@ -16,6 +16,31 @@ export interface AssignedTask extends TaskRef {
   input: string | undefined;
 }
 
+/** Fresh tasks of one job, all in their first generation, from `from` to before `to`. */
+export interface AssignedRange {
+  job: number;
+  node: number;
+  from: number;
+  to: number;
+  /** JSON TaskInput of each; undefined where the job's tasks have none. */
+  inputs: readonly (string | undefined)[] | undefined;
+}
+
+export interface Assigned {
+  /** Of the fresh tasks that were asked for. */
+  ranges: AssignedRange[];
+  /** Those that had come back. */
+  tasks: AssignedTask[];
+}
+
+/** Those of ranges one by one. */
+export const tasksOfRanges = (ranges: readonly AssignedRange[]): AssignedTask[] =>
+  ranges.flatMap(({ job, node, from, to, inputs }) =>
+    Array.from({ length: to - from }, (_, place) => ({
+      ...{ job, node, index: from + place, generation: 1, failures: 0, losses: 0, input: inputs?.[place] },
+    })),
+  );
+
 /** One attempt's end, with the state the core decided on. */
 export interface Settlement extends TaskRef {
   node: number;
@@ -104,7 +129,7 @@ export interface TaskStore {
    * Fresh, or due RETRYING or QUEUED → ASSIGNED; raises generation, moves the cursor, starts the job. A range of fresh tasks
    * that does not begin at the job's cursor is left.
    */
-  assign(epoch: number, items: AssignItem[]): Promise<{ tasks: AssignedTask[]; jobs: JobChange[] }>;
+  assign(epoch: number, items: AssignItem[]): Promise<Assigned & { jobs: JobChange[] }>;
   /** ASSIGNED → RUNNING. `ageMs` since the attempt started. */
   markRunning(
     epoch: number,

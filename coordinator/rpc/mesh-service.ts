@@ -245,11 +245,10 @@ async function* whileLeading<T>(
 
 function nodeMethods({ gate, plane }: MeshServiceOptions): Methods<'listNodes' | 'getNode' | 'drainNode'> {
   const present = (node: LiveNode, term?: Pick<LeadingPlane, 'fleet' | 'ledger'>) => {
-    const attempts = term?.ledger.ofNode(node.row.seq) ?? [];
-    const running = attempts.filter((attempt) => attempt.holding).length;
+    const { holding: running, waiting: queued } = term?.ledger.countOn(node.row.seq) ?? { holding: 0, waiting: 0 };
     const suspended = term?.fleet.whySuspended(node) ?? '';
     const renewalOverdue = term?.fleet.isRenewalOverdue(node) ?? false;
-    return presentNode(node, { running, queued: attempts.length - running, suspended, renewalOverdue });
+    return presentNode(node, { running, queued, suspended, renewalOverdue });
   };
   return {
     listNodes: gate.unary<api.ListNodesRequest, api.ListNodesResponse>(Mesh.listNodes.path, async () => {

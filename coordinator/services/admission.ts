@@ -114,7 +114,7 @@ export class Admission {
       node: node.row.name,
       boot: hello.bootId,
       version: hello.version,
-      held: ledger.ofNode(node.row.seq).length,
+      held: ledger.countOn(node.row.seq).waiting + ledger.countOn(node.row.seq).holding,
       adopted,
       readopted: renumbered.length,
       superseded: held.superseded.length,
@@ -237,15 +237,11 @@ export class Admission {
     if (unfit.length > 0) results.unfit(unfit, (job) => problemOf(values, job) ?? '');
     const attempts = readable.filter((attempt) => !unfit.includes(attempt));
     const inputs = await store.tasks.inputs(attempts);
-    session.assign(
-      epoch(),
-      attempts.map(({ job, index, generation, node, failures, losses }, position) => ({
-        ...{ job, index, generation, node, failures, losses },
-        input: inputs[position],
-      })),
-      (job) => jobs.get(job)?.body,
-      valuesOf(values),
-    );
+    const tasks = attempts.map(({ job, index, generation, node, failures, losses }, position) => ({
+      ...{ job, index, generation, node, failures, losses },
+      input: inputs[position],
+    }));
+    session.assign(epoch(), { ranges: [], tasks }, (job) => jobs.get(job)?.body, valuesOf(values));
   }
 }
 

@@ -2,10 +2,10 @@
 import type { Clock } from '../../common/clock.js';
 import type { Logger } from '../../common/log.js';
 import { resultAt } from '../../common/result-run.js';
-import type { Finished } from '../../proto/gen/mesh/v1/agent.js';
+import type { Finished, SucceededRun } from '../../proto/gen/mesh/v1/agent.js';
 import { OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
 import type { Ledger, LiveAttempt } from '../core/ledger.js';
-import type { TaskRef } from '../core/task.js';
+import type { AttemptCounts, TaskRef } from '../core/task.js';
 import type { JobChange, JobRow, Settlement, Store } from '../ports.js';
 import type { Changes } from './changes.js';
 import type { Fleet } from './fleet.js';
@@ -70,7 +70,7 @@ export class Aftermath {
     let from = prepared.length;
     for (const run of whole) {
       stale += this.#runSettled(run, accepted, from, nowMs, ran);
-      from += run.attempts.length;
+      from += run.report.run.runUs.length;
     }
     if (stale > 0) onStale(stale);
     ran.teach(fleet);
@@ -114,7 +114,7 @@ export class Aftermath {
 
   /** How many of them were not accepted; what was said of them stands in `accepted` from there on. */
   #runSettled(
-    { report, attempts, job }: WholeRun,
+    { report, pieces, job }: WholeRun,
     accepted: readonly boolean[],
     from: number,
     nowMs: number,
@@ -122,34 +122,38 @@ export class Aftermath {
   ): number {
     const { ledger, observe, changes } = this.options;
     const { session, run, unsure } = report;
-    const isFollowed = changes.output.has(run.job);
-    const isAwaited = changes.results.has(run.job);
-    let [stale, totalMs] = [0, 0];
-    for (let place = 0; place < attempts.length; place++) {
-      const attempt = attempts[place] as LiveAttempt;
-      ledger.remove(attempt);
-      if (!accepted[from + place]) {
-        stale++;
-        if (!unsure) this.options.refuse(session, attempt);
-        continue;
+    const { length } = run.runUs;
+    ledger.removeRun(run.job, session.node, run.first, length);
+    const isHeard = changes.output.has(run.job) || changes.results.has(run.job);
+    let [stale, totalMs, place] = [0, 0, 0];
+    for (const { size, assignedAtMs } of pieces)
+      for (const end = place + size; place < end; place++) {
+        if (!accepted[from + place]) {
+          stale++;
+          if (!unsure) this.options.refuse(session, { job: run.job, index: run.first + place, generation: 1 });
+          continue;
+        }
+        const runMs = (run.runUs[place] as number) / 1000;
+        totalMs += runMs;
+        observe.ran(runMs, Math.max(0, nowMs - assignedAtMs - runMs));
+        if (isHeard) this.#emitOf(run, place);
       }
-      const runMs = (run.runUs[place] as number) / 1000;
-      totalMs += runMs;
-      observe.ran(runMs, Math.max(0, nowMs - attempt.assignedAtMs - runMs));
-      if (isFollowed) this.#emitOutput(attempt, { ageMs: run.ageMs, runUs: runMs * 1000, output: undefined });
-      if (isAwaited)
-        changes.results.emit(run.job, {
-          index: attempt.index,
-          resultJson: resultAt(run, place) || undefined,
-          output: undefined,
-        });
-    }
-    const count = attempts.length - stale;
+    const count = length - stale;
     if (count === 0) return stale;
-    this.options.quota.charge(job, (runBytes(run) * count) / attempts.length);
+    this.options.quota.charge(job, (runBytes(run) * count) / length);
     ran.add(job, session.node, totalMs, count);
     this.options.judge.succeeded(session.node, run.job, count);
     return stale;
+  }
+
+  /** Somebody follows the job. */
+  #emitOf(run: SucceededRun, place: number): void {
+    const { job, ageMs } = run;
+    const index = run.first + place;
+    const attempt = { job, index, generation: 1, failures: 0, losses: 0 };
+    this.#emitOutput(attempt, { ageMs, runUs: run.runUs[place] as number, output: undefined });
+    const resultJson = resultAt(run, place) || undefined;
+    this.options.changes.results.emit(job, { index, resultJson, output: undefined });
   }
 
   /**
@@ -165,9 +169,10 @@ export class Aftermath {
     const unsure = new Set<number>();
     prepared.forEach(({ report, attempt }, at) => report.unsure && !accepted[at] && unsure.add(attempt.job));
     let from = prepared.length;
-    for (const { report, attempts, job } of whole) {
-      if (report.unsure && accepted.slice(from, from + attempts.length).includes(false)) unsure.add(job.row.seq);
-      from += attempts.length;
+    for (const { report, job } of whole) {
+      const { length } = report.run.runUs;
+      if (report.unsure && accepted.slice(from, from + length).includes(false)) unsure.add(job.row.seq);
+      from += length;
     }
     for (const seq of unsure) {
       const id = jobs.get(seq)?.row.id;
@@ -188,7 +193,7 @@ export class Aftermath {
     }
   }
 
-  #emitOutput(attempt: LiveAttempt, finished: Pick<Finished, 'ageMs' | 'runUs' | 'output'>): void {
+  #emitOutput(attempt: TaskRef & AttemptCounts, finished: Pick<Finished, 'ageMs' | 'runUs' | 'output'>): void {
     const { changes, clock } = this.options;
     if (!changes.output.has(attempt.job)) return;
     changes.output.emit(attempt.job, {

@@ -1,4 +1,5 @@
 import { test } from 'tap';
+import { assignTasks } from '../../test/support/store-fixtures.js';
 import { MeshError } from '../../common/errors.js';
 import { elapse, jobUntil, PlayedAgent, startPlane, submit } from '../../test/support/plane.js';
 import { withStore } from '../../test/support/postgres.js';
@@ -144,7 +145,7 @@ test('a coordinator that starts again finishes what was being cancelled, and doe
   const failing = await submit(first.plane, 3, { onFailure: OnFailure.FAIL_FAST, retries: 0 });
   await first.plane.stop();
   await store.jobs.requestCancel(1, marked.seq, undefined);
-  const { tasks } = await store.tasks.assign(1, [{ job: failing.seq, node: agent.node, from: 0, to: 1 }]);
+  const { tasks } = await assignTasks(store, 1, [{ job: failing.seq, node: agent.node, from: 0, to: 1 }]);
   await store.tasks.settle(
     1,
     tasks.map((held) => ({

@@ -2,7 +2,7 @@ import { test } from 'tap';
 import { MeshError } from '../../common/errors.js';
 import { elapse, jobUntil, PlayedAgent, startPlane, submission, submit } from '../../test/support/plane.js';
 import { withStore } from '../../test/support/postgres.js';
-import { lost, newJob, pages } from '../../test/support/store-fixtures.js';
+import { assignTasks, lost, newJob, pages } from '../../test/support/store-fixtures.js';
 import { Outcome } from '../../proto/gen/mesh/v1/agent.js';
 import type { ControlPlane } from '../control-plane.js';
 import type { AssignItem, JobRow, Store } from '../ports.js';
@@ -92,7 +92,7 @@ test('six thousand returned tasks that no node can take delay nobody else’s', 
   // Those of the hopeless one came back first.
   for (const job of [hopeless, newJob(2)]) {
     const { seq } = (await store.jobs.create(job, pages())).job;
-    const { tasks } = await store.tasks.assign(epoch, [{ job: seq, node: 1, from: 0, to: job.total }]);
+    const { tasks } = await assignTasks(store, epoch, [{ job: seq, node: 1, from: 0, to: job.total }]);
     await store.tasks.settle(
       epoch,
       tasks.map((task) => lost(task, { dueInMs: 0 })),

@@ -24,7 +24,7 @@ import type {
   Snapshot,
   WorkView,
 } from '../core/scheduler/types.js';
-import type { AssignItem, AssignedTask, LiveTask, Store } from '../ports.js';
+import type { Assigned, AssignedRange, AssignItem, LiveTask, Store } from '../ports.js';
 import { FirstPlacement, type PlacedJob, type Placement } from './first-placement.js';
 import type { Namespaces } from './namespaces.js';
 import type { Fleet } from './fleet.js';
@@ -86,7 +86,7 @@ export class Dispatch implements Service {
     this.#first = new FirstPlacement({
       jobs: options.jobs,
       plan: (work) => this.#plan(this.#snapshotOf([work], [])),
-      given: (tasks) => this.#given(tasks, NO_VALUES),
+      given: (range) => this.#given({ ranges: [range], tasks: [] }, NO_VALUES),
       unsure: (item) => {
         this.#unsure.push(item);
         this.wake();
@@ -235,15 +235,15 @@ export class Dispatch implements Service {
     const items = this.#toItems(result);
     // Read before it is committed: between the commit and the message nothing may wait, or a cancel would come first.
     const values = await this.#valuesFor(items);
-    const { tasks, jobs: changes } = await store.tasks.assign(epoch(), items).catch((error: unknown) => {
+    const { jobs: changes, ...given } = await store.tasks.assign(epoch(), items).catch((error: unknown) => {
       this.#unsure = items;
       this.#late.push({ items, untilMs: this.#options.clock.monotonicMs() + UNSURE_MS });
       if (this.#late.length > LATE_MAX) this.#late.shift();
       throw error;
     });
     jobs.apply(changes);
-    this.#given(tasks, values);
-    this.#lookAtRefused(items, tasks);
+    this.#given(given, values);
+    this.#lookAtRefused(items, given.ranges);
   }
 
   /** A statement that nobody waited for has ended by now, whatever it did: one last look. */
@@ -256,11 +256,9 @@ export class Dispatch implements Service {
    * A range that was refused does not begin where the job's rows end: something else made rows meanwhile, and it can only be
    * an assignment that was given up too early.
    */
-  #lookAtRefused(items: readonly AssignItem[], tasks: readonly AssignedTask[]): void {
+  #lookAtRefused(items: readonly AssignItem[], given: readonly AssignedRange[]): void {
     const ranges = items.filter((item) => 'from' in item);
-    const asked = ranges.reduce((sum, { from, to }) => sum + to - from, 0);
-    const taken = tasks.reduce((sum, { generation }) => sum + (generation === 1 ? 1 : 0), 0);
-    if (taken < asked) this.#unsure = [...this.#late.flatMap((late) => late.items), ...ranges];
+    if (countIn(given) < countIn(ranges)) this.#unsure = [...this.#late.flatMap((late) => late.items), ...ranges];
   }
 
   #valuesFor(items: readonly AssignItem[]): Promise<ValuesByJob> {
@@ -291,35 +289,46 @@ export class Dispatch implements Service {
       const row = id === undefined ? undefined : await store.jobs.get(id);
       if (row) jobs.follow(row);
     }
-    const unheard = (await store.tasks.live()).filter((task) => matches(task) && !ledger.current(task.job, task.index));
+    const unheard = (await store.tasks.live()).filter((task) => matches(task) && !ledger.has(task.job, task.index));
     const inputs = await store.tasks.inputs(unheard);
     const values = await this.#valuesFor(items);
     this.#unsure = [];
     this.#options.log.warn({ event: 'dispatch.recovered', tasks: unheard.length }, 'an assignment’s answer was lost');
-    this.#given(
-      unheard.map((task, position) => ({ ...task, input: inputs[position] })),
-      values,
-    );
+    const tasks = unheard.map((task, position) => ({ ...task, input: inputs[position] }));
+    this.#given({ ranges: [], tasks }, values);
   }
 
   /** Committed: into the ledger, and told. A job that is being cancelled has taken them back, or is about to. */
-  #given(tasks: readonly AssignedTask[], values: ValuesByJob): void {
-    const { jobs, ledger, clock, onUnfit } = this.#options;
+  #given({ ranges, tasks }: Assigned, values: ValuesByJob): void {
+    const { ledger, clock, onUnfit } = this.#options;
     const nowMs = clock.monotonicMs();
-    const told: AssignedTask[] = [];
+    const told = new Map<number, Assigned>();
     const unfit: LiveAttempt[] = [];
+    for (const range of ranges) {
+      const job = this.#assignable(range.job, nowMs);
+      if (!job) continue;
+      ledger.addSpan(range, job.kind, job.row.submitter, nowMs);
+      if (problemOf(values, range.job) === undefined) toldOf(told, range.node).ranges.push(range);
+      else unfit.push(...ledger.ofJob(range.job).filter(({ index }) => index >= range.from && index < range.to));
+    }
     for (const task of tasks) {
-      const job = jobs.get(task.job);
-      if (!job || job.row.cancelling) continue;
-      job.assignedAtMs = nowMs;
+      const job = this.#assignable(task.job, nowMs);
+      if (!job) continue;
       const attempt = ledger.add(task, job.kind, job.row.submitter, nowMs);
-      if (problemOf(values, task.job) === undefined) told.push(task);
+      if (problemOf(values, task.job) === undefined) toldOf(told, task.node).tasks.push(task);
       else unfit.push(attempt);
     }
-    for (const [node, list] of groupBy(told, ({ node }) => node)) this.#tell(node, list, values);
+    for (const [node, given] of told) this.#tell(node, given, values);
     if (unfit.length > 0) onUnfit(unfit, (job) => problemOf(values, job) ?? '');
-    if (told.length > 0) this.#options.pipeline.told();
-    if (tasks.length > 0) this.#loop.wake();
+    if (told.size > 0) this.#options.pipeline.told();
+    if (ranges.length + tasks.length > 0) this.#loop.wake();
+  }
+
+  #assignable(seq: number, nowMs: number): LiveJob | undefined {
+    const job = this.#options.jobs.get(seq);
+    if (!job || job.row.cancelling) return undefined;
+    job.assignedAtMs = nowMs;
+    return job;
   }
 
   /** Fresh work is taken from each job's cursor in the order of the plan. */
@@ -338,12 +347,12 @@ export class Dispatch implements Service {
     return items;
   }
 
-  #tell(node: number, tasks: AssignedTask[], values: ValuesByJob): void {
+  #tell(node: number, given: Assigned, values: ValuesByJob): void {
     const { fleet, jobs, observe, epoch } = this.#options;
     const live = fleet.get(node);
     if (!live) return;
-    observe.assigned(live.row.name, tasks.length);
-    live.session?.assign(epoch(), tasks, (job) => jobs.get(job)?.body, valuesOf(values));
+    observe.assigned(live.row.name, countIn(given.ranges) + given.tasks.length);
+    live.session?.assign(epoch(), given, (job) => jobs.get(job)?.body, valuesOf(values));
   }
 
   #retract(node: number, job: number, count: number): void {
@@ -381,3 +390,12 @@ const toWork = (job: LiveJob, fresh: number, returned: readonly ReturnedTask[], 
   taskMs: job.taskTime.ms,
   unassignedForMs: nowMs - job.assignedAtMs,
 });
+
+const countIn = (ranges: readonly { from: number; to: number }[]): number =>
+  ranges.reduce((sum, { from, to }) => sum + to - from, 0);
+
+function toldOf(told: Map<number, Assigned>, node: number): Assigned {
+  let given = told.get(node);
+  if (!given) told.set(node, (given = { ranges: [], tasks: [] }));
+  return given;
+}

@@ -5,7 +5,7 @@
  */
 import type { Kind } from '../core/scheduler/types.js';
 import type { Plan, WorkView } from '../core/scheduler/types.js';
-import type { AssignItem, AssignedTask, JobRow } from '../ports.js';
+import type { AssignedRange, AssignItem, JobRow } from '../ports.js';
 import type { Jobs } from './jobs.js';
 
 /** A job's tasks, on their way to a node with its commit. */
@@ -25,7 +25,7 @@ export interface FirstPlacementOptions {
   /** Of this work alone. */
   plan: (work: WorkView) => Plan;
   /** These are committed. */
-  given: (tasks: AssignedTask[]) => void;
+  given: (range: AssignedRange) => void;
   unsure: (item: AssignItem) => void;
 }
 
@@ -76,7 +76,7 @@ export class FirstPlacement {
         this.#pending = undefined;
         jobs.release(kind);
         release();
-        if (job) given(tasksOf(job, node));
+        if (job && job.cursor > 0) given({ job: job.seq, node, from: 0, to: job.cursor, inputs: undefined });
       },
       recovered: ({ seq, cursor }) => {
         if (cursor > 0) unsure({ job: seq, node, from: 0, to: cursor });
@@ -84,8 +84,3 @@ export class FirstPlacement {
     };
   }
 }
-
-const tasksOf = ({ seq, cursor }: JobRow, node: number): AssignedTask[] =>
-  Array.from({ length: cursor }, (_, index) => ({
-    ...{ job: seq, index, generation: 1, node, failures: 0, losses: 0, input: undefined },
-  }));

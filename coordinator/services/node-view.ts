@@ -68,7 +68,8 @@ function whyNoSecrets(areOpen: boolean, protocol: number): string | undefined {
 }
 
 function tryOut(view: NodeView, ledger: Ledger): void {
-  if (ledger.ofNode(view.seq).length > 0) {
+  const { holding, waiting } = ledger.countOn(view.seq);
+  if (holding + waiting > 0) {
     view.barred = 'it is on probation: one task at a time, and that one is under way';
     return;
   }

@@ -5,7 +5,7 @@
  */
 import { resultAt } from '../../common/result-run.js';
 import { Outcome, type SucceededRun, type TaskRuns } from '../../proto/gen/mesh/v1/agent.js';
-import type { Ledger, LiveAttempt } from '../core/ledger.js';
+import type { Ledger, LiveAttempt, LiveRun } from '../core/ledger.js';
 import { RANGE_MIN } from '../core/task.js';
 import type { CompletedRun } from '../ports.js';
 import type { Copies } from './copies.js';
@@ -23,11 +23,10 @@ export interface RunReport {
   unsure: true | undefined;
 }
 
-/** One that is settled whole; its tasks' attempts by place. */
-export interface WholeRun {
+/** One that is settled whole. */
+export interface WholeRun extends LiveRun {
   report: RunReport;
   job: LiveJob;
-  attempts: readonly LiveAttempt[];
 }
 
 export const isRun = (report: Report | RunReport): report is RunReport => 'run' in report;
@@ -103,13 +102,9 @@ function asWhole(
   const { run, session } = report;
   const job = jobs.get(run.job);
   if (!job || copies.count(run.job) > 0 || quota.isFull(job)) return undefined;
-  const attempts: LiveAttempt[] = [];
-  for (let place = 0; place < run.runUs.length; place++) {
-    const attempt = ledger.get({ job: run.job, index: run.first + place, generation: 1 }, session.node);
-    if (!attempt || (seen.size > 0 && seen.has(attempt))) return undefined;
-    attempts.push(attempt);
-  }
-  return { report, job, attempts };
+  const live = ledger.liveRun(run.job, session.node, run.first, run.runUs.length);
+  if (!live || (seen.size > 0 && live.singles.some((attempt) => seen.has(attempt)))) return undefined;
+  return { report, job, ...live };
 }
 
 /**

@@ -230,7 +230,7 @@ export class Results implements Service {
     const reports = [...singles, ...parted.flatMap(apart)];
     for (const report of reports.slice(singles.length)) this.#prepare(report, batch, nodesLost, nowMs);
     // An agent that stops says what has ended, and is gone: of what it said nothing is lost.
-    if (found.length > 0) for (const { attempts } of whole) for (const attempt of attempts) batch.seen.add(attempt);
+    if (found.length > 0) for (const { singles } of whole) for (const attempt of singles) batch.seen.add(attempt);
     for (const report of found) this.#prepare(report, batch, nodesLost, nowMs);
     const { prepared } = batch;
     if (prepared.length + whole.length > 0) {

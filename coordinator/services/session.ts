@@ -3,7 +3,7 @@ import { RecentSet, SESSION_BODIES_MAX } from '../../common/recent-set.js';
 import type { AssignGroup, JobBody, JobSecrets, SessionResponse, TaskRefs } from '../../proto/gen/mesh/v1/agent.js';
 import { TaskInput } from '../../proto/gen/mesh/v1/common.js';
 import type { TaskRef } from '../core/task.js';
-import type { AssignedTask } from '../ports.js';
+import type { Assigned, AssignedRange, AssignedTask } from '../ports.js';
 
 /**
  * From this version on an agent kills the attempts of `--on-disconnect stop` by itself when its lease ends, names the
@@ -106,39 +106,36 @@ export class AgentSession {
    */
   assign(
     epoch: number,
-    tasks: readonly AssignedTask[],
+    given: Assigned,
     bodyOf: (job: number) => JobBody | undefined,
     valuesOf: (job: number) => Buffer[],
   ): void {
-    const plain: AssignedTask[][] = [];
-    const secret: AssignedTask[][] = [];
-    for (const [job, list] of groupBy(tasks, (task) => task.job)) {
-      const body = bodyOf(job);
-      if (body) (body.secrets.length > 0 ? secret : plain).push(list);
+    const plain: AssignGroup[] = [];
+    const secret: AssignGroup[] = [];
+    for (const group of [...given.ranges.map(rangeGroup), ...groupsOf(given.tasks)]) {
+      const body = bodyOf(group.job);
+      if (body) (body.secrets.length > 0 ? secret : plain).push(group);
     }
     this.#assign(epoch, plain, bodyOf);
-    for (const list of secret) this.#assign(epoch, [list], bodyOf, valuesOf);
+    for (const [, groups] of groupBy(secret, ({ job }) => job)) this.#assign(epoch, groups, bodyOf, valuesOf);
   }
 
   #assign(
     epoch: number,
-    lists: readonly AssignedTask[][],
+    groups: AssignGroup[],
     bodyOf: (job: number) => JobBody | undefined,
     valuesOf?: (job: number) => Buffer[],
   ): void {
+    if (groups.length === 0) return;
     const bodies: JobBody[] = [];
-    const groups: AssignGroup[] = [];
-    const secrets: JobSecrets[] = [];
-    for (const list of lists) {
-      const job = (list[0] as AssignedTask).job;
-      if (!this.#bodies.touch(job)) {
-        this.#bodies.put(job, true);
-        bodies.push(bodyOf(job) as JobBody);
-      }
-      groups.push(toGroup(job, list));
-      if (valuesOf) secrets.push({ job, values: valuesOf(job) });
+    for (const { job } of groups) {
+      if (this.#bodies.touch(job)) continue;
+      this.#bodies.put(job, true);
+      bodies.push(bodyOf(job) as JobBody);
     }
-    if (groups.length > 0) this.send({ $case: 'assign', value: { epoch, bodies, groups, secrets } });
+    const [{ job }] = groups as [AssignGroup];
+    const secrets: JobSecrets[] = valuesOf ? [{ job, values: valuesOf(job) }] : [];
+    this.send({ $case: 'assign', value: { epoch, bodies, groups, secrets } });
   }
 
   /** The list when it is another than this session was last told, and nothing otherwise. */
@@ -164,16 +161,22 @@ export class AgentSession {
   }
 }
 
-function toGroup(job: number, tasks: readonly AssignedTask[]): AssignGroup {
-  const attempts = tasks.map((task) => task.failures + task.losses + 1);
-  return {
-    job,
-    indexes: tasks.map((task) => task.index),
-    generations: tasks.map((task) => task.generation),
-    attempts: attempts.every((attempt) => attempt === 1) ? [] : attempts,
-    inputs: tasks.some((task) => task.input !== undefined) ? tasks.map((task) => readInput(task.input)) : [],
-  };
-}
+const rangeGroup = ({ job, from, to, inputs }: AssignedRange): AssignGroup => {
+  const indexes = Array.from({ length: to - from }, (_, place) => from + place);
+  return { job, indexes, generations: indexes.map(() => 1), attempts: [], inputs: inputs?.map(readInput) ?? [] };
+};
+
+const groupsOf = (tasks: readonly AssignedTask[]): AssignGroup[] =>
+  [...groupBy(tasks, ({ job }) => job)].map(([job, list]) => {
+    const attempts = list.map((task) => task.failures + task.losses + 1);
+    return {
+      job,
+      indexes: list.map((task) => task.index),
+      generations: list.map((task) => task.generation),
+      attempts: attempts.every((attempt) => attempt === 1) ? [] : attempts,
+      inputs: list.some((task) => task.input !== undefined) ? list.map((task) => readInput(task.input)) : [],
+    };
+  });
 
 const readInput = (text: string | undefined): TaskInput =>
   text === undefined ? TaskInput.create() : TaskInput.fromPartial(JSON.parse(text) as Partial<TaskInput>);

@@ -116,7 +116,7 @@ export class Speculation implements Service {
   #running(seq: number): RunningTask[] {
     const { ledger, copies, clock } = this.#options;
     const nowMs = clock.monotonicMs();
-    return ledger.ofJob(seq).flatMap((attempt) => {
+    return ledger.runningOf(seq).flatMap((attempt) => {
       const { job, index, generation, node, startedAtMs } = attempt;
       if (startedAtMs === undefined || copies.has(attempt)) return [];
       const refused = this.#refused.get(attempt);
@@ -177,7 +177,7 @@ export class Speculation implements Service {
     const told = { ...task, losses: task.losses + 1 };
     const problem = problemOf(values, task.job);
     if (problem !== undefined) onUnfit([attempt], () => problem);
-    else node?.session?.assign(epoch(), [told], (seq) => jobs.get(seq)?.body, valuesOf(values));
+    else node?.session?.assign(epoch(), { ranges: [], tasks: [told] }, (seq) => jobs.get(seq)?.body, valuesOf(values));
     if (node) onAssigned(node.row.name);
     log.info({
       event: 'task.copied',

@@ -1,6 +1,15 @@
 import { test } from 'tap';
 import { withStore } from '../../test/support/postgres.js';
-import { failed, lead, newJob, pages, retracted, retrying, settlement } from '../../test/support/store-fixtures.js';
+import {
+  assignTasks,
+  failed,
+  lead,
+  newJob,
+  pages,
+  retracted,
+  retrying,
+  settlement,
+} from '../../test/support/store-fixtures.js';
 import { TASK_STATUSES, type TaskStatus } from '../core/task.js';
 import type { JobRow, Store } from '../ports.js';
 import { TaskPages } from './task-pages.js';
@@ -21,7 +30,7 @@ const SPECIAL = new Map<number, TaskStatus>([
 async function makeJob(store: Store): Promise<{ epoch: number; job: JobRow }> {
   const epoch = await lead(store);
   const { job } = await store.jobs.create(newJob(TOTAL), pages());
-  const { tasks } = await store.tasks.assign(epoch, [{ job: job.seq, node: 1, from: 0, to: GIVEN }]);
+  const { tasks } = await assignTasks(store, epoch, [{ job: job.seq, node: 1, from: 0, to: GIVEN }]);
   const end = { RETRYING: retrying, FAILED: failed, QUEUED: retracted };
   await store.tasks.settle(
     epoch,

@@ -1,6 +1,6 @@
 import { test } from 'tap';
 import { openTestStore, openTransaction, withDatabase } from '../../test/support/postgres.js';
-import { countsOf, lead, madeJob, settlement, untilBlocked } from '../../test/support/store-fixtures.js';
+import { assignTasks, countsOf, lead, madeJob, settlement, untilBlocked } from '../../test/support/store-fixtures.js';
 
 test('a statement that meets a takeover under way waits for it, then refuses', async (t) => {
   const connection = await withDatabase(t, { migrated: true });
@@ -25,7 +25,7 @@ test('a takeover waits for the statement it meets, which counts then', async (t)
   const job = await madeJob(leader, 3);
   const seen = await successor.leader.read();
   const blocker = await openTransaction(t, successor, `select 1 from job where seq = ${job.seq} for update`);
-  const inFlight = leader.tasks.assign(epoch, [{ job: job.seq, node: 1, from: 0, to: 3 }]);
+  const inFlight = assignTasks(leader, epoch, [{ job: job.seq, node: 1, from: 0, to: 3 }]);
   await untilBlocked(successor);
   const takeover = successor.leader.take(seen, 'successor');
   await untilBlocked(successor, 2);

@@ -1,7 +1,7 @@
 /** A coordinator of a version that made the rows of tasks ahead of their assignment led until now. */
 import { sql } from 'kysely';
 import { test } from 'tap';
-import { lead } from '../../test/support/store-fixtures.js';
+import { assignTasks, lead } from '../../test/support/store-fixtures.js';
 import { withStore } from '../../test/support/postgres.js';
 
 test('rows that were made ahead go, and their inputs wait where inputs wait', async (t) => {
@@ -47,7 +47,7 @@ test('rows that were made ahead go, and their inputs wait where inputs wait', as
   t.match(await store.jobs.get('bare'), { cursor: 0, counts: { total: 100, materialised: 0, queued: 0 } });
   await store.jobs.withdrawRows(epoch);
 
-  const { tasks } = await store.tasks.assign(epoch, [
+  const { tasks } = await assignTasks(store, epoch, [
     { job: 1, node: 1, from: 10, to: 30_000 },
     { job: 2, node: 1, from: 0, to: 100 },
   ]);

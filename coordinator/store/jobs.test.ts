@@ -2,6 +2,7 @@ import { test } from 'tap';
 import { sql } from 'kysely';
 import { openTransaction, withStore } from '../../test/support/postgres.js';
 import {
+  assignTasks,
   assignedJob,
   countsOf,
   failed,
@@ -64,7 +65,7 @@ test('inputs are chunked, are given with their tasks in order, and stay until th
   );
   const given = async (...ends: number[]): Promise<AssignedTask[]> => {
     const items = ends.slice(1).map((to, place) => ({ job: job.seq, node: 1, from: ends[place] as number, to }));
-    const { tasks } = await store.tasks.assign(epoch, items);
+    const { tasks } = await assignTasks(store, epoch, items);
     return tasks.sort((x, y) => x.index - y.index);
   };
   const inputsOf = (tasks: AssignedTask[]) => tasks.map(({ input }) => input);
@@ -101,7 +102,7 @@ test('tasks are not assigned without the inputs they are to have', async (t) => 
   await sql`delete from job_input`.execute(store.database.kysely);
   const plain = await madeJob(store, 40);
   const items = [job, plain].map(({ seq }) => ({ job: seq, node: 1, from: 0, to: 40 }));
-  const { tasks } = await store.tasks.assign(epoch, items);
+  const { tasks } = await assignTasks(store, epoch, items);
   t.same([tasks.length, new Set(tasks.map((task) => task.job))], [40, new Set([plain.seq])]);
 });
 
@@ -151,7 +152,7 @@ test('an earlier holder of a job row makes the next statement wait, not fail', a
   const epoch = await lead(store);
   const job = await madeJob(store, 2);
   const other = await openTransaction(t, store, `select 1 from job where seq = ${job.seq} for update`);
-  const assigned = store.tasks.assign(epoch, [{ job: job.seq, node: 1, from: 0, to: 2 }]);
+  const assigned = assignTasks(store, epoch, [{ job: job.seq, node: 1, from: 0, to: 2 }]);
   await untilBlocked(store);
   t.match(await countsOf(store, job.id), { assigned: 0 });
   await other.commit();

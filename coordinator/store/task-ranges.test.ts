@@ -5,6 +5,7 @@ import { Tables } from '../../test/sim/store/tables.js';
 import { openTransaction, withStore } from '../../test/support/postgres.js';
 import { SeededRandom } from '../../test/support/random.js';
 import {
+  assignTasks,
   failed,
   lead,
   lost,
@@ -313,7 +314,7 @@ function step(random: SeededRandom, seq: number, total: number): (store: Store, 
       return changed.length;
     };
   return async (store, epoch) => {
-    const { tasks: given } = await store.tasks.assign(epoch, [{ job: seq, node, indexes }]);
+    const { tasks: given } = await assignTasks(store, epoch, [{ job: seq, node, indexes }]);
     return given.map(({ index, input }) => `${index} ${input}`).sort();
   };
 }
@@ -343,7 +344,7 @@ for (const [seed, hasInputs] of [1, 2, 3, 4].flatMap((seed) => [false, true].map
       const isAssigned = size > 0 && random.chance(0.3);
       const answers = [];
       for (const { store, epoch, job } of subjects) {
-        const { tasks } = isAssigned ? await store.tasks.assign(epoch, [item]) : { tasks: [] };
+        const { tasks } = isAssigned ? await assignTasks(store, epoch, [item]) : { tasks: [] };
         const given = tasks.map(({ index, input }) => `${index} ${input}`);
         answers.push({ given, answer: await next(store, epoch), said: await said(store, job) });
       }

@@ -1,6 +1,6 @@
 import { type RawBuilder, sql } from 'kysely';
 import { RANGE_MIN } from '../core/task.js';
-import type { AssignedTask, AssignItem, JobChange } from '../ports.js';
+import type { Assigned, AssignedRange, AssignItem, JobChange } from '../ports.js';
 import { bigints, ints } from './arrays.js';
 import type { Database } from './database.js';
 import { inputParts, inputsOf, SEPARATOR } from './job-inputs.js';
@@ -154,14 +154,14 @@ export async function assign(
   database: Database,
   epoch: number,
   items: readonly AssignItem[],
-): Promise<{ tasks: AssignedTask[]; jobs: JobChange[] }> {
-  if (items.length === 0) return { tasks: [], jobs: [] };
+): Promise<Assigned & { jobs: JobChange[] }> {
+  if (items.length === 0) return { ranges: [], tasks: [], jobs: [] };
   const row = await runAsLeader(database, epoch, assignStatement(epoch, items));
-  return { tasks: [...madeTasks(items, row), ...returnedTasks(row.returned)], jobs: row.jobs.map(toJobChange) };
+  return { ranges: madeRanges(items, row), tasks: returnedTasks(row.returned), jobs: row.jobs.map(toJobChange) };
 }
 
 /** Which fresh tasks these are is known from what was asked for. */
-function madeTasks(items: readonly AssignItem[], { made, inputs }: AssignRow): AssignedTask[] {
+function madeRanges(items: readonly AssignItem[], { made, inputs }: AssignRow): AssignedRange[] {
   const lines = inputs?.split(SEPARATOR);
   let line = 0;
   const left = new Map(
@@ -171,18 +171,24 @@ function madeTasks(items: readonly AssignItem[], { made, inputs }: AssignRow): A
       return [job, { rows, place, taken: 0 }];
     }),
   );
-  const tasks: AssignedTask[] = [];
+  const ranges: AssignedRange[] = [];
   for (const item of items) {
     const ofJob = 'from' in item ? left.get(item.job) : undefined;
     if (!ofJob || !('from' in item)) continue;
     const { job, node, from } = item;
     const to = Math.min(item.to, from + ofJob.rows - ofJob.taken);
-    for (let index = from; index < to; index++, ofJob.taken++) {
-      const input = ofJob.place === undefined ? undefined : lines?.[ofJob.place + ofJob.taken];
-      tasks.push({ job, index, generation: 1, node, failures: 0, losses: 0, input });
-    }
+    if (to <= from) continue;
+    const first = ofJob.place === undefined ? undefined : ofJob.place + ofJob.taken;
+    ranges.push({
+      job,
+      node,
+      from,
+      to,
+      inputs: first === undefined ? undefined : lines?.slice(first, first + to - from),
+    });
+    ofJob.taken += to - from;
   }
-  return tasks;
+  return ranges;
 }
 
 const returnedTasks = ({ job, index, generation, node, failures, losses, input }: AssignRow['returned']) =>

@@ -1,5 +1,15 @@
 import { test } from 'tap';
-import { assignedJob, failed, lead, madeJob, newJob, pages, retrying, settlement } from '../support/store-fixtures.js';
+import {
+  assignTasks,
+  assignedJob,
+  failed,
+  lead,
+  madeJob,
+  newJob,
+  pages,
+  retrying,
+  settlement,
+} from '../support/store-fixtures.js';
 import { OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
 import type { JobRow } from '../../coordinator/ports.js';
 import type { Subject } from './subject.js';
@@ -88,7 +98,7 @@ export function jobsConform({ withStore }: Subject): void {
     const store = await withStore(t);
     const epoch = await lead(store);
     const { job } = await store.jobs.create(newJob(100), pages());
-    const { tasks } = await store.tasks.assign(epoch, [{ job: job.seq, node: 1, from: 0, to: 6 }]);
+    const { tasks } = await assignTasks(store, epoch, [{ job: job.seq, node: 1, from: 0, to: 6 }]);
     const [a, b, c] = tasks.sort((x, y) => x.index - y.index);
     if (!a || !b || !c) throw new Error('six tasks were assigned');
     await store.tasks.markRunning(epoch, [{ ...b, ageMs: 1 }]);
@@ -96,7 +106,7 @@ export function jobsConform({ withStore }: Subject): void {
 
     t.same((await store.tasks.cancel(epoch, job.seq, 0, 100)).cancelled, 0, 'not before it is marked');
     t.match(await store.jobs.requestCancel(epoch, job.seq, undefined), { status: 'RUNNING' });
-    t.same(await store.tasks.assign(epoch, [{ job: job.seq, node: 1, from: 6, to: 10 }]), { tasks: [], jobs: [] });
+    t.same(await assignTasks(store, epoch, [{ job: job.seq, node: 1, from: 6, to: 10 }]), { tasks: [], jobs: [] });
     t.same(await store.tasks.due([job.seq], 10), [], 'nothing of it is due any more');
 
     const first = await store.tasks.cancel(epoch, job.seq, 0, 4);
@@ -180,7 +190,7 @@ export function jobsConform({ withStore }: Subject): void {
       newJob(8, { hasInputs: true }),
       pages(['0', '1', '2', '3', '4', '5', '6', '7']),
     );
-    const { tasks } = await store.tasks.assign(epoch, [{ job: job.seq, node: 1, from: 0, to: 3 }]);
+    const { tasks } = await assignTasks(store, epoch, [{ job: job.seq, node: 1, from: 0, to: 3 }]);
     await store.tasks.settle(
       epoch,
       tasks.map((task) => (task.index === 1 ? failed(task) : settlement(task))),

@@ -1,5 +1,6 @@
 import { test } from 'tap';
 import {
+  assignTasks,
   assignedJob,
   countsOf,
   failed,
@@ -33,7 +34,7 @@ export function tasksConform({ withStore }: Subject): void {
     const node = await store.nodes.upsert(newNode('anna'));
     const job = await madeJob(store, 2);
 
-    const assigned = await store.tasks.assign(epoch, [{ job: job.seq, node: node.seq, from: 0, to: 2 }]);
+    const assigned = await assignTasks(store, epoch, [{ job: job.seq, node: node.seq, from: 0, to: 2 }]);
     t.same(
       assigned.tasks.map((task) => [task.index, task.generation, task.node, task.failures, task.losses, task.input]),
       [
@@ -158,7 +159,7 @@ export function tasksConform({ withStore }: Subject): void {
     ]);
     t.equal((await store.tasks.due([job.seq], 1)).length, 1);
 
-    const again = await store.tasks.assign(epoch, [{ job: job.seq, node: node.seq, indexes: [0, 1, 2, 3, 9] }]);
+    const again = await assignTasks(store, epoch, [{ job: job.seq, node: node.seq, indexes: [0, 1, 2, 3, 9] }]);
     t.same(
       again.tasks
         .sort((x, y) => x.index - y.index)
@@ -195,8 +196,8 @@ export function tasksConform({ withStore }: Subject): void {
       [1, 3],
       [0, 7],
     ] as const)
-      t.same(await store.tasks.assign(epoch, [{ job: job.seq, node: 1, from, to }]), nothing, `not ${from} to ${to}`);
-    const first = await store.tasks.assign(epoch, [
+      t.same(await assignTasks(store, epoch, [{ job: job.seq, node: 1, from, to }]), nothing, `not ${from} to ${to}`);
+    const first = await assignTasks(store, epoch, [
       { job: job.seq, node: 1, from: 0, to: 4 },
       { job: job.seq, node: 2, from: 4, to: 6 },
     ]);
@@ -208,8 +209,8 @@ export function tasksConform({ withStore }: Subject): void {
     const task = first.tasks.find(({ index }) => index === 3);
     if (!task) throw new Error('task 3 was assigned');
     await store.tasks.settle(epoch, [retracted(task)]);
-    t.same(await store.tasks.assign(epoch, [{ job: job.seq, node: 1, from: 0, to: 6 }]), nothing);
-    const again = await store.tasks.assign(epoch, [{ job: job.seq, node: 2, indexes: [3] }]);
+    t.same(await assignTasks(store, epoch, [{ job: job.seq, node: 1, from: 0, to: 6 }]), nothing);
+    const again = await assignTasks(store, epoch, [{ job: job.seq, node: 2, indexes: [3] }]);
     t.match(again, { tasks: [{ index: 3, generation: 2, node: 2 }], jobs: [{ cursor: 6, counts: { assigned: 6 } }] });
   });
 
@@ -218,7 +219,7 @@ export function tasksConform({ withStore }: Subject): void {
     const epoch = await lead(store);
     const one = await madeJob(store, 5);
     const two = await madeJob(store, 5);
-    const { tasks, jobs } = await store.tasks.assign(epoch, [
+    const { tasks, jobs } = await assignTasks(store, epoch, [
       { job: two.seq, node: 2, from: 0, to: 3 },
       { job: one.seq, node: 1, from: 0, to: 2 },
       { job: one.seq, node: 2, from: 2, to: 5 },
@@ -270,7 +271,7 @@ export function tasksConform({ withStore }: Subject): void {
     const elsewhere = (task: AssignedTask) => ({ ...task, node: 2 });
     t.same(await store.tasks.nodesLost([a, d, c].map(elsewhere)), [1, 0, 0], 'one of them had begun');
     t.same(await store.tasks.nodesLost([a]), [0], 'the node itself is not another one');
-    await store.tasks.assign(epoch, [{ job: job.seq, node: 2, indexes: [2] }]);
+    await assignTasks(store, epoch, [{ job: job.seq, node: 2, indexes: [2] }]);
     const { changed, jobs } = await store.tasks.adopt(epoch, [a, { ...b, node: 2 }, c, d, { ...a, generation: 9 }]);
     t.ok((changed.find(({ index }) => index === 0)?.ageMs ?? 0) >= 100, 'it is as old as it was');
     t.same(

@@ -1,7 +1,16 @@
 import { createHash } from 'node:crypto';
 import { sql } from 'kysely';
 import type { TaskRef } from '../../coordinator/core/task.js';
-import type { AssignedTask, JobRow, NewJob, Settlement, Store } from '../../coordinator/ports.js';
+import {
+  type AssignedTask,
+  type AssignItem,
+  type JobChange,
+  type JobRow,
+  type NewJob,
+  type Settlement,
+  type Store,
+  tasksOfRanges,
+} from '../../coordinator/ports.js';
 import type { PostgresStore } from '../../coordinator/store/index.js';
 import { JobSpec, OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
 import { Capabilities } from '../../proto/gen/mesh/v1/common.js';
@@ -47,6 +56,16 @@ export async function madeJob(store: Store, total: number, onFailure?: OnFailure
   return created.job;
 }
 
+/** Assigns, and names the tasks one by one, those of ranges first. */
+export async function assignTasks(
+  store: Pick<Store, 'tasks'>,
+  epoch: number,
+  items: AssignItem[],
+): Promise<{ tasks: AssignedTask[]; jobs: JobChange[] }> {
+  const { ranges, tasks, jobs } = await store.tasks.assign(epoch, items);
+  return { tasks: [...tasksOfRanges(ranges), ...tasks], jobs };
+}
+
 /** A job whose tasks are all assigned to node 1. */
 export async function assignedJob(
   store: Store,
@@ -55,7 +74,7 @@ export async function assignedJob(
   onFailure?: OnFailure,
 ): Promise<{ job: JobRow; tasks: AssignedTask[] }> {
   const job = await madeJob(store, total, onFailure);
-  const { tasks } = await store.tasks.assign(epoch, [{ job: job.seq, node: 1, from: 0, to: total }]);
+  const { tasks } = await assignTasks(store, epoch, [{ job: job.seq, node: 1, from: 0, to: total }]);
   return { job, tasks: tasks.sort((a, b) => a.index - b.index) };
 }
 

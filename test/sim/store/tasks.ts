@@ -2,6 +2,8 @@
 import { MeshError } from '../../../common/errors.js';
 import type { TaskRef } from '../../../coordinator/core/task.js';
 import type {
+  Assigned,
+  AssignedRange,
   AssignedTask,
   AssignItem,
   JobChange,
@@ -49,10 +51,10 @@ export const withAge = (tables: Tables, job: JobRecord, task: TaskRecord): LiveT
   ageMs: Math.max(0, tables.now() - (task.startedAtMs ?? task.assignedAtMs ?? tables.now())),
 });
 
-export function assign(tables: Tables, epoch: number, items: readonly AssignItem[]): ReturnType<typeof assigned> {
+export function assign(tables: Tables, epoch: number, items: readonly AssignItem[]): Assigned & { jobs: JobChange[] } {
   tables.requireLead(epoch);
   const deltas = new Deltas();
-  const tasks: AssignedTask[] = [];
+  const [ranges, tasks]: [AssignedRange[], AssignedTask[]] = [[], []];
   const take = (job: JobRecord, task: TaskRecord, node: number, delta: Delta): void => {
     deltas.add(job, { ...delta, assigned: 1 });
     const cleared = { dueAtMs: undefined, runningAtMs: undefined, startedAtMs: undefined };
@@ -61,8 +63,6 @@ export function assign(tables: Tables, epoch: number, items: readonly AssignItem
       { status: 'ASSIGNED', node, generation: task.generation + 1, assignedAtMs: tables.now() },
       cleared,
     );
-    const { index, generation, failures, losses, input } = task;
-    tasks.push({ job: job.seq, index, generation, node, failures, losses, input });
     observeAssigned(tables, job, task, epoch);
   };
   for (const item of items) {
@@ -75,19 +75,21 @@ export function assign(tables: Tables, epoch: number, items: readonly AssignItem
         job.tasks.push(task);
         take(job, task, item.node, { cursor: index + 1 });
       }
+      const inputs = job.inputs.slice(item.from, item.to);
+      ranges.push({ ...item, inputs: inputs.length > 0 ? inputs : undefined });
     } else {
       for (const index of item.indexes) {
         const task = job.tasks[index];
         const waits = task?.status === 'QUEUED' || task?.status === 'RETRYING';
-        if (task && waits && task.dueAtMs !== undefined && task.dueAtMs <= tables.now())
-          take(job, task, item.node, { [COUNTER[task.status as LiveStatus]]: -1 });
+        if (!task || !waits || task.dueAtMs === undefined || task.dueAtMs > tables.now()) continue;
+        take(job, task, item.node, { [COUNTER[task.status as LiveStatus]]: -1 });
+        const { generation, failures, losses, input } = task;
+        tasks.push({ job: job.seq, index, generation, node: item.node, failures, losses, input });
       }
     }
   }
-  return assigned(tasks, deltas.apply(tables));
+  return { ranges, tasks, jobs: deltas.apply(tables) };
 }
-
-const assigned = (tasks: AssignedTask[], jobs: JobChange[]) => ({ tasks, jobs });
 
 export function observeAssigned(tables: Tables, job: JobRecord, task: TaskRecord, epoch: number, copy?: true): void {
   const { index, generation } = task;
