@@ -60,8 +60,8 @@ export class Batch {
     this.#run = run;
     this.#scratch = scratch;
     this.#send = send;
-    this.#settled = new Uint8Array(message.items.indexes.length);
-    this.#started = new Uint8Array(message.items.indexes.length);
+    this.#settled = new Uint8Array(message.items.count);
+    this.#started = new Uint8Array(message.items.count);
   }
 
   /** Resolves when everything was reported. */
@@ -90,11 +90,14 @@ export class Batch {
     const { id } = this.#message;
     for (const { position, stream, text } of report.output)
       this.#send({ kind: 'output', id, position: current.positions[position] ?? 0, stream, text });
-    const positions = current.positions.slice(report.from, report.from + report.results.length);
-    for (const position of positions) this.#settled[position] = 1;
     const { results, errors, runUs } = report;
-    if (positions.length > 0) this.#send({ kind: 'ended', id, positions, results, errors, runUs });
-    current.received += positions.length;
+    const ended = current.positions.slice(report.from, report.from + runUs.length);
+    for (const position of ended) this.#settled[position] = 1;
+    const [first] = ended;
+    // They rise, so nothing is missing between the first and the last of them.
+    const positions = ended.at(-1) === (first as number) + ended.length - 1 ? [] : ended;
+    if (first !== undefined) this.#send({ kind: 'ended', id, first, positions, results, errors, runUs });
+    current.received += ended.length;
     if (current.received === current.total) current.complete();
     return true;
   }
@@ -154,7 +157,7 @@ export class Batch {
 
   #task(current: Dispatch): WorkerTask {
     const { items, work } = this.#message;
-    const all = current.positions.length === items.indexes.length;
+    const all = current.positions.length === items.count;
     return {
       dispatch: current.id,
       work,
@@ -212,7 +215,9 @@ function pick(items: ItemColumns, positions: number[]): ItemColumns {
   const column = <T>(values: T[]): T[] =>
     values.length === 0 ? [] : positions.map((position) => values[position] as T);
   return {
-    indexes: column(items.indexes),
+    count: positions.length,
+    first: items.first,
+    indexes: positions.map((position) => items.indexes[position] ?? items.first + position),
     arrayIndexes: column(items.arrayIndexes),
     attempts: column(items.attempts),
     generations: column(items.generations),

@@ -30,10 +30,38 @@ export interface LaunchContext {
   measure: (count: number, totalUs: number) => void;
 }
 
+/** Positions that have not ended: all at first. */
+class Open {
+  readonly #ended: Uint8Array;
+  size: number;
+
+  constructor(count: number) {
+    this.#ended = new Uint8Array(count);
+    this.size = count;
+  }
+
+  has(position: number): boolean {
+    return this.#ended[position] === 0;
+  }
+
+  /** False when it had ended before. */
+  delete(position: number): boolean {
+    if (this.#ended[position] !== 0) return false;
+    this.#ended[position] = 1;
+    this.size--;
+    return true;
+  }
+
+  *[Symbol.iterator](): Generator<number, undefined> {
+    for (let position = 0; position < this.#ended.length; position++) if (this.has(position)) yield position;
+    return undefined;
+  }
+}
+
 export class LaunchRun {
   readonly #launch: LaunchSpec;
   readonly #observer: LaunchObserver;
-  readonly #open: Set<number>;
+  readonly #open: Open;
   readonly #stops = new Map<number, StopReason>();
   readonly #started = new Set<number>();
   readonly #sinks = new Map<number, OutputSink>();
@@ -46,7 +74,7 @@ export class LaunchRun {
   constructor(launch: LaunchSpec, observer: LaunchObserver) {
     this.#launch = launch;
     this.#observer = observer;
-    this.#open = new Set(launch.attempts.keys());
+    this.#open = new Open(launch.attempts.length);
   }
 
   /** Ends every attempt that is still open. */
@@ -81,7 +109,7 @@ export class LaunchRun {
     await runner?.stop();
   }
 
-  #blame(exit: RunnerExit, position = this.#open.values().next().value): void {
+  #blame(exit: RunnerExit, position = this.#open[Symbol.iterator]().next().value): void {
     if (position === undefined || !this.#open.has(position)) return;
     this.#end(position, { ...blank, outcome: 'failed', error: `the function ended its runner process: ${exit.how}` });
   }
@@ -108,11 +136,14 @@ export class LaunchRun {
   #message(positions: number[]): BatchMessage {
     const { work, directories } = this.#context as LaunchContext;
     const attempts = positions.map((position) => this.#launch.attempts[position] as AttemptSpec);
+    const first = attempts[0]?.index ?? 0;
     /** Nothing where all is as it is usually. */
     const column = <T>(pick: (attempt: AttemptSpec) => T, usual: (attempt: AttemptSpec) => T): T[] =>
       attempts.every((attempt) => pick(attempt) === usual(attempt)) ? [] : attempts.map(pick);
     const items: ItemColumns = {
-      indexes: attempts.map(({ index }) => index),
+      count: attempts.length,
+      first,
+      indexes: attempts.every(({ index }, i) => index === first + i) ? [] : attempts.map(({ index }) => index),
       arrayIndexes: column(arrayIndexOf, ({ index }) => index),
       attempts: column(
         ({ attempt }) => attempt,
@@ -160,16 +191,17 @@ export class LaunchRun {
     if (position !== undefined && this.#open.has(position)) then(position);
   }
 
-  #endMany({ positions, results, errors, runUs }: Extract<FromRunner, { kind: 'ended' }>): void {
+  #endMany({ first, positions, results, errors, runUs }: Extract<FromRunner, { kind: 'ended' }>): void {
+    if (![positions, results, errors, runUs].every(Array.isArray)) return;
     let totalUs = 0;
     const good: number[] = [];
     const values: string[] = [];
     const tookUs: number[] = [];
-    for (let i = 0; i < positions.length; i++) {
-      const result = results[i];
+    for (let i = 0; i < runUs.length; i++) {
+      const result = results.length === 1 ? results[0] : results[i];
       const us = Number(runUs[i]) || 0;
       totalUs += us;
-      const position = this.#positions[positions[i] as number];
+      const position = this.#positions[positions.length > 0 ? (positions[i] as number) : first + i];
       if (position === undefined || !this.#open.has(position)) continue;
       if (typeof result === 'string') {
         this.#open.delete(position);
@@ -181,7 +213,7 @@ export class LaunchRun {
         this.#end(position, { ...blank, outcome: 'failed', error: errors[i] ?? 'failed in an unknown way', runUs: us });
       }
     }
-    this.#context?.measure(positions.length, totalUs);
+    this.#context?.measure(runUs.length, totalUs);
     if (good.length > 0) this.#observer.succeeded(good, values, tookUs);
   }
 

@@ -34,6 +34,10 @@ export interface FunctionWorkload {
 
 /** One entry per attempt in each column; a column that says nothing is empty. */
 export interface ItemColumns {
+  count: number;
+  /** Index of the first. */
+  first: number;
+  /** Empty: they follow one another. */
   indexes: number[];
   /** Empty: they are the indexes. */
   arrayIndexes: number[];
@@ -57,15 +61,15 @@ export interface StopMessage {
 /** Runner to agent. */
 export type FromRunner =
   | { kind: 'ready' }
-  /** Ended by themselves. `results[i]` is JSON text, or null beside `errors[i]`. */
-  | {
+  /** Ended by themselves. */
+  | ({
       kind: 'ended';
       id: number;
+      /** Position of the first. */
+      first: number;
+      /** Empty: they follow one another. */
       positions: number[];
-      results: (string | null)[];
-      errors: (string | null)[];
-      runUs: number[];
-    }
+    } & EndColumns)
   /** Its worker was killed, or died, while this one ran. */
   | { kind: 'killed'; id: number; position: number; how: KilledHow; error: string; runUs: number }
   /** Stopped before they began. */
@@ -81,6 +85,16 @@ export type FromRunner =
 
 export type KilledHow = 'timed-out' | 'cancelled' | 'shutdown' | 'fenced' | 'failed';
 
+/** What came of successive items. */
+export interface EndColumns {
+  /** JSON text, or null beside an error; one for all where all are the same. */
+  results: (string | null)[];
+  /** Empty: there are none. */
+  errors: (string | null)[];
+  /** One for each: so many items there are. */
+  runUs: number[];
+}
+
 /** Runner to worker: items to run one after the other. */
 export interface WorkerTask {
   dispatch: number;
@@ -93,13 +107,10 @@ export interface WorkerTask {
 }
 
 /** Worker to runner, as often as results have gathered for a moment. */
-export interface WorkerReport {
+export interface WorkerReport extends EndColumns {
   dispatch: number;
   /** Position of the first result in the dispatch. */
   from: number;
-  results: (string | null)[];
-  errors: (string | null)[];
-  runUs: number[];
   output: { position: number; stream: number; text: string }[];
 }
 

@@ -47,7 +47,7 @@ class Context {
   constructor(task: WorkerTask, i: number) {
     const { work, items } = task;
     this.jobId = work.jobId;
-    this.index = items.indexes[i] as number;
+    this.index = items.indexes[i] ?? items.first + i;
     this.arrayIndex = items.arrayIndexes[i] ?? this.index;
     this.attempt = items.attempts[i] ?? 1;
     this.generation = items.generations[i] ?? 1;
@@ -76,7 +76,9 @@ class Context {
 class Reporter {
   readonly #dispatch: number;
   #from = 0;
+  /** One for all as long as all are the same. */
   #results: (string | null)[] = [];
+  /** None as long as there is none. */
   #errors: (string | null)[] = [];
   #runUs: number[] = [];
   #output: WorkerReport['output'] = [];
@@ -90,12 +92,19 @@ class Reporter {
   }
 
   get count(): number {
-    return this.#from + this.#results.length;
+    return this.#from + this.#runUs.length;
   }
 
   add(result: string | null, error: string | null, runUs: number): void {
-    this.#results.push(result);
-    this.#errors.push(error);
+    const count = this.#runUs.length;
+    if (count === 0 || this.#results.length > 1 || this.#results[0] !== result) {
+      while (count > 0 && this.#results.length < count) this.#results.push(this.#results[0] as string | null);
+      this.#results.push(result);
+    }
+    if (error !== null || this.#errors.length > 0) {
+      while (this.#errors.length < count) this.#errors.push(null);
+      this.#errors.push(error);
+    }
     this.#runUs.push(runUs);
     this.#printed = 0;
   }
@@ -107,7 +116,7 @@ class Reporter {
 
   /** The item waits for something: what others earned must not wait with it. */
   waiting(): void {
-    if (this.#results.length > 0) this.#timer ??= setTimeout(() => this.flush(), REPORT_WAITING_MS);
+    if (this.#runUs.length > 0) this.#timer ??= setTimeout(() => this.flush(), REPORT_WAITING_MS);
   }
 
   print(stream: number, text: string): void {
@@ -126,7 +135,7 @@ class Reporter {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     this.#lastMs = threadsNowMs();
-    if (this.#results.length === 0 && this.#output.length === 0) return;
+    if (this.#runUs.length === 0 && this.#output.length === 0) return;
     const report: WorkerReport = {
       dispatch: this.#dispatch,
       from: this.#from,
@@ -135,7 +144,7 @@ class Reporter {
       runUs: this.#runUs,
       output: this.#output,
     };
-    this.#from += this.#results.length;
+    this.#from += this.#runUs.length;
     [this.#results, this.#errors, this.#runUs, this.#output, this.#outputChars] = [[], [], [], [], 0];
     parentPort?.postMessage(report);
   }
@@ -189,7 +198,7 @@ export default async function runTask(task: WorkerTask): Promise<number> {
     const message = describeThrown(error, task.work.module);
     run = () => Promise.reject(new LoadProblem(message));
   }
-  for (let i = 0; i < task.items.indexes.length; i++) {
+  for (let i = 0; i < task.items.count; i++) {
     if (i > 0) reporter.tick(begin(control, i));
     if (Atomics.load(control.flags, CLOSED) === 1) break;
     await runItem(task, i, run, reporter, stringify);
