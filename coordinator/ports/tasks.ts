@@ -33,6 +33,10 @@ export interface Assigned {
   tasks: AssignedTask[];
 }
 
+/** How many tasks there are in all of them. */
+export const countOfRanges = (ranges: readonly { from: number; to: number }[]): number =>
+  ranges.reduce((sum, { from, to }) => sum + to - from, 0);
+
 /** Those of ranges one by one. */
 export const tasksOfRanges = (ranges: readonly AssignedRange[]): AssignedTask[] =>
   ranges.flatMap(({ job, node, from, to, inputs }) =>

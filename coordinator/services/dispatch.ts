@@ -24,7 +24,14 @@ import type {
   Snapshot,
   WorkView,
 } from '../core/scheduler/types.js';
-import type { Assigned, AssignedRange, AssignItem, LiveTask, Store } from '../ports.js';
+import {
+  type Assigned,
+  type AssignedRange,
+  type AssignItem,
+  countOfRanges,
+  type LiveTask,
+  type Store,
+} from '../ports.js';
 import { FirstPlacement, type PlacedJob, type Placement } from './first-placement.js';
 import type { Namespaces } from './namespaces.js';
 import type { Fleet } from './fleet.js';
@@ -258,7 +265,8 @@ export class Dispatch implements Service {
    */
   #lookAtRefused(items: readonly AssignItem[], given: readonly AssignedRange[]): void {
     const ranges = items.filter((item) => 'from' in item);
-    if (countIn(given) < countIn(ranges)) this.#unsure = [...this.#late.flatMap((late) => late.items), ...ranges];
+    if (countOfRanges(given) < countOfRanges(ranges))
+      this.#unsure = [...this.#late.flatMap((late) => late.items), ...ranges];
   }
 
   #valuesFor(items: readonly AssignItem[]): Promise<ValuesByJob> {
@@ -351,7 +359,7 @@ export class Dispatch implements Service {
     const { fleet, jobs, observe, epoch } = this.#options;
     const live = fleet.get(node);
     if (!live) return;
-    observe.assigned(live.row.name, countIn(given.ranges) + given.tasks.length);
+    observe.assigned(live.row.name, countOfRanges(given.ranges) + given.tasks.length);
     live.session?.assign(epoch(), given, (job) => jobs.get(job)?.body, valuesOf(values));
   }
 
@@ -390,9 +398,6 @@ const toWork = (job: LiveJob, fresh: number, returned: readonly ReturnedTask[], 
   taskMs: job.taskTime.ms,
   unassignedForMs: nowMs - job.assignedAtMs,
 });
-
-const countIn = (ranges: readonly { from: number; to: number }[]): number =>
-  ranges.reduce((sum, { from, to }) => sum + to - from, 0);
 
 function toldOf(told: Map<number, Assigned>, node: number): Assigned {
   let given = told.get(node);
