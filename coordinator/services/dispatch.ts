@@ -37,7 +37,7 @@ import type { Namespaces } from './namespaces.js';
 import type { Fleet } from './fleet.js';
 import type { Jobs, LiveJob } from './jobs.js';
 import type { PipelineDelay } from './pipeline-delay.js';
-import { problemOf, valuesFor, type ValuesByJob, valuesOf } from './handover.js';
+import { problemOf, toldOf, valuesFor, type ValuesByJob, valuesOf } from './handover.js';
 import type { Secrets } from './secrets.js';
 import { nodeView } from './node-view.js';
 import { toRefs } from './session.js';
@@ -398,9 +398,3 @@ const toWork = (job: LiveJob, fresh: number, returned: readonly ReturnedTask[], 
   taskMs: job.taskTime.ms,
   unassignedForMs: nowMs - job.assignedAtMs,
 });
-
-function toldOf(told: Map<number, Assigned>, node: number): Assigned {
-  let given = told.get(node);
-  if (!given) told.set(node, (given = { ranges: [], tasks: [] }));
-  return given;
-}

@@ -1,5 +1,6 @@
-/** What assignments carry beside the tasks: what their jobs' secrets are worth at that moment. */
+/** What goes to which node, and what assignments carry beside the tasks: what their jobs' secrets are worth at that moment. */
 import type { SecretUse } from '../../proto/gen/mesh/v1/common.js';
+import type { Assigned } from '../ports.js';
 import type { Jobs } from './jobs.js';
 import type { Secrets, Values } from './secrets.js';
 
@@ -28,3 +29,10 @@ export const valuesOf =
     const found = values.get(job);
     return found && 'values' in found ? found.values : [];
   };
+
+/** What a node is told; nothing at first. */
+export function toldOf(told: Map<number, Assigned>, node: number): Assigned {
+  let given = told.get(node);
+  if (!given) told.set(node, (given = { ranges: [], tasks: [] }));
+  return given;
+}
