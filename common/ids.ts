@@ -2,17 +2,30 @@ import { randomBytes } from 'node:crypto';
 
 const CROCKFORD = '0123456789abcdefghjkmnpqrstvwxyz';
 
+const TAIL_BYTES = 5;
+/** Drawn from the system at once: asking it for five bytes costs more than all the rest of an id. */
+const POOL_BYTES = 256 * TAIL_BYTES;
+let pool = Buffer.alloc(0);
+
+function tailBytes(): Uint8Array {
+  if (pool.length === 0) pool = randomBytes(POOL_BYTES);
+  const bytes = pool.subarray(0, TAIL_BYTES);
+  pool = pool.subarray(TAIL_BYTES);
+  return bytes;
+}
+
 /**
  * A job or node identifier: 9 characters of time, 7 of randomness, Crockford base 32, lower case. Ids sort by the time
- * they were made and hold no look-alike letters, so they can be read aloud and typed.
+ * they were made and hold no look-alike letters, so they can be read aloud and typed. They are no secrets.
  */
-export function makeId(nowMs: number, random: Uint8Array = randomBytes(5)): string {
+export function makeId(nowMs: number, random: Uint8Array = tailBytes()): string {
   let time = '';
   for (let rest = Math.floor(nowMs), i = 0; i < 9; i++, rest = Math.floor(rest / 32))
     time = CROCKFORD[rest % 32] + time;
   let tail = '';
-  let bits = random.reduce((sum, byte) => sum * 256n + BigInt(byte), 0n);
-  for (let i = 0; i < 7; i++, bits /= 32n) tail += CROCKFORD[Number(bits % 32n)];
+  // Forty bits, which a number holds exactly.
+  let bits = random.reduce((sum, byte) => sum * 256 + byte, 0);
+  for (let i = 0; i < 7; i++, bits = Math.floor(bits / 32)) tail += CROCKFORD[bits % 32];
   return time + tail;
 }
 
