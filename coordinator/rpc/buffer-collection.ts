@@ -11,7 +11,7 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 
 /** Of buffers that were made since the last collection. */
-export const COLLECT_EVERY_BYTES = 16 * 2 ** 20;
+export const COLLECT_EVERY_BYTES = 8 * 2 ** 20;
 
 export class BufferCollection {
   #bytes = 0;
