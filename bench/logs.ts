@@ -87,14 +87,11 @@ async function measure(mesh: BenchMesh, slowly: MeshConnection, options: BenchOp
     rate: { what: 'printed, all tasks together', unit: 'MB/s', values: [], aims: [{ atLeast: 100 }] },
     lost: { what: 'missing of what is within the log bound', unit: 'bytes', values: [], aims: [{ atMost: 0 }] },
     coordinator: { what: 'coordinator, RSS growth', unit: 'MiB', values: [], aims: [{ atMost: 50 }] },
-    fresh: { what: 'the same, with what its first job takes', unit: 'MiB', values: [] },
     agent: { what: 'agent, RSS growth, the larger of the two', unit: 'MiB', values: [] },
     kept: { what: 'read afterwards of an attempt beyond the bound, at least', unit: 'MiB', values: [] },
     slow: { what: 'seen by the slow reader of an attempt beyond the bound, at least', unit: 'MiB', values: [] },
   };
   const idle = (pid: number) => ({ pid, idleBytes: residentMemory(pid).nowBytes });
-  const fresh = idle(mesh.coordinatorPid);
-  await print(mesh, slowly, 0, TASKS);
   const coordinator = idle(mesh.coordinatorPid);
   const agents = mesh.agentPids.map(idle);
   const watched = ({ pid, idleBytes }: { pid: number; idleBytes: number }) => ({
@@ -102,7 +99,7 @@ async function measure(mesh: BenchMesh, slowly: MeshConnection, options: BenchOp
     watch: watchMemory(pid),
   });
   for (let run = 1; run <= runs; run++) {
-    const watches = { coordinator: [watched(coordinator)], fresh: [watched(fresh)], agent: agents.map(watched) };
+    const watches = { coordinator: [watched(coordinator)], agent: agents.map(watched) };
     const small = await print(mesh, slowly, within, TASKS);
     const large = await print(mesh, slowly, beyond, TASKS);
     for (const { headBytes, seenBytes } of [...large.slow, ...large.late])
@@ -111,7 +108,6 @@ async function measure(mesh: BenchMesh, slowly: MeshConnection, options: BenchOp
     rows.rate?.values.push(large.late.reduce((sum, { tookMs }) => sum + (beyond * 1000) / tookMs, 0));
     rows.lost?.values.push(leftOut(small.normal) + leftOut(small.slow) + leftOut(small.late));
     rows.coordinator?.values.push(await growth(watches.coordinator));
-    rows.fresh?.values.push(await growth(watches.fresh));
     rows.agent?.values.push(await growth(watches.agent));
     const least = (seen: Seen): number => toMiB(Math.min(...seen.map(({ seenBytes }) => seenBytes)));
     rows.kept?.values.push(least(large.late));
@@ -141,7 +137,7 @@ async function run(options: BenchOptions): Promise<Result> {
       notes: [
         `A run prints ${WITHIN} MB a task, within the log bound of 16 MiB, then ${BEYOND} MB a task, beyond it.`,
         'Every byte that a reader saw was compared with what was printed there; notes say what was left out, to the byte.',
-        'Growth is the highest of a run over what the process had before anything was printed, after a first job of as many tasks that print nothing.',
+        'Growth is the highest of a run over what the process had before anything was printed.',
       ],
     };
   } finally {
