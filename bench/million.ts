@@ -19,8 +19,8 @@ import { until } from './until.js';
 
 /** How often it is asked whether all of many jobs have ended; a small share of what they take. */
 const pollMs = (jobs: number): number => Math.min(50, Math.max(5, jobs / 20));
-/** Submissions under way at a time, where there are many jobs. */
-const SUBMITTERS = 64;
+/** Submissions under way at a time, where there are many jobs: as many as go in one call, and are kept by one commit. */
+const SUBMITTERS = 100;
 const WARM_RUNS = 4;
 const SMALL_RUNS = 10;
 const LIST_ROUNDS = 20;

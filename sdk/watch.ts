@@ -31,16 +31,21 @@ export async function waitForJob(
   const controller = new AbortController();
   const timer = timeoutMs === undefined ? undefined : systemClock.after(timeoutMs, () => controller.abort());
   let lastHeardMs = systemClock.monotonicMs();
+  let ended: Job | undefined;
   try {
     for (;;) {
       try {
+        // To the end of the stream, which comes with the job's: a stream that is broken off costs a reset, and a connection
+        // on which there are a thousand of those at once is cut off as an attack (CVE-2023-44487).
         for await (const { job } of mesh.watchJob({ id }, { signal: controller.signal })) {
           lastHeardMs = systemClock.monotonicMs();
           if (!job) continue;
           options.onChange?.(job);
-          if (hasEnded(job)) return job;
+          if (hasEnded(job)) ended = job;
         }
+        if (ended) return ended;
       } catch (error) {
+        if (ended) return ended;
         if (controller.signal.aborted)
           throw new MeshError('TIMED_OUT', `job ${id} has not ended after ${formatDuration(timeoutMs ?? 0)}`, {
             cause: error,
