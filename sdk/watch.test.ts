@@ -17,7 +17,10 @@ test('waits until the job ends, across a coordinator that goes away', async (t) 
       calls++;
       call.write(job('RUNNING'));
       if (calls === 1) call.emit('error', { code: status.UNAVAILABLE, details: 'restarting' });
-      else call.end(job('FAILED'));
+      else {
+        call.write(job('FAILED'));
+        call.end();
+      }
     },
   });
   t.teardown(() => fake.stop());
