@@ -80,70 +80,67 @@ const growth = async (watches: { idleBytes: number; watch: MemoryWatch }[]): Pro
     )),
   );
 
-async function measure(mesh: BenchMesh, slowly: MeshConnection, options: BenchOptions): Promise<Row[]> {
-  const { smoke, runs, say } = options;
+const newRows = (): Record<'rate' | 'lost' | 'coordinator' | 'agent' | 'kept' | 'slow', Row> => ({
+  rate: { what: 'printed, all tasks together', unit: 'MB/s', values: [], aims: [{ atLeast: 100 }] },
+  lost: { what: 'missing of what is within the log bound', unit: 'bytes', values: [], aims: [{ atMost: 0 }] },
+  coordinator: { what: 'coordinator, RSS growth', unit: 'MiB', values: [], aims: [{ atMost: 50 }] },
+  agent: { what: 'agent, RSS growth, the larger of the two', unit: 'MiB', values: [] },
+  kept: { what: 'read afterwards of an attempt beyond the bound, at least', unit: 'MiB', values: [] },
+  slow: { what: 'seen by the slow reader of an attempt beyond the bound, at least', unit: 'MiB', values: [] },
+});
+
+const watched = (pid: number) => ({ idleBytes: residentMemory(pid).nowBytes, watch: watchMemory(pid) });
+
+async function measure(mesh: BenchMesh, smoke: boolean, rows: ReturnType<typeof newRows>): Promise<void> {
   const [within, beyond] = smoke ? [2, 24] : [WITHIN, BEYOND];
-  const rows: Record<string, Row> = {
-    rate: { what: 'printed, all tasks together', unit: 'MB/s', values: [], aims: [{ atLeast: 100 }] },
-    lost: { what: 'missing of what is within the log bound', unit: 'bytes', values: [], aims: [{ atMost: 0 }] },
-    coordinator: { what: 'coordinator, RSS growth', unit: 'MiB', values: [], aims: [{ atMost: 50 }] },
-    agent: { what: 'agent, RSS growth, the larger of the two', unit: 'MiB', values: [] },
-    kept: { what: 'read afterwards of an attempt beyond the bound, at least', unit: 'MiB', values: [] },
-    slow: { what: 'seen by the slow reader of an attempt beyond the bound, at least', unit: 'MiB', values: [] },
-  };
-  const idle = (pid: number) => ({ pid, idleBytes: residentMemory(pid).nowBytes });
-  const coordinator = idle(mesh.coordinatorPid);
-  const agents = mesh.agentPids.map(idle);
-  const watched = ({ pid, idleBytes }: { pid: number; idleBytes: number }) => ({
-    idleBytes,
-    watch: watchMemory(pid),
-  });
-  for (let run = 1; run <= runs; run++) {
-    const watches = { coordinator: [watched(coordinator)], agent: agents.map(watched) };
+  const slowly = await mesh.connectAgain();
+  try {
+    const watches = { coordinator: [watched(mesh.coordinatorPid)], agent: mesh.agentPids.map(watched) };
     const small = await print(mesh, slowly, within, TASKS);
     const large = await print(mesh, slowly, beyond, TASKS);
     for (const { headBytes, seenBytes } of [...large.slow, ...large.late])
       if (headBytes < HALF_BYTES_MIN || seenBytes < 2 * HALF_BYTES_MIN)
         throw new Error(`of an attempt only ${headBytes} and ${seenBytes - headBytes} bytes are kept`);
-    rows.rate?.values.push(large.late.reduce((sum, { tookMs }) => sum + (beyond * 1000) / tookMs, 0));
-    rows.lost?.values.push(leftOut(small.normal) + leftOut(small.slow) + leftOut(small.late));
-    rows.coordinator?.values.push(await growth(watches.coordinator));
-    rows.agent?.values.push(await growth(watches.agent));
+    rows.rate.values.push(large.late.reduce((sum, { tookMs }) => sum + (beyond * 1000) / tookMs, 0));
+    rows.lost.values.push(leftOut(small.normal) + leftOut(small.slow) + leftOut(small.late));
+    rows.coordinator.values.push(await growth(watches.coordinator));
+    rows.agent.values.push(await growth(watches.agent));
     const least = (seen: Seen): number => toMiB(Math.min(...seen.map(({ seenBytes }) => seenBytes)));
-    rows.kept?.values.push(least(large.late));
-    rows.slow?.values.push(least(large.slow));
+    rows.kept.values.push(least(large.late));
+    rows.slow.values.push(least(large.slow));
+  } finally {
+    await slowly.close();
+  }
+}
+
+/** Each run in a mesh of its own: memory that a process has taken once it mostly keeps. */
+async function run({ workDir, smoke, runs, say }: BenchOptions): Promise<Result> {
+  const rows = newRows();
+  for (let run = 1; run <= runs; run++) {
+    const dataDir = join(workDir, `mesh-${run}`);
+    const mesh = await startBenchMesh({ dataDir, agents: AGENTS, slots: TASKS / AGENTS });
+    try {
+      await measure(mesh, smoke, rows);
+    } finally {
+      await mesh.stop();
+    }
     const said = Object.values(rows).map(({ what, unit, values }) => `${what} ${values.at(-1)?.toFixed(1)} ${unit}`);
     say(`run ${run} of ${runs}: ${said.join(', ')}`);
   }
-  return Object.values(rows);
-}
-
-async function run(options: BenchOptions): Promise<Result> {
-  const mesh = await startBenchMesh({
-    dataDir: join(options.workDir, 'mesh'),
-    agents: AGENTS,
-    slots: TASKS / AGENTS,
-  });
-  const slowly = await mesh.connectAgain();
-  try {
-    return {
-      name: 'logs',
-      title: `${TASKS} tasks that print ${RATE} MB/s each, followed by a slow and by a normal reader`,
-      rows: await measure(mesh, slowly, options),
-      config: {
-        'coordinator, agents': { settings: 'defaults', agents: String(AGENTS), 'slots each': String(TASKS / AGENTS) },
-        readers: { normal: 'as fast as it comes', slow: '1 MB/s until the job ends, then as fast as it comes' },
-      },
-      notes: [
-        `A run prints ${WITHIN} MB a task, within the log bound of 16 MiB, then ${BEYOND} MB a task, beyond it.`,
-        'Every byte that a reader saw was compared with what was printed there; notes say what was left out, to the byte.',
-        'Growth is the highest of a run over what the process had before anything was printed.',
-      ],
-    };
-  } finally {
-    await slowly.close();
-    await mesh.stop();
-  }
+  return {
+    name: 'logs',
+    title: `${TASKS} tasks that print ${RATE} MB/s each, followed by a slow and by a normal reader`,
+    rows: Object.values(rows),
+    config: {
+      'coordinator, agents': { settings: 'defaults', agents: String(AGENTS), 'slots each': String(TASKS / AGENTS) },
+      readers: { normal: 'as fast as it comes', slow: '1 MB/s until the job ends, then as fast as it comes' },
+    },
+    notes: [
+      `A run prints ${WITHIN} MB a task, within the log bound of 16 MiB, then ${BEYOND} MB a task, beyond it, on a mesh of its own.`,
+      'Every byte that a reader saw was compared with what was printed there; notes say what was left out, to the byte.',
+      'Growth is the highest of a run over what the process had before anything was printed.',
+    ],
+  };
 }
 
 export const logs: Bench = {
