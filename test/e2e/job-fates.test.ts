@@ -3,7 +3,8 @@ import { writeFileSync } from 'node:fs';
 import t, { before, test } from 'tap';
 import type { JobShape } from '../../sdk/shapes.js';
 import { isAlive } from '../../common/process-life.js';
-import { type Mesh, startMesh } from '../support/mesh.js';
+import { ISO_TIME, shell, startAtticMesh } from '../support/attic-mesh.js';
+import type { Mesh } from '../support/mesh.js';
 
 interface Why {
   job: string;
@@ -19,20 +20,13 @@ interface Why {
   }[];
 }
 
-const shell = (script: string, ...words: string[]): string[] => ['--', 'sh', '-c', script, 'sh', ...words];
-const ISO_TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/;
 let mesh: Mesh;
 /** Where tasks leave their traces. */
 let traces: string;
 
 before(async () => {
-  mesh = await startMesh(t);
+  mesh = await startAtticMesh(t);
   traces = mesh.witness.folder;
-  const agent = ['--stop-grace', '100ms', '--kill-grace', '300ms'];
-  await Promise.all([
-    mesh.startAgent('a1', { args: [...agent, '--slots', '2', '--label', 'zone=attic'] }),
-    mesh.startAgent('a2', { args: [...agent, '--slots', '1'] }),
-  ]);
 });
 
 test('a task that fails runs again, elsewhere, and every attempt is counted', async (t) => {

@@ -4,7 +4,8 @@ import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t, { before, test } from 'tap';
 import type { JobShape, TaskShape } from '../../sdk/shapes.js';
-import { type Mesh, type Page, startMesh } from '../support/mesh.js';
+import { ISO_TIME, shell, startAtticMesh } from '../support/attic-mesh.js';
+import type { Mesh, Page } from '../support/mesh.js';
 import { until } from '../support/until.js';
 
 interface Result {
@@ -22,20 +23,13 @@ interface LogLine {
   text: string;
 }
 
-const shell = (script: string, ...words: string[]): string[] => ['--', 'sh', '-c', script, 'sh', ...words];
-const ISO_TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/;
 let mesh: Mesh;
 /** Where tasks leave their traces. */
 let traces: string;
 
 before(async () => {
-  mesh = await startMesh(t);
+  mesh = await startAtticMesh(t);
   traces = mesh.witness.folder;
-  const agent = ['--stop-grace', '100ms', '--kill-grace', '300ms'];
-  await Promise.all([
-    mesh.startAgent('a1', { args: [...agent, '--slots', '2', '--label', 'zone=attic'] }),
-    mesh.startAgent('a2', { args: [...agent, '--slots', '1'] }),
-  ]);
 });
 
 test('an array: one task per number, results in index order as JSON lines', async (t) => {
