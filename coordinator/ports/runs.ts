@@ -1,4 +1,5 @@
 /** Successes of one kind, as one: what most of them are (adr/0026-ranges-and-blocks.md). */
+import { resultAt } from '../../common/result-run.js';
 import type { Settlement } from './tasks.js';
 
 /** Successive tasks of one job, of one node, whose first attempts succeeded at one time, with no more to say than this. */
@@ -23,8 +24,8 @@ export const countOfRuns = (runs: readonly CompletedRun[]): number =>
   runs.reduce((sum, { runUs }) => sum + runUs.length, 0);
 
 /** What the task at this place of the run returned. */
-export const resultOf = ({ resultsJson }: CompletedRun, place: number): string | undefined =>
-  (resultsJson.length === 1 ? resultsJson[0] : resultsJson[place]) || undefined;
+export const resultOf = (run: Pick<CompletedRun, 'resultsJson'>, place: number): string | undefined =>
+  resultAt(run, place) || undefined;
 
 /** What is said of the task at this place of the run, by itself. */
 export const settlementAt = (run: CompletedRun, place: number): Settlement => ({

@@ -37,14 +37,6 @@ export interface Assigned {
 export const countOfRanges = (ranges: readonly { from: number; to: number }[]): number =>
   ranges.reduce((sum, { from, to }) => sum + to - from, 0);
 
-/** Those of ranges one by one. */
-export const tasksOfRanges = (ranges: readonly AssignedRange[]): AssignedTask[] =>
-  ranges.flatMap(({ job, node, from, to, inputs }) =>
-    Array.from({ length: to - from }, (_, place) => ({
-      ...{ job, node, index: from + place, generation: 1, failures: 0, losses: 0, input: inputs?.[place] },
-    })),
-  );
-
 /** One attempt's end, with the state the core decided on. */
 export interface Settlement extends TaskRef {
   node: number;

@@ -98,7 +98,7 @@ test('one call submits a job and follows it: as it was committed, its results, a
   const { spec } = submission(1, { taskCount: 2, array: undefined });
   const items = ['a', 'b'].map((value) => ({ value, files: [] }));
   const request = { spec, idempotencyKey: 'once', items, results: true };
-  // Asked for now: the tasks may come at any time from here on.
+  // Before anything is submitted: from then on the tasks may come at any time.
   let assigned = next(session, 'assign');
   const messages = anna.runJob(request)[Symbol.asyncIterator]();
   const first = (await messages.next()).value;

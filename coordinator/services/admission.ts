@@ -109,12 +109,13 @@ export class Admission {
     });
     if (held.dying.length > 0) session.send({ $case: 'cancel', value: toRefs(held.dying) });
     await this.#resend(session, held.unheard);
+    const { holding, waiting } = ledger.countOn(node.row.seq);
     log.info({
       event: 'node.connected',
       node: node.row.name,
       boot: hello.bootId,
       version: hello.version,
-      held: ledger.countOn(node.row.seq).waiting + ledger.countOn(node.row.seq).holding,
+      held: holding + waiting,
       adopted,
       readopted: renumbered.length,
       superseded: held.superseded.length,

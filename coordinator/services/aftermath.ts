@@ -1,12 +1,11 @@
 /** What a committed batch of results changes beside the database: the ledger, what is learned, and who hears of it. */
 import type { Clock } from '../../common/clock.js';
 import type { Logger } from '../../common/log.js';
-import { resultAt } from '../../common/result-run.js';
 import type { Finished, SucceededRun } from '../../proto/gen/mesh/v1/agent.js';
 import { OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
 import type { Ledger, LiveAttempt } from '../core/ledger.js';
 import type { AttemptCounts, TaskRef } from '../core/task.js';
-import type { JobChange, JobRow, Settlement, Store } from '../ports.js';
+import { type JobChange, type JobRow, resultOf, type Settlement, type Store } from '../ports.js';
 import type { Changes } from './changes.js';
 import type { Fleet } from './fleet.js';
 import type { Jobs } from './jobs.js';
@@ -152,8 +151,7 @@ export class Aftermath {
     const index = run.first + place;
     const attempt = { job, index, generation: 1, failures: 0, losses: 0 };
     this.#emitOutput(attempt, { ageMs, runUs: run.runUs[place] as number, output: undefined });
-    const resultJson = resultAt(run, place) || undefined;
-    this.options.changes.results.emit(job, { index, resultJson, output: undefined });
+    this.options.changes.results.emit(job, { index, resultJson: resultOf(run, place), output: undefined });
   }
 
   /**

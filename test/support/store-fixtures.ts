@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { sql } from 'kysely';
 import type { TaskRef } from '../../coordinator/core/task.js';
 import {
+  type AssignedRange,
   type AssignedTask,
   type AssignItem,
   type JobChange,
@@ -9,7 +10,6 @@ import {
   type NewJob,
   type Settlement,
   type Store,
-  tasksOfRanges,
 } from '../../coordinator/ports.js';
 import type { PostgresStore } from '../../coordinator/store/index.js';
 import { JobSpec, OnFailure } from '../../proto/gen/mesh/v1/mesh.js';
@@ -55,6 +55,14 @@ export async function madeJob(store: Store, total: number, onFailure?: OnFailure
   const created = await store.jobs.create(job, pages());
   return created.job;
 }
+
+/** Those of ranges one by one. */
+const tasksOfRanges = (ranges: readonly AssignedRange[]): AssignedTask[] =>
+  ranges.flatMap(({ job, node, from, to, inputs }) =>
+    Array.from({ length: to - from }, (_, place) => ({
+      ...{ job, node, index: from + place, generation: 1, failures: 0, losses: 0, input: inputs?.[place] },
+    })),
+  );
 
 /** Assigns, and names the tasks one by one, those of ranges first. */
 export async function assignTasks(
