@@ -39,6 +39,11 @@ export class JobAccount {
     return this.#spans;
   }
 
+  /** Attempts with an entry of their own, in no order. A copy. */
+  singles(): Entry[] {
+    return [...this.entries.values(), ...(this.originals?.values() ?? [])];
+  }
+
   /** Whether nothing from this index on was ever here. */
   isFreshFrom(index: number): boolean {
     return index >= this.#end;

@@ -301,15 +301,15 @@ export class Ledger {
   /** Everything assigned of the job, in no order. A copy. */
   ofJob(job: number): LiveAttempt[] {
     const account = this.#book.jobs.get(job);
-    for (const span of [...(account?.spans ?? [])]) account?.unfold(span);
-    return [...(account?.entries.values() ?? []), ...(account?.originals?.values() ?? [])];
+    if (!account) return [];
+    for (const span of [...account.spans]) account.unfold(span);
+    return account.singles();
   }
 
   /** Of those the ones that their agents say have started. */
   runningOf(job: number): LiveAttempt[] {
-    const account = this.#book.jobs.get(job);
-    const known = [...(account?.entries.values() ?? []), ...(account?.originals?.values() ?? [])];
-    return known.filter(({ startedAtMs }) => startedAtMs !== undefined);
+    const singles = this.#book.jobs.get(job)?.singles() ?? [];
+    return singles.filter(({ startedAtMs }) => startedAtMs !== undefined);
   }
 
   /** The tasks of the job that have live attempts, from an index on, in order. */
