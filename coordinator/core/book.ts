@@ -44,7 +44,7 @@ export class Book {
   share(home: NodeAccount, account: JobAccount): Share {
     let share = home.shares.get(account.job);
     if (!share) {
-      share = { account, home, holding: 0, waiting: 0, retracting: 0 };
+      share = { account, home, holding: 0, waiting: 0, retracting: 0, wary: undefined };
       home.shares.set(account.job, share);
     }
     return share;
@@ -59,8 +59,14 @@ export class Book {
 
   wait(node: NodeAccount, entry: Entry): void {
     entry.share.waiting += entry.size;
+    this.warn(entry);
     node.waiting.append(entry);
     if (isLarge(entry.share.account.cost, node.total)) node.largeWaiting += entry.size;
+  }
+
+  /** It waits, and its task has failed elsewhere meanwhile. */
+  warn(entry: Entry): void {
+    if (entry.failedNodes.length > 0) (entry.share.wary ??= new Set()).add(entry);
   }
 
   /** One of a span by itself; what is none is it already. */
@@ -88,6 +94,7 @@ export class Book {
     const { share } = entry;
     share.waiting--;
     if (entry.retracting) share.retracting--;
+    share.wary?.delete(entry);
     share.home.waiting.remove(entry);
     if (isLarge(share.account.cost, share.home.total)) share.home.largeWaiting--;
   }

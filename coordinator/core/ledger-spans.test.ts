@@ -85,7 +85,8 @@ function step(random: SeededRandom, ends: Map<number, number>, nowMs: number): (
     return (ledger) => ledger.add({ ...ref, node, failures: 0, losses: 1 }, kind, `of ${job}`, nowMs).node;
   if (switched === 7) return (ledger) => ledger.markRunning(ref, node, nowMs);
   if (switched === 8) return (ledger) => ledger.remove(ref)?.index;
-  if (switched === 9) return (ledger) => ledger.takeBack(node, job, count).map((taken) => Object.values(taken).join());
+  if (switched === 9)
+    return (ledger) => ledger.takeBack({ node, job, count }).map((taken) => Object.values(taken).join());
   if (switched === 10) return (ledger) => [ledger.has(job, index), ledger.setAside(ref), ledger.condemn(ref, node)];
   return (ledger) => {
     ledger.keep(ref, node);

@@ -84,7 +84,7 @@ test('what is asked back is not asked back twice', async (t) => {
   for (let index = 0; index < 5; index++) ledger.add(task(1, index), small, 'ann', 0);
   ledger.add(task(2, 0), small, 'bob', 0);
   t.same(
-    ledger.takeBack(1, 1, 2).map(({ index }) => index),
+    ledger.takeBack({ node: 1, job: 1, count: 2 }).map(({ index }) => index),
     [4, 3],
     'the latest first',
   );
@@ -95,7 +95,7 @@ test('what is asked back is not asked back twice', async (t) => {
   ledger.keep(task(1, 4), 1);
   ledger.remove(task(1, 3), 1);
   t.same(
-    ledger.takeBack(1, 1, 9).map(({ index }) => index),
+    ledger.takeBack({ node: 1, job: 1, count: 9 }).map(({ index }) => index),
     [4, 2, 1],
   );
   ledger.remove(task(1, 0));
@@ -103,6 +103,40 @@ test('what is asked back is not asked back twice', async (t) => {
   t.same(ledger.prefilled(), [{ node: 1, job: 2, count: 1 }]);
   ledger.keep(task(1, 1), 1);
   t.notOk(ledger.current(1, 1)?.retracting);
+});
+
+test('what failed somewhere is told apart from what may be moved anywhere', async (t) => {
+  const ledger = new Ledger();
+  ledger.setNode(1, roomOf(1));
+  for (let index = 0; index < 3; index++) ledger.add(task(1, index), small, 'ann', 0);
+  ledger.add({ ...task(1, 3), failedNodes: [2, 4] }, small, 'ann', 0);
+  ledger.add({ ...task(1, 4), failedNodes: [2] }, small, 'ann', 0);
+  const wary = [
+    { node: 1, job: 1, count: 1, index: 3, failedNodes: [2, 4] },
+    { node: 1, job: 1, count: 1, index: 4, failedNodes: [2] },
+  ];
+  t.same(ledger.prefilled(), [{ node: 1, job: 1, count: 2 }, ...wary]);
+  const take = (asked: { count: number; index?: number }) =>
+    ledger.takeBack({ node: 1, job: 1, ...asked }).map(({ index }) => index);
+  t.same(take({ count: 1, index: 3 }), [3]);
+  t.same(take({ count: 1, index: 3 }), [], 'not twice');
+  t.same(take({ count: 1, index: 1 }), [], 'it failed nowhere, so it goes with its like');
+  t.same(take({ count: 9 }), [2, 1]);
+  t.same(ledger.prefilled(), wary.slice(1));
+  ledger.keep(task(1, 3), 1);
+  t.same(ledger.prefilled(), wary);
+  ledger.recount(task(1, 4), { failures: 2, losses: 0, failedNodes: [2, 3] });
+  ledger.keep(task(1, 2), 1);
+  ledger.recount(task(1, 2), { failures: 1, losses: 0, failedNodes: [3] });
+  t.same(ledger.prefilled(), [
+    wary[0],
+    { ...wary[1], failedNodes: [2, 3] },
+    { node: 1, job: 1, count: 1, index: 2, failedNodes: [3] },
+  ]);
+  for (const index of [3, 4, 2]) ledger.remove(task(1, index));
+  t.same(ledger.prefilled(), [], 'nothing of them is left behind');
+  ledger.remove(task(1, 0));
+  t.equal(ledger.current(1, 1)?.holding, true);
 });
 
 test('a large attempt that waits is named, so that nothing smaller is put before it', async (t) => {
@@ -156,7 +190,7 @@ test('over random histories the account adds up', async (t) => {
         model.set(`${ref.job}.${ref.index}`, { ref, submitter: `s${job % 2}` });
       } else if (model.size > 0) {
         const [key, { ref }] = random.pick([...model]);
-        if (random.chance(0.1)) ledger.takeBack(ref.node, ref.job, 2);
+        if (random.chance(0.1)) ledger.takeBack({ node: ref.node, job: ref.job, count: 2 });
         else if (ledger.remove(ref, ref.node)) model.delete(key);
       }
     }
@@ -220,8 +254,8 @@ test('a copied task has two attempts, each with room on its node, until one is r
     ledger.remove(gone);
     t.equal(ledger.current(1, 0), left, `the ${first} is removed first`);
     t.same(ledger.ofTask(1, 0), [left]);
-    ledger.recount(left, { failures: 1, losses: 2 });
-    t.match(ledger.get(left), { failures: 1, losses: 2 });
+    ledger.recount(left, { failures: 1, losses: 2, failedNodes: [3] });
+    t.match(ledger.get(left), { failures: 1, losses: 2, failedNodes: [3] });
     ledger.remove(left);
     t.equal(ledger.size, 0);
     t.equal(ledger.heldByJob(1), 0);

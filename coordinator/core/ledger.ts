@@ -16,19 +16,17 @@
  */
 import { Book } from './book.js';
 import type { JobAccount } from './job-account.js';
-import { Entry, type LiveAttempt, NOT_STARTED } from './live-attempt.js';
+import { Entry, type LiveAttempt, NOT_STARTED, NOWHERE, type Share } from './live-attempt.js';
 import { fitCount, isLarge, Space } from './room.js';
 import { type NodeRoom, nodeRoom } from './node-room.js';
-import type { Kind, Room, Snapshot } from './scheduler/types.js';
-import { attemptKey, type AttemptCounts, type TaskRef } from './task.js';
+import type { Kind, Prefilled, Retraction, Room, Snapshot } from './scheduler/types.js';
+import { attemptKey, type TaskPast, type TaskRef } from './task.js';
 
 export type { LiveAttempt } from './live-attempt.js';
 
 /** An assignment as the store returned it. */
-export interface AssignedRef extends TaskRef {
+export interface AssignedRef extends TaskRef, TaskPast {
   node: number;
-  failures: number;
-  losses: number;
 }
 
 /** Successive fresh tasks of one job, from `from` to before `to`, that were given to a node at once. */
@@ -87,8 +85,9 @@ export class Ledger {
     }
     const node = this.#book.node(task.node);
     const share = this.#book.share(node, account);
-    const { index, generation, failures, losses } = task;
+    const { index, generation, failures, losses, failedNodes = NOWHERE } = task;
     const entry = new Entry(share, index, generation, failures, losses, Math.round(nowMs));
+    if (failedNodes.length > 0) entry.failedNodes = failedNodes;
     account.put(entry);
     this.#book.jobs.set(account.job, account);
     this.#book.size++;
@@ -189,9 +188,11 @@ export class Ledger {
   }
 
   /** The other attempt of a copied task has ended, and this is what the task counts now. */
-  recount(ref: TaskRef, counts: AttemptCounts): void {
+  recount(ref: TaskRef, { failures, losses, failedNodes = NOWHERE }: TaskPast): void {
     const entry = this.#book.find(ref, undefined);
-    if (entry) Object.assign(entry, { failures: counts.failures, losses: counts.losses });
+    if (!entry) return;
+    Object.assign(entry, { failures, losses, failedNodes });
+    if (!entry.holding) this.#book.warn(entry);
   }
 
   /** The agent says that it runs. False when the reference is stale. */
@@ -250,21 +251,30 @@ export class Ledger {
   }
 
   /**
-   * Picks up to `count` waiting attempts of the job on the node, the latest first, and marks them as asked back, so that
-   * the next plan does not ask again. They stay until the agent answers: `remove` what it dropped, `keep` the others.
+   * Picks up to `count` waiting attempts of the job on the node, the latest first, or the one of this index, and marks them
+   * as asked back, so that the next plan does not ask again. They stay until the agent answers: `remove` what it dropped,
+   * `keep` the others. Those of tasks that failed somewhere are only taken by their index.
    */
-  takeBack(node: number, job: number, count: number): TaskRef[] {
+  takeBack({ node, job, count, index }: Retraction): TaskRef[] {
     const share = this.#book.nodes.get(node)?.shares.get(job);
     const taken: TaskRef[] = [];
     if (!share) return taken;
-    const available = Math.min(count, share.waiting - share.retracting);
-    for (let last = share.home.waiting.last; last && taken.length < available; last = last.previous) {
-      if (last.share !== share || last.retracting) continue;
-      const entry = this.#book.single(last, last.after - 1);
+    const take = (entry: Entry): void => {
       entry.retracting = true;
       share.retracting++;
       taken.push({ job, index: entry.index, generation: entry.generation });
-      last = entry;
+    };
+    if (index !== undefined) {
+      for (const entry of [share.account.get(index), share.account.originals?.get(index)])
+        if (entry && share.wary?.has(entry) && !entry.retracting) take(entry);
+      return taken;
+    }
+    let [open, last] = [Math.min(count, plainOf(share)), share.home.waiting.last];
+    for (; last && open > 0; last = last.previous) {
+      if (last.share !== share || last.retracting || last.failedNodes.length > 0) continue;
+      last = this.#book.single(last, last.after - 1);
+      take(last);
+      open--;
     }
     return taken;
   }
@@ -343,11 +353,16 @@ export class Ledger {
 
   /** Attempts that wait and were not asked back yet, per node and job: Snapshot.prefilled. */
   prefilled(): Snapshot['prefilled'] {
-    const rows: { node: number; job: number; count: number }[] = [];
-    for (const node of this.#book.nodes.values()) {
-      if (node.waiting.size === 0) continue;
-      for (const { account, waiting, retracting } of node.shares.values())
-        if (waiting > retracting) rows.push({ node: node.seq, job: account.job, count: waiting - retracting });
+    const rows: Prefilled[] = [];
+    for (const { seq: node, waiting, shares } of this.#book.nodes.values()) {
+      if (waiting.size === 0) continue;
+      for (const share of shares.values()) {
+        const { job } = share.account;
+        const count = plainOf(share);
+        if (count > 0) rows.push({ node, job, count });
+        for (const { index, failedNodes, retracting } of share.wary ?? [])
+          if (!retracting) rows.push({ node, job, count: 1, index, failedNodes });
+      }
     }
     return rows;
   }
@@ -359,4 +374,11 @@ export class Ledger {
       if (count > 0) held.set(submitter, (held.get(submitter) ?? 0) + count);
     return held;
   }
+}
+
+/** How many wait there that were not asked back and have failed nowhere. */
+function plainOf({ waiting, retracting, wary }: Share): number {
+  let count = waiting - retracting;
+  for (const entry of wary ?? []) if (!entry.retracting) count--;
+  return count;
 }

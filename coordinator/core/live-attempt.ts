@@ -9,6 +9,8 @@ export interface LiveAttempt extends TaskRef {
   readonly node: number;
   readonly failures: number;
   readonly losses: number;
+  /** Nodes that its task failed on before. */
+  readonly failedNodes: readonly number[];
   readonly kind: Kind;
   readonly submitter: string;
   /** Monotonic, whole milliseconds. */
@@ -29,6 +31,8 @@ export interface Share {
   waiting: number;
   /** Of those waiting: asked back already. */
   retracting: number;
+  /** Those waiting whose tasks failed somewhere, so that not every node is a place for them; mostly there are none. */
+  wary: Set<Entry> | undefined;
 }
 
 export interface NodeAccount {
@@ -42,6 +46,8 @@ export interface NodeAccount {
   shares: Map<number, Share>;
 }
 
+export const NOWHERE: readonly number[] = [];
+
 /** Lower than any start: an attempt may well be older than this process and its clock. */
 export const NOT_STARTED = -(2 ** 31);
 
@@ -53,6 +59,8 @@ export class Entry implements LiveAttempt {
   holding = false;
   retracting = false;
   condemned = false;
+  /** The same array for all that failed nowhere: it costs them a pointer. */
+  failedNodes = NOWHERE;
   /** NOT_STARTED until the agent says so: a small number keeps the object small. */
   startedAt = NOT_STARTED;
   previous: Entry | undefined = undefined;

@@ -39,7 +39,7 @@ test('a straggler is older than a multiple of what is usual, and than the floor'
 });
 
 const running = (index: number, ageMs: number, more: Partial<RunningTask> = {}): RunningTask => ({
-  ...{ job: 1, index, generation: 1, node: 1, ageMs, avoid: new Set() },
+  ...{ job: 1, index, generation: 1, node: 1, ageMs, failedNodes: [] },
   ...more,
 });
 
@@ -70,18 +70,44 @@ test('a copy goes where it starts at once: free, healthy, feasible, and not wher
     ['offline', makeNode(2, 4, { state: 'OFFLINE' })],
     ['draining', makeNode(2, 4, { draining: true })],
     ['revoked', makeNode(2, 4, { revoked: true })],
-    ['on trial', makeNode(2, 4, { onTrial: true })],
     ['too small', makeNode(2, 4, { total: makeRoom(0) })],
     ['another executor', makeNode(2, 4, { executors: new Set(['function']) })],
   ];
   for (const [why, node] of unfit) t.same(plan(old, [makeNode(1), node]), [], why);
-  t.same(plan(old, [makeNode(1), makeNode(2)], { blockedNodes: new Set([2]) }), [], 'blocked for the job');
-  t.same(plan([running(0, 500, { avoid: new Set([2]) })], [makeNode(1), makeNode(2)]), [], 'it failed there');
   t.same(plan(old, [makeNode(1), makeNode(2)]), [[0, 2]]);
 });
 
+test('a node it failed on, a blocked one and one on trial get the copy only while there is no other', async (t) => {
+  const poor: [string, Partial<RunningTask>, Partial<CopyWork>, Partial<NodeView>][] = [
+    ['it failed there', { failedNodes: [2] }, {}, {}],
+    ['blocked for the job', {}, { blockedNodes: new Set([2]) }, {}],
+    ['on trial', {}, {}, { onTrial: true }],
+  ];
+  for (const [why, task, work, node] of poor) {
+    const [straggler, two] = [running(0, 500, task), makeNode(2, 4, node)];
+    t.same(plan([straggler], [makeNode(1), two, makeNode(3, 4, { load: 0.9 })], work), [[0, 3]], why);
+    t.same(
+      plan([straggler], [makeNode(1), two, makeNode(3, 4, { busy: 4 })], work),
+      [],
+      `${why}: it waits for the other`,
+    );
+    const gone = makeNode(3, 4, { state: 'OFFLINE' });
+    t.same(plan([straggler], [makeNode(1), two, gone], work), [[0, 2]], `${why}: rather there than nowhere`);
+  }
+  const failed = running(0, 500, { failedNodes: [1, 2] });
+  t.same(plan([failed], [makeNode(1)]), [], 'beside the original there is never a copy');
+  t.same(plan([failed, running(1, 400)], [makeNode(1), makeNode(2, 1)]), [[0, 2]], 'the oldest first here too');
+});
+
+test('a straggler waits for a faster node, and not for ever: what holds it may be stragglers too', async (t) => {
+  const soon = makeNode(2, 4, { busy: 4, pace: 0.125, turnoverPerMs: 1 / 100 });
+  const nodes = [makeNode(1, 4, { busy: 4 }), soon, makeNode(3, 4, { pace: 2 })];
+  t.same(plan([running(0, 299)], nodes), []);
+  t.same(plan([running(0, 300)], nodes), [[0, 3]], 'as long again as a copy there may take');
+});
+
 test('a fast node goes before a slow one, and what is much slower than one that is soon free gets no copy', async (t) => {
-  const tasks = [running(0, 1000), running(1, 900)];
+  const tasks = [running(0, 190), running(1, 180)];
   const soon = makeNode(2, 4, { busy: 4, pace: 0.125, turnoverPerMs: 1 / 100 });
   const slow = makeNode(3, 4, { pace: 1 });
   t.same(plan(tasks, [makeNode(1, 4, { pace: 1 }), makeNode(2, 1, { pace: 0.125 }), slow]), [[0, 2]]);
@@ -93,7 +119,7 @@ test('a fast node goes before a slow one, and what is much slower than one that 
     'too many wait there',
   );
   t.same(
-    plan([running(0, 1000, { node: 2 })], [soon, slow]),
+    plan([running(0, 190, { node: 2 })], [soon, slow]),
     [[0, 3]],
     'the straggler’s own node is not waited for, fast as it may be',
   );

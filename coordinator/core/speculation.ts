@@ -55,8 +55,8 @@ export interface RunningTask extends TaskRef {
   node: number;
   /** Since its agent started it. */
   ageMs: number;
-  /** Nodes that can't have its copy: it failed there, or was refused. */
-  avoid: ReadonlySet<number>;
+  /** Nodes its task failed on. */
+  failedNodes: readonly number[];
 }
 
 export interface CopyPlan {
@@ -76,7 +76,7 @@ export interface CopyWork {
   copiesMax: number;
 }
 
-/** A node that is so much slower than the best that is soon free gets no copy: it would end too late to be of use. */
+/** A node that is so much slower than the best that is soon free gets no copy at first: it would end too late to be of use. */
 const MUCH_SLOWER = 1.5;
 const SOON_MS = 2000;
 
@@ -90,8 +90,24 @@ const expectedTime = (node: NodeView): number => paceOf(node) / Math.max(node.re
 const paceOf = ({ pace = 1 }: NodeView): number => pace;
 
 /**
- * The oldest stragglers first, each where it is likely to end first among the nodes on which it starts at once: the fast and
- * reliable before the idle, and what is much slower not at all. That is one that nothing waits for, is not the original's, is not on trial, and is not ruled out.
+ * Where the copy may go: never to the original's node, nor where it is ruled out; and while there is another, neither to one
+ * the task failed on, nor to one that is blocked or on trial. A straggler may hang for ever: a poor place is better than none.
+ */
+function placesFor(task: RunningTask, { blockedNodes }: CopyWork, feasible: readonly NodeView[]) {
+  const isOther = ({ seq }: NodeView): boolean => seq !== task.node;
+  const isGood = (node: NodeView): boolean =>
+    isOther(node) && !node.onTrial && !blockedNodes.has(node.seq) && !task.failedNodes.includes(node.seq);
+  return feasible.some(isGood) ? isGood : isOther;
+}
+
+/** For a faster node the straggler waits as long as a copy on this one could take without being a straggler itself. */
+const hasWaited = ({ ageMs }: RunningTask, { fromAgeMs }: CopyWork, node: NodeView): boolean =>
+  ageMs >= fromAgeMs * (1 + paceOf(node));
+
+/**
+ * The oldest stragglers first, each where it is likely to end first among the nodes on which it starts at once, that is,
+ * where nothing waits: the fast and reliable before the idle, and what is much slower than one that is soon free only when
+ * that was not free soon.
  */
 export function planCopies(work: CopyWork, nodes: readonly NodeView[]): CopyPlan[] {
   const plans: CopyPlan[] = [];
@@ -101,19 +117,19 @@ export function planCopies(work: CopyWork, nodes: readonly NodeView[]): CopyPlan
     .sort((a, b) => b.ageMs - a.ageMs)
     .slice(0, work.copiesMax);
   if (stragglers.length === 0) return plans;
-  const feasible = nodes.filter((node) => !work.blockedNodes.has(node.seq) && !ruledOut(work.kind, work.cost, node));
+  const feasible = nodes.filter((node) => !ruledOut(work.kind, work.cost, node));
   const soonFree = feasible.filter(isSoonFree);
   const able = feasible
-    .filter(({ queued, onTrial }) => queued === 0 && !onTrial)
+    .filter(({ queued }) => queued === 0)
     .sort((a, b) => expectedTime(a) - expectedTime(b) || a.load - b.load || a.seq - b.seq);
   for (const task of stragglers) {
     // Its own node seems soon free, too, as tasks there mostly go: it is no place to wait for.
-    const suits = ({ seq }: NodeView): boolean => seq !== task.node && !task.avoid.has(seq);
+    const suits = placesFor(task, work, feasible);
     const best = soonFree.reduce((least, node) => (suits(node) ? Math.min(least, paceOf(node)) : least), Infinity);
     const home = able.find(
       (node) =>
         suits(node) &&
-        paceOf(node) <= best * MUCH_SLOWER &&
+        (paceOf(node) <= best * MUCH_SLOWER || hasWaited(task, work, node)) &&
         fitCount(node.free, work.cost) > (taken.get(node.seq) ?? 0),
     );
     if (!home) continue;

@@ -41,6 +41,12 @@ export interface AttemptCounts {
   losses: number;
 }
 
+/** What is known of a task from the attempts it had. */
+export interface TaskPast extends AttemptCounts {
+  /** Nodes it failed on, by number; avoided while another feasible one exists. Absent where nobody asks. */
+  failedNodes?: readonly number[];
+}
+
 export interface RetryPolicy {
   /** A task may fail this many times; one more than `--retries`. */
   failuresMax: number;

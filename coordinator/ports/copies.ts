@@ -1,5 +1,5 @@
 /** Second attempts of tasks that take long (adr/0012-speculation.md). */
-import type { TaskRef } from '../core/task.js';
+import type { TaskPast, TaskRef } from '../core/task.js';
 import type { JobChange } from './jobs.js';
 import type { AssignedTask, Settlement } from './tasks.js';
 
@@ -10,22 +10,18 @@ export interface CopyAsked extends TaskRef {
 }
 
 /** The attempt a copied task had before its copy. */
-export interface OriginalAttempt extends TaskRef {
+export interface OriginalAttempt extends TaskRef, TaskPast {
   node: number;
   /** The copy has ended: this is the task's only attempt. */
   alone: boolean;
-  failures: number;
-  losses: number;
 }
 
-export interface CopySettled {
+/** With what is known of the task after it. */
+export interface CopySettled extends TaskPast {
   /** Whether the settled attempt was one of the task's; nothing was changed otherwise. */
   accepted: boolean;
   /** The task's attempts that are live after it. Whatever else is thought to run of the task is superseded. */
   live: (TaskRef & { node: number })[];
-  /** The task's counters after it. */
-  failures: number;
-  losses: number;
   jobs: JobChange[];
 }
 
@@ -38,9 +34,10 @@ export interface CopySettled {
 export interface CopyStore {
   /**
    * A task RUNNING in exactly this generation on exactly this node → ASSIGNED on `to` in the next generation; the attempt
-   * that runs becomes its original. Refused (no task) when the guard does not match, when `to` is the same node or one the
-   * task failed on, when the task has an original already, and when its job is being cancelled or has ended. Repeating one
-   * that was done returns it again, as long as both attempts live. Moves the counters from running to assigned.
+   * that runs becomes its original. Refused (no task) when the guard does not match, when `to` is the same node, when the
+   * task has an original already, and when its job is being cancelled or has ended. Whether the node suits is the planner's
+   * affair, which knows whether there is another. Repeating one that was done returns it again, as long as both attempts
+   * live. Moves the counters from running to assigned.
    */
   make(epoch: number, asked: CopyAsked): Promise<{ task: AssignedTask | undefined; jobs: JobChange[] }>;
   /**

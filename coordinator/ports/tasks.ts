@@ -1,5 +1,5 @@
 /** Tasks as they are stored, and every way to move one. */
-import type { AttemptOutcome, TaskRef, TaskStatus } from '../core/task.js';
+import type { AttemptOutcome, TaskPast, TaskRef, TaskStatus } from '../core/task.js';
 import type { JobChange } from './jobs.js';
 import type { CompletedRun } from './runs.js';
 
@@ -8,10 +8,8 @@ export type AssignItem =
   | { job: number; node: number; from: number; to: number }
   | { job: number; node: number; indexes: number[] };
 
-export interface AssignedTask extends TaskRef {
+export interface AssignedTask extends TaskRef, TaskPast {
   node: number;
-  failures: number;
-  losses: number;
   /** JSON TaskInput, or undefined. */
   input: string | undefined;
 }
@@ -67,11 +65,9 @@ export interface Settled {
   jobs: JobChange[];
 }
 
-export interface LiveTask extends TaskRef {
+export interface LiveTask extends TaskRef, TaskPast {
   node: number;
   status: 'ASSIGNED' | 'RUNNING';
-  failures: number;
-  losses: number;
   /** Milliseconds since it started, or since it was assigned where no more is known; absent where nobody asks. */
   ageMs?: number;
 }

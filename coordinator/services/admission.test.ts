@@ -154,7 +154,7 @@ test('a question that was never answered is open no more after a reconnect', asy
   const held = await agent.assignedAll(2);
   const node = agent.node;
   const job = held[0]?.job ?? 0;
-  const asked = plane.ledger.takeBack(node, job, 1);
+  const asked = plane.ledger.takeBack({ node, job, count: 1 });
   t.equal(asked.length, 1);
   const before = plane.ledger.prefilled().find((row) => row.node === node)?.count ?? 0;
   agent.cut();

@@ -20,6 +20,7 @@ import type {
   Plan,
   PlanSettings,
   Reasons,
+  Retraction,
   ReturnedTask,
   Snapshot,
   WorkView,
@@ -42,6 +43,7 @@ import type { Secrets } from './secrets.js';
 import { nodeView } from './node-view.js';
 import { toRefs } from './session.js';
 import { UNSURE_MS } from './unsure.js';
+import { workView } from './work-view.js';
 
 /** Returned tasks looked at per turn, shared equally among the jobs that have any. */
 const DUE_PAGE = 5000;
@@ -171,7 +173,7 @@ export class Dispatch implements Service {
     const snapshot = this.#snapshot(returned);
     if (snapshot.work.length === 0) return this.#options.pipeline.idle();
     const result = this.#plan(snapshot);
-    for (const { node, job, count } of result.retractions) this.#retract(node, job, count);
+    for (const retraction of result.retractions) this.#retract(retraction);
     if (result.assignments.length > 0) await this.#commit(result);
   }
 
@@ -219,7 +221,7 @@ export class Dispatch implements Service {
     const work: WorkView[] = [];
     const nowMs = this.#options.clock.monotonicMs();
     for (const job of concerned)
-      if (!job.row.cancelling) work.push(toWork(job, jobs.fresh(job), returned.get(job.row.seq) ?? NOTHING, nowMs));
+      if (!job.row.cancelling) work.push(workView(job, returned.get(job.row.seq), jobs.fresh(job), nowMs));
     return this.#snapshotOf(work, prefilled);
   }
 
@@ -363,10 +365,10 @@ export class Dispatch implements Service {
     live.session?.assign(epoch(), given, (job) => jobs.get(job)?.body, valuesOf(values));
   }
 
-  #retract(node: number, job: number, count: number): void {
+  #retract(retraction: Retraction): void {
     const { fleet, ledger } = this.#options;
-    const refs = ledger.takeBack(node, job, count);
-    if (refs.length > 0) fleet.get(node)?.session?.send({ $case: 'retract', value: toRefs(refs) });
+    const refs = ledger.takeBack(retraction);
+    if (refs.length > 0) fleet.get(retraction.node)?.session?.send({ $case: 'retract', value: toRefs(refs) });
   }
 
   #remember(kind: number, reasons: Reasons): void {
@@ -382,19 +384,4 @@ const WAITER: Waiter<LiveJob> = {
   isBlocked: ({ blockedNodes }) => blockedNodes.size > 0,
 };
 
-const NOTHING: readonly ReturnedTask[] = [];
 const NO_VALUES: ValuesByJob = new Map();
-
-const toWork = (job: LiveJob, fresh: number, returned: readonly ReturnedTask[], nowMs: number): WorkView => ({
-  job: job.row.seq,
-  kind: job.kind,
-  priority: job.row.priority,
-  submitter: job.row.submitter,
-  namespace: job.row.namespace,
-  arrival: job.row.seq,
-  fresh,
-  returned,
-  blockedNodes: job.blockedNodes,
-  taskMs: job.taskTime.ms,
-  unassignedForMs: nowMs - job.assignedAtMs,
-});

@@ -222,6 +222,29 @@ test('the copy fails: the original goes on alone, is not copied again, and compl
   t.equal(plane.ledger.size, 0);
 });
 
+test('where its task failed a straggler gets its copy, when there is no other node', async (t) => {
+  const all = await startPlane(t, { config });
+  const { plane, clock } = all;
+  const [attic, cellar] = [new PlayedAgent(plane, 'attic', 1), new PlayedAgent(plane, 'cellar', 1)] as const;
+  for (const agent of [attic, cellar]) await agent.connect();
+  const job = await submit(plane, 2, { speculate: true, backoffMs: 0 });
+  const [first, second] = [held(await attic.assigned()), held(await cellar.assigned())];
+  const retried = attic.assigned();
+  await cellar.finish([second], { outcome: Outcome.FAILED, exitCode: 1, error: 'exit code 1' });
+  attic.report([first]);
+  await elapse(clock, 3000, beats(attic, cellar));
+  const original = held(await retried);
+  t.match(original, { index: second.index, generation: 2 }, 'it is tried elsewhere first');
+  await start(all, attic, original);
+  const copying = cellar.assigned();
+  await elapse(clock, 4000, beats(attic, cellar));
+  const copy = held(await copying);
+  t.match(copy, { index: second.index, generation: 3 });
+  await cellar.finish([copy]);
+  t.match(await attic.mailbox.next('cancel'), { generations: [2] });
+  t.match(await all.store.jobs.get(job.id), { status: 'COMPLETED', counts: { completed: 2 } });
+});
+
 test('the node of one is lost: the other goes on; the lost one is not wanted any more', async (t) => {
   for (const lostOne of ['slow', 'quick'] as const) {
     const all = await scene(t);

@@ -36,9 +36,8 @@ const EVERY_MS = 1000;
 const RUN_TIMES_MS = 5000;
 /** Rows of the job that are looked at for it, from its last task backwards. */
 const SAMPLE_ROWS = 2000;
-/** A node that was refused for a copy is not asked for again so soon. */
-const REFUSED_MS = 60_000;
-const NOWHERE: ReadonlySet<number> = new Set();
+/** A copy that the store refused, because its task stands otherwise there, is not asked for again so soon. */
+const REFUSED_MS = 5000;
 
 export interface SpeculationOptions {
   store: Store;
@@ -64,8 +63,8 @@ export class Speculation implements Service {
   readonly #options: SpeculationOptions;
   readonly #loop: Loop;
   readonly #runTimes = new Map<number, { readMs: number; times: number[] }>();
-  /** Nodes the store refused for a copy of this attempt, mostly because the task had failed there, and until when. */
-  readonly #refused = new WeakMap<LiveAttempt, { nodes: Set<number>; untilMs: number }>();
+  /** Attempts of which the store refused a copy, and until when none is asked for. */
+  readonly #refused = new WeakMap<LiveAttempt, number>();
   #unsure: CopyAsked[] = [];
 
   constructor(options: SpeculationOptions) {
@@ -112,16 +111,14 @@ export class Speculation implements Service {
     }
   }
 
-  /** What runs of the job and has no copy. */
+  /** What runs of the job and may have a copy. */
   #running(seq: number): RunningTask[] {
     const { ledger, copies, clock } = this.#options;
     const nowMs = clock.monotonicMs();
     return ledger.runningOf(seq).flatMap((attempt) => {
-      const { job, index, generation, node, startedAtMs } = attempt;
-      if (startedAtMs === undefined || copies.has(attempt)) return [];
-      const refused = this.#refused.get(attempt);
-      const avoid = refused && nowMs < refused.untilMs ? refused.nodes : NOWHERE;
-      return [{ job, index, generation, node, ageMs: nowMs - startedAtMs, avoid }];
+      const { job, index, generation, node, failedNodes, startedAtMs } = attempt;
+      if (startedAtMs === undefined || copies.has(attempt) || nowMs < (this.#refused.get(attempt) ?? 0)) return [];
+      return [{ job, index, generation, node, failedNodes, ageMs: nowMs - startedAtMs }];
     });
   }
 
@@ -136,8 +133,8 @@ export class Speculation implements Service {
   }
 
   async #make(asked: CopyAsked): Promise<void> {
-    const { store, copies, jobs, ledger, secrets, epoch } = this.#options;
-    const { to, ...original } = asked;
+    const { store, copies, jobs, ledger, secrets, clock, epoch } = this.#options;
+    const { to: _, ...original } = asked;
     if (!jobs.get(asked.job)) return;
     const values = await valuesFor(secrets, jobs, [asked.job]);
     const attempt = ledger.get(original, original.node);
@@ -149,14 +146,7 @@ export class Speculation implements Service {
     jobs.apply(made.jobs);
     if (made.task) return this.#told(asked, made.task, values);
     copies.forget(original);
-    if (attempt) this.#refuse(attempt, to);
-  }
-
-  #refuse(attempt: LiveAttempt, to: number): void {
-    const nowMs = this.#options.clock.monotonicMs();
-    const refused = this.#refused.get(attempt);
-    const nodes = refused && nowMs < refused.untilMs ? refused.nodes : new Set<number>();
-    this.#refused.set(attempt, { nodes: nodes.add(to), untilMs: nowMs + REFUSED_MS });
+    if (attempt) this.#refused.set(attempt, clock.monotonicMs() + REFUSED_MS);
   }
 
   /** Committed: into the ledger, and told; unless the job is being cancelled, which ends both. */

@@ -31,6 +31,7 @@ interface AssignRow extends Verdict {
     node: number[];
     failures: number[];
     losses: number[];
+    failedNodes: (number[] | null)[];
     input: (string | null)[];
   };
 }
@@ -89,7 +90,7 @@ const fresh = (ranges: readonly FreshItem[]) => sql`
 function changed(returned: readonly { job: number; node: number; index: number }[]): RawBuilder<unknown> {
   if (returned.length === 0)
     return sql`changed as (
-      select 0 as requeued, job, index, generation, node, failures, losses, input from task where false
+      select 0 as requeued, job, index, generation, node, failures, losses, failed_nodes, input from task where false
     )`;
   const fromReturned = (status: 'QUEUED' | 'RETRYING') => sql`
     update task t set status = 'ASSIGNED', generation = t.generation + 1, assigned_at = now(), due_at = null,
@@ -99,7 +100,7 @@ function changed(returned: readonly { job: number; node: number; index: number }
     ) as u(job, index, node)
     where ${keyOf(sql`u.job`, sql`u.index`)} and t.status = ${sql.lit(status)} and coalesce(t.due_at <= now(), false)
       and ${isLocked(sql`u.job`)}
-    returning t.job, t.index, t.generation, t.node, t.failures, t.losses, t.input`;
+    returning t.job, t.index, t.generation, t.node, t.failures, t.losses, t.failed_nodes, t.input`;
   return sql`
     requeued as (${fromReturned('QUEUED')}),
     retried as (${fromReturned('RETRYING')}),
@@ -145,7 +146,7 @@ export function assignStatement(epoch: number, items: readonly AssignItem[]): Ra
           'job', coalesce(json_agg(job), '[]'), 'index', coalesce(json_agg(index), '[]'),
           'generation', coalesce(json_agg(generation), '[]'), 'node', coalesce(json_agg(node), '[]'),
           'failures', coalesce(json_agg(failures), '[]'), 'losses', coalesce(json_agg(losses), '[]'),
-          'input', coalesce(json_agg(input), '[]')
+          'failedNodes', coalesce(json_agg(failed_nodes), '[]'), 'input', coalesce(json_agg(input), '[]')
         ) from changed
       ) as returned`;
 }
@@ -191,13 +192,14 @@ function madeRanges(items: readonly AssignItem[], { made, inputs }: AssignRow): 
   return ranges;
 }
 
-const returnedTasks = ({ job, index, generation, node, failures, losses, input }: AssignRow['returned']) =>
+const returnedTasks = ({ job, index, generation, node, ...of }: AssignRow['returned']) =>
   job.map((seq, i) => ({
     job: seq,
     index: index[i] as number,
     generation: generation[i] as number,
     node: node[i] as number,
-    failures: failures[i] as number,
-    losses: losses[i] as number,
-    input: input[i] ?? undefined,
+    failures: of.failures[i] as number,
+    losses: of.losses[i] as number,
+    failedNodes: of.failedNodes[i] ?? [],
+    input: of.input[i] ?? undefined,
   }));

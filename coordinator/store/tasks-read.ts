@@ -114,6 +114,7 @@ async function live(database: Database): Promise<LiveTask[]> {
   const { rows } = await database.run((db) =>
     sql<LiveTask>`
       select t.job, t.index, t.generation, t.node, t.status, t.failures, t.losses,
+        coalesce(t.failed_nodes, '{}') as "failedNodes",
         greatest(0, extract(epoch from now() - coalesce(t.started_at, t.assigned_at)) * 1000)::double precision as "ageMs"
       from job j cross join lateral (
         select * from task t
@@ -122,7 +123,7 @@ async function live(database: Database): Promise<LiveTask[]> {
       ) t
       where j.completed_at is null and j.assigned + j.running > 0
       union all
-      select j.seq, t.index, 1, t.node, 'ASSIGNED', 0, 0,
+      select j.seq, t.index, 1, t.node, 'ASSIGNED', 0, 0, '{}',
         greatest(0, extract(epoch from now() - t.assigned_at) * 1000)::double precision
       from job j cross join lateral (
         select g.node, g.assigned_at, i.index

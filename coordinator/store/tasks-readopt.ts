@@ -69,7 +69,7 @@ export function readoptStatement(epoch: number, items: readonly ReadoptItem[]): 
         losses = greatest(0, t.losses - ${lossOf(sql`t`, sql`p`)})
       from picked p
       where ${keyOf(sql`p.job`, sql`p.index`)} and 0 < ${lossOf(sql`p`, sql`p`)}
-      returning t.job, t.index, t.generation, t.node, t.failures, t.losses, t.started_at, p.former,
+      returning t.job, t.index, t.generation, t.node, t.failures, t.losses, t.failed_nodes, t.started_at, p.former,
         p.generation as replaced_generation, p.node as replaced_node, p.status as was, p.attempt,
         p.started_at as replaced_started_at
     ),
@@ -85,7 +85,7 @@ export function readoptStatement(epoch: number, items: readonly ReadoptItem[]): 
       from changed where was = 'RUNNING'
     ),
     known as (
-      select t.job, t.index, t.generation, t.node, t.failures, t.losses, t.started_at, u.former,
+      select t.job, t.index, t.generation, t.node, t.failures, t.losses, t.failed_nodes, t.started_at, u.former,
         u.replaced_generation, u.replaced_node
       from ${given(items)}
       join task t on ${keyOf(sql`u.job`, sql`u.index`)} and t.generation = u.replaced_generation + 1 and t.node = u.node
@@ -102,10 +102,12 @@ export function readoptStatement(epoch: number, items: readonly ReadoptItem[]): 
     select ${verdict}, (
       select coalesce(json_agg(json_build_object(
         'job', job, 'index', index, 'generation', generation, 'node', node, 'status', 'RUNNING', 'failures', failures,
-        'losses', losses, 'ageMs', greatest(0, extract(epoch from now() - started_at) * 1000), 'former', former,
+        'losses', losses, 'failedNodes', coalesce(failed_nodes, '{}'),
+        'ageMs', greatest(0, extract(epoch from now() - started_at) * 1000), 'former', former,
         'replacedGeneration', replaced_generation, 'replacedNode', replaced_node
       )), '[]') from (
-        select job, index, generation, node, failures, losses, started_at, former, replaced_generation, replaced_node
+        select job, index, generation, node, failures, losses, failed_nodes, started_at, former, replaced_generation,
+          replaced_node
         from changed
         union all select * from known
       ) readopted

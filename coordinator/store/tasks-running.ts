@@ -83,7 +83,8 @@ export function adoptStatement(epoch: number, items: readonly AdoptItem[]): RawB
         select count(*) from task_attempt a
         where a.job = t.job and a.index = t.index and a.generation = t.generation and a.outcome <> 'node-lost'
       )
-    returning t.job, t.index, t.generation, t.node, t.status, t.failures, t.losses, ${ageMs} as age_ms`;
+    returning t.job, t.index, t.generation, t.node, t.status, t.failures, t.losses, t.failed_nodes,
+      ${ageMs} as age_ms`;
   return sql<AdoptRow>`
     with ${lease(epoch)},
     ${lockedJobs(
@@ -94,7 +95,8 @@ export function adoptStatement(epoch: number, items: readonly AdoptItem[]): RawB
     retrying as (${from('RETRYING')}),
     changed as (select 0 as waited, * from requeued union all select 1, * from retrying),
     known as (
-      select t.job, t.index, t.generation, t.node, t.status, t.failures, t.losses, ${ageMs} as age_ms
+      select t.job, t.index, t.generation, t.node, t.status, t.failures, t.losses, t.failed_nodes,
+      ${ageMs} as age_ms
       from unnest(
         ${bigints(items, (u) => u.job)}, ${ints(items, (u) => u.index)}, ${ints(items, (u) => u.generation)},
         ${ints(items, (u) => u.node)}
@@ -115,9 +117,10 @@ export function adoptStatement(epoch: number, items: readonly AdoptItem[]): RawB
     select ${verdict}, (
       select coalesce(json_agg(json_build_object(
         'job', job, 'index', index, 'generation', generation, 'node', node, 'status', status, 'failures', failures,
-        'losses', losses, 'ageMs', age_ms
+        'losses', losses, 'failedNodes', coalesce(failed_nodes, '{}'), 'ageMs', age_ms
       )), '[]') from (
-        select job, index, generation, node, status, failures, losses, age_ms from changed union all select * from known
+        select job, index, generation, node, status, failures, losses, failed_nodes, age_ms from changed
+        union all select * from known
       ) adopted
     ) as changed`;
 }

@@ -1,4 +1,5 @@
 import { type RawBuilder, sql } from 'kysely';
+import type { TaskPast } from '../core/task.js';
 import type { CopyAsked, CopySettled, CopyStore, OriginalAttempt, Settlement } from '../ports.js';
 import { base64, boundedMs, text, whole } from './arrays.js';
 import type { Database } from './database.js';
@@ -15,15 +16,17 @@ import type { Turns } from './turns.js';
  */
 
 interface MadeRow extends Verdict {
-  task: { failures: number; losses: number; input: string | null } | null;
+  task: (TaskPast & { input: string | null }) | null;
 }
 
 interface SettledCopyRow extends Verdict {
   accepted: boolean;
-  failures: number | null;
-  losses: number | null;
+  past: TaskPast | null;
   live: { generation: number; node: number }[];
 }
+
+/** The columns of a TaskPast, within json_build_object. */
+const past = sql.raw("'failures', failures, 'losses', losses, 'failedNodes', coalesce(failed_nodes, '{}')");
 
 /** The row of one task, by its key. */
 const isTask = (job: number, index: number): RawBuilder<unknown> =>
@@ -41,7 +44,7 @@ export function makeCopyStatement(epoch: number, { job, index, generation, node,
       select job, index, generation, node, failures + losses + 1 as attempt, running_at, started_at from task t
       where ${isTask(job, index)} and t.status = 'RUNNING' and t.generation = ${generation}::integer
         and t.node = ${node}::integer and t.node <> ${to}::integer
-        and ${to}::integer <> all (coalesce(t.failed_nodes, '{}')) and exists (select from locked)
+        and exists (select from locked)
         and not exists (
           select from task_original o where o.job = t.job and o.index = t.index and o.copy_generation = t.generation
         )
@@ -59,10 +62,10 @@ export function makeCopyStatement(epoch: number, { job, index, generation, node,
         status = 'ASSIGNED', generation = t.generation + 1, node = ${to}::integer, assigned_at = now(),
         running_at = null, started_at = null
       where ${isTask(job, index)} and exists (select from held)
-      returning t.job, t.failures, t.losses, t.input
+      returning t.job, t.failures, t.losses, t.failed_nodes, t.input
     ),
     known as (
-      select t.failures, t.losses, t.input from task t
+      select t.failures, t.losses, t.failed_nodes, t.input from task t
       join task_original o on o.job = t.job and o.index = t.index and o.copy_generation = t.generation and not o.alone
       where ${isTask(job, index)} and t.status in ('ASSIGNED', 'RUNNING') and t.node = ${to}::integer
         and t.generation = ${generation + 1}::integer and o.generation = ${generation}::integer
@@ -75,8 +78,12 @@ export function makeCopyStatement(epoch: number, { job, index, generation, node,
     ),
     ${movedJobs()}
     select ${verdict}, (
-      select json_build_object('failures', failures, 'losses', losses, 'input', input)
-      from (select failures, losses, input from changed union all select failures, losses, input from known) m
+      select json_build_object(${past}, 'input', input)
+      from (
+        select failures, losses, failed_nodes, input from changed
+        union all
+        select failures, losses, failed_nodes, input from known
+      ) m
     ) as task`;
 }
 
@@ -97,7 +104,7 @@ export function settleCopyStatement(epoch: number, item: Settlement): RawBuilder
     with ${lease(epoch)},
     ${lockedJobs([job], { assignable: false })},
     held as materialized (
-      select job, index, generation, node, status, failures, losses, started_at from task t
+      select job, index, generation, node, status, failures, losses, failed_nodes, started_at from task t
       where ${isTask(job, index)} and t.status in ('ASSIGNED', 'RUNNING') and exists (select from locked)
       for no key update
     ),
@@ -140,7 +147,7 @@ export function settleCopyStatement(epoch: number, item: Settlement): RawBuilder
         output = case when ${outcome} = 'succeeded' then ${output} end
       from decided d
       where ${isTask(job, index)}
-      returning t.job, t.status, t.failures, t.losses, t.started_at
+      returning t.job, t.status, t.failures, t.losses, t.failed_nodes, t.started_at
     ),
     recorded as (
       insert into task_attempt (
@@ -187,10 +194,14 @@ export function settleCopyStatement(epoch: number, item: Settlement): RawBuilder
       where original_generation is not null and (part is null or part = 'copy' and not last)
     )
     select ${verdict}, exists (select from decided) as accepted,
-      (select failures from (select failures, 1 as rank from settled union all select failures, 2 from held) x
-        order by rank limit 1) as failures,
-      (select losses from (select losses, 1 as rank from settled union all select losses, 2 from held) x
-        order by rank limit 1) as losses,
+      (
+        select json_build_object(${past}) from (
+          select failures, losses, failed_nodes, 1 as rank from settled
+          union all
+          select failures, losses, failed_nodes, 2 from held
+        ) x
+        order by rank limit 1
+      ) as past,
       (select coalesce(json_agg(living), '[]') from living) as live`;
 }
 
@@ -209,8 +220,7 @@ async function settle(database: Database, epoch: number, item: Settlement): Prom
   return {
     accepted: row.accepted,
     live: row.live.map((pair) => ({ job: item.job, index: item.index, ...pair })),
-    failures: row.failures ?? 0,
-    losses: row.losses ?? 0,
+    ...(row.past ?? { failures: 0, losses: 0, failedNodes: [] }),
     jobs: row.jobs.map(toJobChange),
   };
 }
@@ -237,8 +247,9 @@ async function cancel(database: Database, epoch: number, job: number): Promise<v
 
 async function live(database: Database): Promise<OriginalAttempt[]> {
   const { rows } = await database.run((db) =>
-    sql<OriginalAttempt & { copy_generation: number }>`
-      select o.job, o.index, o.generation, o.node, o.alone, t.failures, t.losses
+    sql<OriginalAttempt>`
+      select o.job, o.index, o.generation, o.node, o.alone, t.failures, t.losses,
+        coalesce(t.failed_nodes, '{}') as "failedNodes"
       from task_original o
       join job j on j.seq = o.job and j.completed_at is null
       join task t on t.job = o.job and t.index = o.index

@@ -68,10 +68,30 @@ export function copiesConform({ withStore, originals }: Subject): void {
     t.equal(await make(first), undefined, 'it has ended');
     const { tasks: again } = await store.tasks.assign(epoch, [{ job: job.seq, node: 3, indexes: [1] }]);
     await store.tasks.markRunning(epoch, [{ ...(again[0] as AssignedTask), ageMs: 1 }]);
-    t.equal(await make(again[0] as AssignedTask, 1), undefined, 'it failed there');
+    t.match(again, [{ failedNodes: [1] }]);
     await store.jobs.requestCancel(epoch, job.seq, undefined);
     t.equal(await make(third), undefined, 'its job is being cancelled');
     t.equal(await originals(store), 0);
+  });
+
+  test('a copy may go to a node the task failed on; where it failed is told with all that is known of it', async (t) => {
+    const store = await withStore(t);
+    const epoch = await lead(store);
+    const { job, tasks } = await assignedJob(store, epoch, 1);
+    await store.tasks.settle(epoch, [retrying(tasks[0] as AssignedTask)]);
+    const { tasks: again } = await store.tasks.assign(epoch, [{ job: job.seq, node: 3, indexes: [0] }]);
+    const original = again[0] as AssignedTask;
+    await store.tasks.markRunning(epoch, [{ ...original, ageMs: 1 }]);
+    const asked = { ...original, to: 1 };
+    for (const time of ['made', 'asked again'])
+      t.match(await store.copies.make(epoch, asked), { task: { node: 1, failures: 1, failedNodes: [1] } }, time);
+    t.match(await store.copies.live(), [{ generation: 2, node: 3, failedNodes: [1] }]);
+    t.match(await store.tasks.live(), [{ generation: 3, node: 1, failedNodes: [1] }]);
+    const copy = { ...original, generation: 3, node: 1 };
+    const ended = await store.copies.settle(epoch, retrying(original));
+    t.match(ended, { accepted: true, live: [refOf(copy)], failures: 2, failedNodes: [1, 3] }, 'the original fails');
+    t.match(await store.copies.settle(epoch, retrying(original)), { accepted: false, failedNodes: [1, 3] });
+    t.match(await store.copies.settle(epoch, settlement(copy)), { accepted: true, live: [], failedNodes: [1, 3] });
   });
 
   test('the first result wins, whichever it is', async (t) => {

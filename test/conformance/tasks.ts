@@ -276,10 +276,9 @@ export function tasksConform({ withStore }: Subject): void {
     t.ok((changed.find(({ index }) => index === 0)?.ageMs ?? 0) >= 100, 'it is as old as it was');
     t.same(
       changed.map(({ ageMs: _age, ...task }) => task).sort((x, y) => x.index - y.index),
-      [
-        { ...{ job: job.seq, index: 0, generation: 1, node: 1, status: 'RUNNING' }, failures: 0, losses: 0 },
-        { ...{ job: job.seq, index: 3, generation: 1, node: 1, status: 'RUNNING' }, failures: 0, losses: 0 },
-      ],
+      [0, 3].map((index) => ({
+        ...{ job: job.seq, index, generation: 1, node: 1, status: 'RUNNING', failures: 0, losses: 0, failedNodes: [] },
+      })),
       'not from another node, not in another generation, not when a replacement was assigned',
     );
     t.match(jobs, [{ counts: { queued: 0, assigned: 1, running: 2, retrying: 1 } }]);
@@ -287,6 +286,30 @@ export function tasksConform({ withStore }: Subject): void {
     t.same(await store.tasks.nodesLost([a, b].map(elsewhere)), [0, 0]);
     t.same((await store.tasks.settle(epoch, [lost(a)])).accepted, [true], 'it may be lost a second time');
     t.match(await store.tasks.attempts(job.seq, 0), [{ generation: 1, attempt: 1, outcome: 'node-lost' }]);
+  });
+
+  test('what comes back brings along where its task failed before', async (t) => {
+    const store = await withStore(t);
+    const epoch = await lead(store);
+    const { job, tasks } = await assignedJob(store, epoch, 2);
+    await store.tasks.settle(
+      epoch,
+      tasks.map((task) => retrying(task)),
+    );
+    const { tasks: again } = await assignTasks(store, epoch, [{ job: job.seq, node: 3, indexes: [0, 1] }]);
+    const [first, second] = again.sort((a, b) => a.index - b.index) as [AssignedTask, AssignedTask];
+    await store.tasks.markRunning(
+      epoch,
+      [first, second].map((task) => ({ ...task, ageMs: 100 })),
+    );
+    await store.tasks.settle(epoch, [lost(first, { dueInMs: 0 }), lost(second, { dueInMs: 0 })]);
+    for (const time of ['adopted', 'asked again'])
+      t.match((await store.tasks.adopt(epoch, [first])).changed, [{ index: 0, failures: 1, failedNodes: [1] }], time);
+    const { tasks: moved } = await assignTasks(store, epoch, [{ job: job.seq, node: 4, indexes: [1] }]);
+    t.match(moved, [{ failures: 1, losses: 1, failedNodes: [1] }]);
+    const back = { ...second, ageMs: 5000, replacement: { generation: 3, node: 4 } };
+    for (const time of ['adopted anew', 'asked again'])
+      t.match((await store.tasks.readopt(epoch, [back])).changed, [{ index: 1, node: 3, failedNodes: [1] }], time);
   });
 
   test('statements that overlap on the same jobs neither deadlock nor lose a count', async (t) => {

@@ -83,6 +83,11 @@ export class Candidates {
     return [];
   }
 
+  /** Whether it had better wait for a faster node than be given to this one. What must avoid nodes cannot count on them. */
+  waits(node: NodeState, starts: boolean, work: WorkView, avoid: readonly number[]): boolean {
+    return avoid.length === 0 && this.#patience?.waits(node, starts, work) === true;
+  }
+
   /** Takes places for up to `upTo` tasks on the best node that is not to be avoided. Undefined: there is none now. */
   take(work: WorkView, upTo: number, avoid: readonly number[]): Taken | undefined {
     const taken =
@@ -169,8 +174,7 @@ export class Candidates {
       if (room <= 0) {
         heap.pop();
         if (starts && queueRoomFor(node, group, board.settings) > 0) this.#push(this.#queue, node);
-      } else if (avoid.length === 0 && this.#patience?.waits(node, starts, work)) {
-        // A task that must avoid nodes cannot count on them.
+      } else if (this.waits(node, starts, work, avoid)) {
         heap.pop();
         this.passed.add(node.index);
       } else if (avoid.length > 0 && avoid.includes(node.view.seq)) {

@@ -84,8 +84,8 @@ class Simulation {
         prefilled: this.#ledger.prefilled(),
       };
       const made = plan(snapshot, this.#settings, this.#nowMs, this.#random.next);
-      for (const { node, count } of made.retractions)
-        for (const ref of this.#ledger.takeBack(node, job, count)) {
+      for (const retraction of made.retractions)
+        for (const ref of this.#ledger.takeBack(retraction)) {
           this.#ledger.remove(ref);
           returned.push({ index: ref.index, failedNodes: [] });
         }

@@ -17,6 +17,24 @@ test('an idle node gets what waits in the queue of another, as much as it has ro
   t.equal(assigned(made), 0);
 });
 
+test('a task that failed on the idle node stays where it waits, while that is not the last resort', async (t) => {
+  const waits = (failedNodes: number[]) => [
+    { node: 1, job: 1, count: 2 },
+    { node: 1, job: 1, count: 1, index: 7, failedNodes },
+  ];
+  const asked = (failedNodes: number[], ...nodes: ReturnType<typeof makeNode>[]) =>
+    run(makeSnapshot([busy(1, 3), ...nodes], [makeWork(1, 0, slow)], { prefilled: waits(failedNodes) })).retractions;
+  const [plain, wary] = [
+    { node: 1, job: 1, count: 2 },
+    { node: 1, job: 1, count: 1, index: 7 },
+  ];
+  t.same(asked([2], makeNode(2, 3)), [plain], 'it would come back, and be asked back again');
+  t.same(asked([2], makeNode(2, 3), makeNode(3, 3)), [plain, wary]);
+  t.same(asked([2], makeNode(2, 3), makeNode(3, 3, { state: 'OFFLINE' })), [plain], 'its own node is another');
+  t.same(asked([1, 2], makeNode(2, 3)), [plain, wary], 'it failed wherever it could run');
+  t.same(asked([1], makeNode(2, 3)), [plain, wary]);
+});
+
 test('the longest queue gives first, and no room is promised twice', async (t) => {
   const prefilled = [
     { node: 1, job: 1, count: 2 },

@@ -6,6 +6,9 @@
  * - work of a higher priority waits, or is queued behind it, on a node that could run that work;
  * - nothing of its job waits any more and another node has room for it.
  *
+ * Nothing is asked back for a place that the next plan would not give it: it would come back to where it was, be asked back
+ * again, and so on for as long as nothing else happens.
+ *
  * Asking back costs a round trip and two commits, so the last two only apply when the queue is longer than what the node
  * works off in PATIENCE pipeline delays, and the third only where the task would end sooner on the other node, which may be a
  * slow one. Retracting is a question: what has started meanwhile stays.
@@ -18,6 +21,8 @@ import type { Candidates } from './candidates.js';
 import type { Placing } from './plan.js';
 import type { NodeView, Plan, Snapshot, WorkView } from './types.js';
 
+const NOWHERE: readonly number[] = [];
+
 const PATIENCE = 2;
 const MUCH_FASTER = 1.25;
 /** Works of higher priority that one plan makes way for. */
@@ -26,6 +31,9 @@ const URGENT_MAX = 64;
 interface Row {
   node: NodeState;
   job: number;
+  /** Of one by itself. */
+  index: number | undefined;
+  failedNodes: readonly number[];
   /** Still there to ask back. */
   count: number;
   asked: number;
@@ -45,7 +53,12 @@ export function retractions(snapshot: Snapshot, placing: Placing): Plan['retract
   useIdleNodes(rows, idle, placing);
   return rows
     .filter((row) => row.asked > 0)
-    .map((row) => ({ node: row.node.view.seq, job: row.job, count: row.asked }));
+    .map(({ node, job, asked: count, index }) => ({
+      node: node.view.seq,
+      job,
+      count,
+      ...(index !== undefined && { index }),
+    }));
 }
 
 /** Those with room when the plan is done, the fastest first. */
@@ -62,13 +75,13 @@ function rowsOf(snapshot: Snapshot, { board }: Placing): Row[] {
   const nodes = new Map(snapshot.nodes.map((view, index) => [view.seq, index]));
   const positions = new Map(snapshot.work.map((work, position) => [work.job, position]));
   const rows: Row[] = [];
-  for (const { node: seq, job, count } of snapshot.prefilled) {
+  for (const { node: seq, job, count, index: task, failedNodes = NOWHERE } of snapshot.prefilled) {
     const index = nodes.get(seq);
     const position = positions.get(job);
     const work = position === undefined ? undefined : snapshot.work[position];
     if (index === undefined || position === undefined || !work || count <= 0) continue;
     if (snapshot.nodes[index]?.state !== 'HEALTHY') continue;
-    rows.push({ node: board.state(index), job, count, asked: 0, position, work });
+    rows.push({ node: board.state(index), job, index: task, failedNodes, count, asked: 0, position, work });
   }
   return rows;
 }
@@ -150,11 +163,14 @@ function useIdleNodes(rows: Row[], idle: readonly NodeState[], placing: Placing)
     // What is about to start there is as good as started, unless that means to wait for a slow machine.
     const stays = workedOff(row.node, placing);
     let wanted = Math.min(row.count, row.node.view.queued - (isFaster ? Math.floor(stays) : Math.ceil(stays)));
+    const avoid = candidates.avoidable(row.failedNodes);
     let at = reached.get(candidates) ?? 0;
     for (; wanted > 0 && at < idle.length; at++) {
       const node = idle[at] as NodeState;
       placing.board.meter.operations++;
-      if ((row.work.taskMs ?? 0) * node.pace >= endsMs) break;
+      // Where it would end no sooner, or not be given a place: nor would it on those that follow, which are slower.
+      if ((row.work.taskMs ?? 0) * node.pace >= endsMs || candidates.waits(node, true, row.work, avoid)) break;
+      if (avoid.includes(node.view.seq)) continue;
       const space = free.get(node) as Space;
       const count = candidates.isFeasible(node) ? Math.min(wanted, roomFor(space, node.reserve, cost)) : 0;
       space.take(cost, count);
@@ -162,7 +178,7 @@ function useIdleNodes(rows: Row[], idle: readonly NodeState[], placing: Placing)
       wanted -= count;
       if (wanted === 0) break;
     }
-    reached.set(candidates, at);
+    if (avoid.length === 0) reached.set(candidates, at);
   }
 }
 

@@ -119,7 +119,25 @@ export interface Snapshot {
   /** What namespaces with quotas on running work may still be assigned; others may have all there is. */
   allowances?: ReadonlyMap<string, Allowance>;
   /** Tasks assigned and not started that could be moved, per node and job; the planner asks for some back. */
-  prefilled: readonly { node: number; job: number; count: number }[];
+  prefilled: readonly Prefilled[];
+}
+
+/** Tasks of one job that wait on a node: those that failed nowhere together, each other one by itself. */
+export interface Prefilled {
+  node: number;
+  job: number;
+  count: number;
+  /** Of one that failed on these nodes. */
+  index?: number;
+  failedNodes?: readonly number[];
+}
+
+/** Ask the node to give back up to `count` unstarted tasks of the job, or the one with this index, which failed somewhere. */
+export interface Retraction {
+  node: number;
+  job: number;
+  count: number;
+  index?: number;
 }
 
 export interface Assignment {
@@ -152,8 +170,7 @@ export interface Reasons {
 
 export interface Plan {
   assignments: Assignment[];
-  /** Ask `node` to give back up to `count` unstarted tasks of `job`. */
-  retractions: { node: number; job: number; count: number }[];
+  retractions: Retraction[];
   /** Reasons per kind id, for kinds that had work in this snapshot. */
   reasons: Reasons;
   /** When it was made, on the caller's clock. */

@@ -6,7 +6,7 @@ import type { AttemptOutcome } from '../../../coordinator/core/task.js';
 import type { CopyAsked, CopySettled, CopyStore, OriginalAttempt, Settlement } from '../../../coordinator/ports.js';
 import type { RunStatement } from './memory-store.js';
 import type { JobRecord, OriginalRecord, Tables, TaskRecord } from './tables.js';
-import { COUNTER, Deltas, ENDED, type LiveStatus, observeAssigned, observeSettled } from './tasks.js';
+import { COUNTER, Deltas, ENDED, type LiveStatus, observeAssigned, observeSettled, pastOf } from './tasks.js';
 
 const keyOf = ({ job, index }: { job: number; index: number }): string => `${job}.${index}`;
 
@@ -25,8 +25,7 @@ function make(tables: Tables, epoch: number, asked: CopyAsked): Awaited<ReturnTy
   const task = tables.jobs.get(asked.job)?.tasks[index];
   if (!task) return { task: undefined, jobs: [] };
   const made = () => ({
-    ...{ job: asked.job, index, generation: generation + 1, node: to, failures: task.failures, losses: task.losses },
-    input: task.input,
+    ...{ job: asked.job, index, generation: generation + 1, node: to, ...pastOf(task), input: task.input },
   });
   const known = originalOf(tables, asked, task);
   const isMade = task.node === to && task.generation === generation + 1;
@@ -34,7 +33,7 @@ function make(tables: Tables, epoch: number, asked: CopyAsked): Awaited<ReturnTy
     return { task: made(), jobs: [] };
   const job = tables.open(asked.job, { assignable: true });
   const runs = task.status === 'RUNNING' && task.generation === generation && task.node === node;
-  if (!job || !runs || known || node === to || task.failedNodes.includes(to)) return { task: undefined, jobs: [] };
+  if (!job || !runs || known || node === to) return { task: undefined, jobs: [] };
   const { runningAtMs, startedAtMs } = task;
   tables.originals.set(keyOf(asked), {
     ...{ job: job.seq, index, generation, node, copyGeneration: generation + 1, alone: false },
@@ -60,7 +59,7 @@ interface Found {
   last: boolean;
 }
 
-const NOTHING: CopySettled = { accepted: false, live: [], failures: 0, losses: 0, jobs: [] };
+const NOTHING: CopySettled = { accepted: false, live: [], failures: 0, losses: 0, failedNodes: [], jobs: [] };
 
 function settle(tables: Tables, epoch: number, item: Settlement): CopySettled {
   tables.requireLead(epoch);
@@ -78,14 +77,14 @@ function settle(tables: Tables, epoch: number, item: Settlement): CopySettled {
   const part = isOriginal ? 'original' : isCopy ? 'copy' : undefined;
   if (part === undefined) {
     const live = [...(original?.alone ? [] : [refOf(task)]), ...(original ? [refOf(original)] : [])];
-    return { ...NOTHING, live, failures: task.failures, losses: task.losses };
+    return { ...NOTHING, live, ...pastOf(task) };
   }
   const last = item.to === 'COMPLETED' || item.to === 'FAILED' || original === undefined || original.alone;
   const live = last ? [] : [refOf(part === 'original' ? task : (original as OriginalRecord))];
   const deltas = new Deltas();
   end(tables, { job, task, original, part, last }, item, deltas);
   observeSettled(tables, epoch, item);
-  return { accepted: true, live, failures: task.failures, losses: task.losses, jobs: deltas.apply(tables) };
+  return { accepted: true, live, ...pastOf(task), jobs: deltas.apply(tables) };
 }
 
 function end(tables: Tables, found: Found, item: Settlement, deltas: Deltas): void {
@@ -167,7 +166,7 @@ function live(tables: Tables): OriginalAttempt[] {
   for (const { job, index, generation, node, alone, copyGeneration } of tables.originals.values()) {
     const task = tables.open(job, { assignable: false })?.tasks[index];
     if (!task || !isHeld(task) || task.generation !== copyGeneration) continue;
-    found.push({ job, index, generation, node, alone, failures: task.failures, losses: task.losses });
+    found.push({ job, index, generation, node, alone, ...pastOf(task) });
   }
   return found.sort((a, b) => a.job - b.job || a.index - b.index);
 }

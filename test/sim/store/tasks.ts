@@ -1,6 +1,6 @@
 /** The statements that move tasks, as coordinator/store/tasks-*.ts have them in SQL. */
 import { MeshError } from '../../../common/errors.js';
-import type { TaskRef } from '../../../coordinator/core/task.js';
+import type { TaskPast, TaskRef } from '../../../coordinator/core/task.js';
 import type {
   Assigned,
   AssignedRange,
@@ -40,9 +40,14 @@ export type LiveStatus = keyof typeof COUNTER;
 
 const isLive = (status: TaskRecord['status']): status is LiveStatus => status in COUNTER;
 
+/** A copy: the record goes on. */
+export const pastOf = ({ failures, losses, failedNodes }: TaskRecord): TaskPast => ({
+  ...{ failures, losses, failedNodes: [...failedNodes] },
+});
+
 export const toLive = (job: JobRecord, task: TaskRecord): LiveTask => ({
   ...{ job: job.seq, index: task.index, generation: task.generation, node: task.node as number },
-  ...{ status: task.status as LiveTask['status'], failures: task.failures, losses: task.losses },
+  ...{ status: task.status as LiveTask['status'], ...pastOf(task) },
 });
 
 /** With how long it has run, or been assigned, as far as is known. */
@@ -83,8 +88,8 @@ export function assign(tables: Tables, epoch: number, items: readonly AssignItem
         const waits = task?.status === 'QUEUED' || task?.status === 'RETRYING';
         if (!task || !waits || task.dueAtMs === undefined || task.dueAtMs > tables.now()) continue;
         take(job, task, item.node, { [COUNTER[task.status as LiveStatus]]: -1 });
-        const { generation, failures, losses, input } = task;
-        tasks.push({ job: job.seq, index, generation, node: item.node, failures, losses, input });
+        const { generation, input } = task;
+        tasks.push({ job: job.seq, index, generation, node: item.node, ...pastOf(task), input });
       }
     }
   }
