@@ -81,6 +81,46 @@ test('plain successes travel in runs, in one from index to index; what is not pl
   t.strictSame([...outbox.all()], []);
 });
 
+test('runs of commands wait for each other while more waits to begin; what is told at once takes them along', async (t) => {
+  const { work, executor, upstream, clock, outbox } = await setup(t);
+  const firsts = () => upstream.runs.map(({ first, ageMs }) => `${first}, ${ageMs} ms ago`);
+  const succeed = (launch: number) => executor.launch(launch).observer.succeeded([0, 1], ['', ''], [1, 1], 0);
+  executor.together = 2;
+  work.assign(assignOf(1, [...Array(20).keys()], [processBody(1)]));
+  succeed(0);
+  clock.advance(100);
+  succeed(1);
+  await turn();
+  t.strictSame(firsts(), [], 'sixteen wait to begin');
+  t.equal([...outbox.all()].length, 2, 'and these are known to have ended');
+  executor.launch(2).observer.ended(0, endOf('failed'));
+  await turn();
+  t.strictSame(outcomes(upstream.results), [['1.4.1', 'FAILED']]);
+  t.strictSame(firsts(), ['0, 100 ms ago', '2, 0 ms ago']);
+  executor.launch(2).observer.ended(1, endOf());
+  for (const launch of [3, 4, 5]) succeed(launch);
+  await turn();
+  t.equal(upstream.runs.length, 2, 'eight wait, six have ended');
+  succeed(6);
+  await turn();
+  t.strictSame(
+    upstream.runs.slice(2).map(({ first }) => first),
+    [6, 8, 10, 12],
+  );
+});
+
+test('what waits for others is kept and sent when the agent stops', async (t) => {
+  const { work, executor, upstream } = await setup(t);
+  executor.together = 2;
+  work.assign(assignOf(1, [...Array(10).keys()], [processBody(1)]));
+  work.fence('all');
+  executor.launch(0).observer.succeeded([0, 1], ['', ''], [1, 1], 0);
+  await turn();
+  t.strictSame(upstream.runs, [], 'eight wait, and nothing begins');
+  await work.stop();
+  t.match(upstream.runs, [{ first: 0, runUs: [1, 1] }]);
+});
+
 test('of a run, what was superseded or is of a later generation is no part', async (t) => {
   const { work, executor, upstream } = await setup(t);
   executor.together = 9;

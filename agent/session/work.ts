@@ -3,7 +3,6 @@
  * turns ends into results. What runs goes on while no coordinator is there; results wait in the outbox.
  */
 import { join } from 'node:path';
-import { Batcher } from '../../common/batcher.js';
 import type { Clock } from '../../common/clock.js';
 import type { Service } from '../../common/lifecycle.js';
 import type { Logger } from '../../common/log.js';
@@ -22,16 +21,15 @@ import { maskedObserver } from '../core/masked-launch.js';
 import { addRef, emptyRefs } from '../core/refs.js';
 import { type AttemptEnd, type Executor, type LaunchObserver, type StopReason, successOf } from '../core/types.js';
 import { OutputSpool } from '../output/spool.js';
-import { Delivery } from './delivery.js';
 import type { Fence, Fenced } from './fence.js';
 import type { LogStreamer } from './log-streamer.js';
-import { inBatches, type Outbox } from './outbox.js';
+import type { Outbox } from './outbox.js';
+import { Outgoing } from './outgoing.js';
 import { readopt } from './readopt.js';
-import { blank, goOn, isPlain, refsOf, type Result, resultOf } from './results.js';
+import { blank, goOn, isPlain, refsOf, resultOf } from './results.js';
 import { Running, RUNNING_AFTER_MS } from './running.js';
 import type { Reconciliation, Upstream, WorkReport } from './upstream.js';
 
-const BATCH_MAX = 1000;
 /** Output up to this size travels with the result alone. */
 const STREAM_OVER_BYTES = 64 * 1024;
 
@@ -50,8 +48,7 @@ export class Work implements Service, Fenced {
   readonly name = 'work';
   readonly #options: WorkOptions;
   readonly #running: Running;
-  readonly #outgoing: Batcher<Result>;
-  readonly #delivery: Delivery;
+  readonly #outgoing: Outgoing;
   #bodies = new RecentSet<number, JobBody>(SESSION_BODIES_MAX);
   #upstream: Upstream | undefined;
   #stopping = false;
@@ -63,12 +60,7 @@ export class Work implements Service, Fenced {
   constructor(options: WorkOptions) {
     this.#options = options;
     this.#running = new Running(options.clock);
-    this.#delivery = new Delivery(options.outbox);
-    this.#outgoing = new Batcher({
-      itemsMax: BATCH_MAX,
-      flush: (items) => this.#flush(items),
-      onError: (err) => options.log.warn({ event: 'results.unsent', err }, 'results wait for the next session'),
-    });
+    this.#outgoing = new Outgoing({ ...options, queued: () => options.ledger.queued });
     options.fence.around(this);
   }
 
@@ -123,11 +115,11 @@ export class Work implements Service, Fenced {
     const { ledger, outbox } = this.#options;
     this.#bodies = new RecentSet(SESSION_BODIES_MAX);
     ledger.forgetIdleBodies();
-    for (const finished of readopt(this.#options, readopted)) this.#outgoing.add(finished);
+    for (const finished of readopt(this.#options, readopted)) this.#outgoing.pass(finished);
     for (const attempt of ledger.discard(superseded)) this.#running.stop(attempt, 'cancelled');
     outbox.remove(superseded);
     this.#upstream = upstream;
-    await this.#delivery.connected(upstream);
+    await this.#outgoing.connected(upstream);
     this.#running.noneTold();
     this.#watch();
     this.#launch();
@@ -135,7 +127,7 @@ export class Work implements Service, Fenced {
 
   disconnected(): void {
     this.#upstream = undefined;
-    this.#delivery.disconnected();
+    this.#outgoing.disconnected();
   }
 
   fence(level: FenceLevel): void {
@@ -177,21 +169,21 @@ export class Work implements Service, Fenced {
     for (let i = 0; i < unknown.jobs.length; i++) {
       const [job, index, generation] = [unknown.jobs[i], unknown.indexes[i], unknown.generations[i]];
       const ref = { job: job as number, index: index as number, generation: generation as number };
-      this.#outgoing.add(blank(ref, Outcome.CANCELLED, 'it is not here'));
+      this.#outgoing.pass(blank(ref, Outcome.CANCELLED, 'it is not here'));
     }
   }
 
   acknowledged(refs: TaskRefs): void {
     this.#options.outbox.remove(refs);
     this.#options.ledger.acknowledge(refs);
-    void this.#delivery.pump();
+    this.#outgoing.pump();
   }
 
   acknowledgedRuns(runs: TaskRuns): void {
     const { outbox, ledger } = this.#options;
     outbox.removeRuns(runs);
     runs.jobs.forEach((job, i) => ledger.acknowledgeRun(job, runs.firsts[i] as number, runs.counts[i] as number));
-    void this.#delivery.pump();
+    this.#outgoing.pump();
   }
 
   /** Takes no more work and gives back what has not started. */
@@ -272,6 +264,7 @@ export class Work implements Service, Fenced {
   #goOn(launch: Launch): void {
     this.#running.ended(launch);
     this.#launch();
+    this.#outgoing.weigh();
     this.#checkIdle();
   }
 
@@ -321,10 +314,10 @@ export class Work implements Service, Fenced {
       this.#running.forget(attempt);
       if (!ledger.ended(attempt)) return;
       const next = goOn(run, attempt, resultJson, tookUs, exitCode);
-      if (run && run !== next) this.#send(run);
+      if (run && run !== next) this.#outgoing.sendRun(run);
       run = next;
     });
-    if (run) this.#send(run);
+    if (run) this.#outgoing.sendRun(run);
   }
 
   /**
@@ -339,21 +332,14 @@ export class Work implements Service, Fenced {
     if (attempt.state === 'ENDED') {
       const finished = resultOf(attempt, end, spool);
       outbox.add(finished, true);
-      this.#outgoing.add(finished);
+      this.#outgoing.pass(finished);
       await logs.drained(spool);
       const ready = attempt.state === 'ENDED' ? outbox.ready(attempt) : undefined;
-      if (ready) this.#outgoing.add(ready);
+      if (ready) this.#outgoing.pass(ready);
     }
     void this.#discard(attempt, spool);
     this.#finishing--;
     this.#checkIdle();
-  }
-
-  /** Keeps results, then sends those that may go. Without a session they wait in the outbox. */
-  async #flush(results: Result[]): Promise<void> {
-    for (const batch of inBatches(results, BATCH_MAX)) {
-      await this.#delivery.send(await this.#options.outbox.store(batch));
-    }
   }
 
   async #discard(attempt: Attempt, spool: OutputSpool | undefined): Promise<void> {
@@ -364,17 +350,12 @@ export class Work implements Service, Fenced {
   }
 
   #report(attempt: Attempt, end: AttemptEnd, spool: OutputSpool | undefined): void {
-    this.#send(resultOf(attempt, end, spool));
+    this.#outgoing.send(resultOf(attempt, end, spool));
     if (spool) void this.#discard(attempt, spool);
   }
 
   #finish(attempt: Attempt, outcome: Outcome, error: string): void {
-    this.#send(blank(attempt, outcome, error));
-  }
-
-  #send(result: Result): void {
-    this.#options.outbox.add(result);
-    this.#outgoing.add(result);
+    this.#outgoing.send(blank(attempt, outcome, error));
   }
 
   /** Looks, while anything runs, for attempts that are old enough to be told of and to have their output followed. */

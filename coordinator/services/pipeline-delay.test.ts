@@ -29,5 +29,6 @@ test('the first of a run of commands has waited while the others ran; functions 
   const run = { job: 1, first: 0, ageMs: 0, runUs: [9000, 2000, 3000], resultsJson: [] };
   t.equal(waitedMs({ ...run, exitCode: 0 }), 5);
   t.equal(waitedMs({ ...run, exitCode: undefined }), 0);
+  t.equal(waitedMs({ ...run, exitCode: 0, ageMs: 100 }), 105, 'and how long ago it ended');
   t.end();
 });

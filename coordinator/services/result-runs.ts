@@ -111,8 +111,8 @@ function asWhole(
  * How long the first of a run of commands, which ran one after the other, had been over when it was told. Functions are
  * told within milliseconds.
  */
-export const waitedMs = ({ exitCode, runUs }: SucceededRun): number =>
-  exitCode === undefined ? 0 : runUs.reduce((sum, us) => sum + us, -(runUs[0] ?? 0)) / 1000;
+export const waitedMs = ({ exitCode, runUs, ageMs }: SucceededRun): number =>
+  exitCode === undefined ? 0 : ageMs + runUs.reduce((sum, us) => sum + us, -(runUs[0] ?? 0)) / 1000;
 
 /** As it is committed. */
 export const completedRun = ({ report: { run, receivedMs, session }, job }: WholeRun, nowMs: number): CompletedRun => ({
