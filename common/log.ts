@@ -43,8 +43,21 @@ export function createLogger(options: LogOptions): Logger {
       formatters: { level: (label) => ({ level: label }) },
       messageKey: 'message',
     },
-    options.destination ?? pino.destination({ fd: 1, sync: true }),
+    options.destination ?? openDestination(1),
   );
+}
+
+/** What waits for room on the disk of the log, at most; more is left out. */
+const HELD_BYTES_MAX = 1024 * 1024;
+
+/**
+ * A log that cannot be written stops nothing: with a full disk under it lines wait, bounded, until there is room again.
+ * pino itself sees to a reader who has gone.
+ */
+export function openDestination(dest: number | string): DestinationStream {
+  const destination = pino.destination({ dest, sync: true, maxLength: HELD_BYTES_MAX });
+  destination.on('error', () => undefined);
+  return destination;
 }
 
 export const silentLogger: Logger = pino({ level: 'silent' });

@@ -1,3 +1,4 @@
+import { Option } from 'commander';
 import { test, type Test } from 'tap';
 import { ERRORS, MeshError } from './errors.js';
 import { makeProgram, reportError, runProgram } from './program.js';
@@ -55,7 +56,7 @@ test('under --json it is one JSON document; after -- the flag is somebody elseâ€
 test('wrong usage is said the same way', async (t) => {
   t.match(await run(t, ['go', '--siez', '3']), {
     code: 2,
-    err: /^tool: unknown option '--siez'; Did you mean --size\?\n$/,
+    err: /^tool: unknown option '--siez'; did you mean --size\?\n$/,
   });
   t.match(await run(t, ['go', '--size']), { code: 2, err: /^tool: option '--size <n>' argument missing; / });
   t.match(await run(t, ['gp']), { code: 2, err: /^tool: .*gp.*\n$/ });
@@ -72,6 +73,33 @@ test('help and version are no errors; a defect is one', async (t) => {
   });
   t.match(found, { code: 1, err: /^tool: x is not a function; please report it with the log\n$/ });
   t.match(await run(t, ['go', '--size', '3']), { code: 0, out: '', err: '' });
+});
+
+test('output that cannot be written fails the command, at its end', async (t) => {
+  const lose = (code: string) =>
+    run(t, ['go'], () => void process.stdout.emit('error', Object.assign(new Error(code), { code })));
+  t.same(await lose('ENOSPC'), {
+    code: 1,
+    out: '',
+    err: 'tool: the output cannot be written (ENOSPC); free some space\n',
+  });
+  t.match(await lose('EIO'), { code: 2, err: /cannot be written \(EIO\); send it somewhere else/ });
+});
+
+test('what commander says in sentences goes on after a semicolon', async (t) => {
+  const program = makeProgram('tool', 'Does things.', []);
+  program.command('go').addOption(new Option('--pace <p>').choices(['slow', 'fast']));
+  for (const [argv, said] of [
+    [['go', 'far'], "too many arguments for 'go': expected 0 arguments but got 1"],
+    [['go', '--pace', 'x'], "option '--pace <p>' argument 'x' is invalid: allowed choices are slow, fast"],
+  ] as const) {
+    const err = t.capture(process.stderr, 'write', () => true);
+    const before = process.exitCode;
+    await runProgram(program, ['node', 'tool', ...argv]);
+    process.exitCode = before;
+    t.equal(String(err()[0]?.args[0]), `tool: ${said}; see --help\n`);
+    err.restore();
+  }
 });
 
 test('what is reported returns the exit code of each entry of the registry', async (t) => {

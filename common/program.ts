@@ -1,5 +1,5 @@
 import { Command, CommanderError } from 'commander';
-import { ERRORS, MeshError, toMeshError } from './errors.js';
+import { ERRORS, MeshError, systemCode, toMeshError } from './errors.js';
 import { packageVersion } from './package.js';
 
 /** A command with the manners all of ours share: errors thrown instead of exits, help with examples. */
@@ -25,9 +25,16 @@ function throwInsteadOfExit(command: Command): void {
 /** Commander says «error: unknown option '--x'»; we say it as all other errors are said. */
 function fromCommander(error: CommanderError): MeshError {
   if (error.code === 'commander.help') return new MeshError('USAGE', 'a command is missing');
-  const [first, ...rest] = error.message.replace(/^error: /, '').split('\n');
-  return new MeshError('USAGE', first ?? 'wrong usage', rest[0] ? { hint: rest[0].replace(/[()]/g, '') } : {});
+  const [first = 'wrong usage', ...rest] = error.message.replace(/^error: /, '').split('\n');
+  return new MeshError('USAGE', asClause(first), rest[0] ? { hint: asClause(rest[0].replace(/[()]/g, '')) } : {});
 }
+
+/** Commander's sentences as parts of ours, which go on after a semicolon. */
+const asClause = (text: string): string =>
+  text
+    .replace(/\.$/, '')
+    .replace(/\. (Expected|Allowed)/, (_, word: string) => `: ${word.toLowerCase()}`)
+    .replace(/^Did you/, 'did you');
 
 /** One line: what and why, then what to do. Under `--json` one JSON document. Both on standard error. */
 export function reportError(name: string, error: unknown, json: boolean): number {
@@ -42,24 +49,55 @@ export function reportError(name: string, error: unknown, json: boolean): number
 
 const oneLine = (text: string): string => text.replace(/\s+/g, ' ').trim();
 
+/** What is printed and cannot be written. */
+export function outputLost(error: Error): MeshError {
+  const code = systemCode(error) ?? error.message;
+  const full = ['ENOSPC', 'EDQUOT'].includes(code);
+  return new MeshError(full ? 'DISK_FULL' : 'USAGE', `the output cannot be written (${code})`, {
+    ...(full ? {} : { hint: 'send it somewhere else' }),
+    cause: error,
+  });
+}
+
+/** Nobody reads what goes wrong; the exit code still says it. */
+const ignore = (): void => undefined;
+
+/**
+ * A reader of the output who has gone wants no more of it, and ends the program in peace. What cannot be written for
+ * another reason fails it, at its end: `mesh up` goes on with a full disk under its log.
+ * @returns what was lost, if anything was
+ */
+function watchOutput(): () => MeshError | undefined {
+  let lost: MeshError | undefined;
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') process.exit(0);
+    lost ??= outputLost(error);
+  });
+  if (!process.stderr.listeners('error').includes(ignore)) process.stderr.on('error', ignore);
+  return () => lost;
+}
+
 /** Parses, runs, reports; sets the exit code and never throws. */
 export async function runProgram(program: Command, argv: readonly string[] = process.argv): Promise<void> {
   throwInsteadOfExit(program);
-  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code === 'EPIPE') process.exit(0);
-  });
+  const lost = watchOutput();
   const separator = argv.indexOf('--');
   const json = argv.slice(0, separator < 0 ? undefined : separator).includes('--json');
   try {
     await program.parseAsync([...argv]);
   } catch (error) {
-    if (error instanceof CommanderError) {
-      if (error.exitCode === 0) return;
-      process.exitCode = reportError(program.name(), fromCommander(error), json);
-    } else {
-      process.exitCode = reportError(program.name(), error, json);
-    }
+    const shown = error instanceof CommanderError && error.exitCode === 0;
+    if (!shown)
+      process.exitCode = reportError(
+        program.name(),
+        error instanceof CommanderError ? fromCommander(error) : error,
+        json,
+      );
   }
+  // What failed to be written is known a turn later.
+  await new Promise((done) => setImmediate(done));
+  const output = lost();
+  if (output && !process.exitCode) process.exitCode = reportError(program.name(), output, json);
 }
 
 /**

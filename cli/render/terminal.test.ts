@@ -1,5 +1,6 @@
+import { Writable } from 'node:stream';
 import { test } from 'tap';
-import { ago, jsonLine, neutralise, OutputFilter, safe } from './terminal.js';
+import { ago, jsonLine, neutralise, OutputFilter, safe, write } from './terminal.js';
 
 test('names lose everything that commands a terminal', async (t) => {
   t.equal(safe('\u001b[31mred\u001b[0m'), 'red');
@@ -48,4 +49,12 @@ test('ages are in one unit', async (t) => {
     ['5 s ago', '10 min ago', '3 h ago', '5 d ago', '0 s ago'],
   );
   t.equal(ago(null, now), '-');
+});
+
+test('a full disk under the output is an error, not a wait for ever', async (t) => {
+  const full = new Writable({
+    write: (_data, _encoding, done) => done(Object.assign(new Error('no'), { code: 'ENOSPC' })),
+  });
+  full.on('error', () => undefined);
+  await t.rejects(write(full as NodeJS.WriteStream, 'x'.repeat(100_000)), { code: 'DISK_FULL' });
 });

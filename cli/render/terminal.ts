@@ -3,6 +3,8 @@
  * names lose their control characters, output keeps its lines and tabs and shows every other control as a picture.
  */
 import { stripVTControlCharacters, styleText, TextDecoder } from 'node:util';
+import { systemCode } from '../../common/errors.js';
+import { outputLost } from '../../common/program.js';
 
 /** Controls (C0, DEL, C1), and the characters that reorder or hide text. */
 const UNSAFE = /[\p{Cc}\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]/gu;
@@ -80,10 +82,18 @@ export function paintStatus(status: string): string {
 export const bold = (text: string): string =>
   usesColour(process.stdout, process.env) ? styleText('bold', text) : text;
 
-/** Writes and waits while the reader is slow, so that a fast stream does not pile up in memory. */
+/**
+ * Writes and waits while the reader is slow, so that a fast stream does not pile up in memory.
+ * @throws what the system said when it cannot be written; a reader who has gone ends the program (common/program.ts)
+ */
 export async function write(stream: NodeJS.WriteStream, data: string | Uint8Array): Promise<void> {
-  if (data.length === 0 || stream.write(data)) return;
-  await new Promise<void>((resolve) => stream.once('drain', resolve));
+  if (data.length === 0) return;
+  await new Promise<void>((resolve, reject) => {
+    stream.write(data, (error) => {
+      if (!error) resolve();
+      else if (systemCode(error) !== 'EPIPE') reject(outputLost(error));
+    });
+  });
 }
 
 /** `1 task`, `2 tasks`. */
