@@ -1,4 +1,6 @@
+import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
@@ -49,6 +51,17 @@ test('standard input is spooled, and the spool is removed', async (t) => {
   t.ok(added.length >= 1);
   each.close();
   t.ok(added.some((name) => !existsSync(join(tmpdir(), name))));
+});
+
+test('a pipe is read once, as bash gives one for <(…)', async (t) => {
+  const cwd = t.testdir();
+  execFileSync('mkfifo', [join(cwd, 'pipe')]);
+  const written = writeFile(join(cwd, 'pipe'), 'a\nb\n');
+  const each = (await openEach('pipe', cwd, noStdin)) as EachLines;
+  await written;
+  t.same(await all(each), ['a', 'b']);
+  t.same(await all(each), ['a', 'b']);
+  each.close();
 });
 
 test('a glob gives files in natural order, with their paths', async (t) => {

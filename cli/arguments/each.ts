@@ -2,14 +2,14 @@
  * `--each GLOB|FILE|-`: one task per line or per file.
  *
  * - `-`: the lines of standard input.
- * - an existing file, written without glob characters: its lines.
+ * - an existing file or pipe, such as bash's <(…), written without glob characters: its lines.
  * - anything else is a glob, or a directory: one task per matching file, which is shipped to the node. It keeps its path
  *   relative to the current directory; files outside are placed relative to the fixed part of the glob.
  *
  * Blank lines are no tasks. The number of items must be known before the first is sent, so standard input is spooled to
  * a temporary file and files are read twice; neither is ever held in memory as a whole.
  */
-import { createWriteStream, mkdtempSync, rmSync, statSync } from 'node:fs';
+import { createReadStream, createWriteStream, existsSync, mkdtempSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, relative, resolve, sep } from 'node:path';
 import type { Readable } from 'node:stream';
@@ -41,12 +41,11 @@ const GLOB_CHARACTERS = /[*?[\]{}!()]/;
 /** @throws MeshError USAGE when nothing matches or there are no lines */
 export async function openEach(text: string, cwd: string, stdin: () => Readable): Promise<Each> {
   if (text === '-') return spoolLines(stdin());
-  if (!GLOB_CHARACTERS.test(text) && isFile(resolve(cwd, text))) return fileLines(resolve(cwd, text), text);
+  const path = resolve(cwd, text);
+  const there = GLOB_CHARACTERS.test(text) ? undefined : statSync(path, { throwIfNoEntry: false });
+  if (there?.isFile()) return fileLines(path, text);
+  if (there?.isFIFO()) return spoolLines(createReadStream(path), text);
   return matchingFiles(text, cwd);
-}
-
-function isFile(path: string): boolean {
-  return statSync(path, { throwIfNoEntry: false })?.isFile() ?? false;
 }
 
 async function countLines(path: string): Promise<number> {
@@ -64,7 +63,7 @@ async function fileLines(path: string, shown: string): Promise<EachLines> {
   }
 }
 
-async function spoolLines(input: Readable): Promise<EachLines> {
+async function spoolLines(input: Readable, shown = 'standard input'): Promise<EachLines> {
   const folder = mkdtempSync(join(tmpdir(), 'mesh-each-'));
   const remove = () => {
     process.removeListener('exit', remove);
@@ -74,7 +73,7 @@ async function spoolLines(input: Readable): Promise<EachLines> {
   try {
     const path = join(folder, 'lines');
     await pipeline(input, createWriteStream(path, { mode: 0o600 }));
-    return await nonEmpty(path, 'standard input', remove);
+    return await nonEmpty(path, shown, remove);
   } catch (error) {
     remove();
     throw error;
@@ -97,6 +96,11 @@ async function matchingFiles(pattern: string, cwd: string): Promise<EachFiles> {
   if (found.length === 0)
     throw new MeshError('USAGE', `--each: nothing matches "${pattern}"`, {
       hint: "name a file of lines, or a glob in quotes such as 'frames/*.png'; use - for standard input",
+    });
+  const strange = found.find((file) => file.includes('\ufffd') && !existsSync(file));
+  if (strange !== undefined)
+    throw new MeshError('USAGE', `--each: the name of ${strange} is not UTF-8`, {
+      hint: 'rename it, or name the others by a narrower glob',
     });
   const order = new Intl.Collator('en', { numeric: true });
   const inside = found.every((file) => !outside(relative(cwd, file)));

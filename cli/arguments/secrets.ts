@@ -3,6 +3,14 @@ import type { SecretUse } from '../../proto/gen/mesh/v1/common.js';
 
 const NAME = /^[A-Za-z_][A-Za-z0-9_]{0,62}$/;
 
+/** `mesh secret set NAME`: told before the value is asked for. @throws MeshError BAD_NAME */
+export function parseSecretName(text: string): string {
+  if (NAME.test(text)) return text;
+  throw new MeshError('BAD_NAME', `"${text.slice(0, 80)}" cannot be the name of a secret`, {
+    hint: 'names are 1 to 63 letters, digits and _, no digit first',
+  });
+}
+
 /**
  * `--secret NAME[=VARIABLE]` gives the value in a variable, `--secret-file NAME[=VARIABLE]` a file in memory and its path
  * in a variable. @throws MeshError USAGE

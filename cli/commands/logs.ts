@@ -1,7 +1,10 @@
 import type { Command } from 'commander';
+import { MeshError } from '../../common/errors.js';
+import type { MeshConnection } from '../../sdk/connect.js';
 import { parseTarget, type Target } from '../arguments/target.js';
 import { exitOnInterrupt, makeCommand, optionsOf, present, withConnection } from '../context.js';
 import { makeLogWriter } from '../render/log-writer.js';
+import { counted } from '../render/terminal.js';
 
 export function build(): Command {
   return makeCommand(
@@ -23,8 +26,30 @@ export function build(): Command {
           prefix: index === undefined,
         });
         const request = { job: id, index, attempt, follow: options.follow === true };
-        for await (const { items } of mesh.readLogs(request)) for (const entry of items) await writer.push(entry);
+        let entries = 0;
+        for await (const { items } of mesh.readLogs(request)) {
+          entries += items.length;
+          for (const entry of items) await writer.push(entry);
+        }
         await writer.end();
+        if (entries === 0 && index !== undefined && attempt !== undefined)
+          await requireAttempt(mesh, id, index, attempt);
       });
     });
+}
+
+/** No output is no error, unless there is no such attempt. @throws MeshError NOT_FOUND */
+async function requireAttempt(
+  mesh: MeshConnection['mesh'],
+  job: string,
+  index: number,
+  attempt: number,
+): Promise<void> {
+  const { items } = await mesh.listTasks({ job, index, status: '', limit: 1, cursor: '' });
+  const attempts = items[0]?.attempts ?? 0;
+  if (attempt <= attempts) return;
+  const had = counted(attempts, 'attempt');
+  throw new MeshError('NOT_FOUND', `task ${job}.${index} has had ${had}, no #${attempt}`, {
+    hint: `see: mesh logs ${job}.${index}`,
+  });
 }

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { Argument, Command } from 'commander';
 import { MeshError, systemCode } from '../../common/errors.js';
 import { pageShape, secretShape } from '../../sdk/shapes.js';
+import { parseSecretName } from '../arguments/secrets.js';
 import { exitOnInterrupt, makeCommand, optionsOf, present, print, withConnection } from '../context.js';
 import { readSecret } from '../read-secret.js';
 import { renderTable } from '../render/table.js';
@@ -22,7 +23,7 @@ export function build(): Command {
   return secret.addCommand(set()).addCommand(list()).addCommand(remove());
 }
 
-const nameArgument = () => new Argument('<name>', 'letters, digits and _, no digit first');
+const nameArgument = () => new Argument('<name>', 'letters, digits and _, no digit first').argParser(parseSecretName);
 
 function set(): Command {
   return makeCommand(

@@ -1,5 +1,5 @@
 import { type Command, Option } from 'commander';
-import type { MeshError } from '../../common/errors.js';
+import { MeshError } from '../../common/errors.js';
 import { asInteger, asNumber } from '../../common/numbers.js';
 import { parseSelector } from '../../common/selector.js';
 import { parseDuration, parseSize } from '../../common/units.js';
@@ -8,9 +8,9 @@ import type { MeshConnection } from '../../sdk/connect.js';
 import { DEFAULT_BACKOFF_MS, DEFAULT_RETRIES } from '../../sdk/limits.js';
 import { SUBMIT_PATIENCE_MS } from '../../sdk/persist.js';
 import { jobShape } from '../../sdk/shapes.js';
-import { hasEnded, requireCompleted } from '../../sdk/watch.js';
+import { hasEnded } from '../../sdk/watch.js';
 import { parseArray } from '../arguments/array.js';
-import { awaitJob } from '../await-job.js';
+import { awaitJob, requireDone } from '../await-job.js';
 import {
   collect,
   exitOnInterrupt,
@@ -32,6 +32,18 @@ const ON_DISCONNECT = ['keep', 'stop'] as const;
 function asSelector(text: string): string {
   parseSelector(text);
   return text;
+}
+
+/** Nothing runs in less than this; who types 512 means MiB. */
+const MEMORY_BYTES_MIN = 1024 * 1024;
+
+function asMemory(text: string): number {
+  const bytes = parseSize(text);
+  if (bytes > 0 && bytes < MEMORY_BYTES_MIN)
+    throw new MeshError('USAGE', `"${text}" is ${bytes} bytes, too little for any program`, {
+      hint: 'write the unit too, like 512MiB or 2GiB',
+    });
+  return bytes;
 }
 
 const DESCRIPTION = [
@@ -94,7 +106,7 @@ async function answer(
   const ended = hasEnded(job) ? job : await awaitJob(mesh, job.id, { title });
   if (options.results) await printResults(mesh, job.id, { json: options.json === true, follow: false });
   else if (options.json) print(options, jobShape(ended), () => '');
-  requireCompleted(ended);
+  await requireDone(mesh, ended);
 }
 
 /** On a terminal: what is waited for, and for how long at most. */
@@ -140,7 +152,7 @@ function addSandbox(command: Command): void {
 function addConditions(command: Command): void {
   const addOption = (option: Option) => command.addOption(option);
   addOption(parsedOption('--cpus <n>', 'CPUs per task, such as 0.5', asNumber(0.001, 65_536)));
-  addOption(parsedOption('--memory <size>', 'memory per task, such as 512MiB', parseSize));
+  addOption(parsedOption('--memory <size>', 'memory per task, such as 512MiB', asMemory));
   addOption(parsedOption('--gpus <n>', 'GPUs per task', asInteger(0, 1024)));
   addOption(parsedOption('--where <selector>', "only on nodes with these labels: 'os=linux,gpu'", asSelector));
   addOption(parsedOption('--priority <n>', 'from -100 to 100, higher goes first', asInteger(-100, 100), shown(0)));

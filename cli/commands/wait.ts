@@ -1,9 +1,8 @@
 import type { Command } from 'commander';
 import { parseDuration } from '../../common/units.js';
 import { jobShape } from '../../sdk/shapes.js';
-import { requireCompleted } from '../../sdk/watch.js';
 import { parseJob } from '../arguments/target.js';
-import { awaitJob } from '../await-job.js';
+import { awaitJob, requireDone } from '../await-job.js';
 import { exitOnInterrupt, makeCommand, optionsOf, parsedOption, print, withConnection } from '../context.js';
 import { jobView } from '../render/views.js';
 
@@ -22,7 +21,7 @@ export function build(): Command {
         const job = await awaitJob(mesh, id, { timeoutMs: options.timeout });
         const shape = jobShape(job);
         print(options, shape, () => jobView(shape));
-        requireCompleted(job);
+        await requireDone(mesh, job);
       });
     });
 }

@@ -233,7 +233,7 @@ test('why: the reasons of the last plan, and a sentence about the job', async (t
   t.match(plane.explain.answer(job, undefined), {
     chosen: '',
     nodes: [{ name: 'attic', feasible: false, reason: /zone/ }],
-    summary: '1 tasks are not done; 1 of 1 nodes take work',
+    summary: '1 task is not done; 1 of 1 nodes take work',
   });
   const other = await submit(plane, 1);
   await agent.assigned();

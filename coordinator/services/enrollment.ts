@@ -118,7 +118,8 @@ export class Enrollment {
   }
 
   async revokeToken(actor: Actor, id: string): Promise<void> {
-    if (!(await this.#options.tokens.revoke(id))) throw new MeshError('NOT_FOUND', `there is no token ${id}`);
+    if (!(await this.#options.tokens.revoke(id)))
+      throw new MeshError('NOT_FOUND', `there is no token "${id}"`, { hint: 'see: mesh token list' });
     await this.#options.audit.record(actor, 'token.revoked', id);
   }
 

@@ -63,7 +63,11 @@ export class Explain {
     if (heldBack) return `held back: ${heldBack}`;
     const waits = job.counts.total - job.counts.completed - job.counts.failed - job.counts.cancelled;
     const ahead = [...this.jobs.all()].filter(({ row }) => row.seq !== job.seq && row.priority > job.priority).length;
-    const tail = ahead > 0 ? `, ${ahead} jobs of higher priority are ahead` : '';
-    return `${waits} tasks are not done; ${healthy.length} of ${nodes.length} nodes take work${tail}`;
+    const tail =
+      ahead > 0
+        ? `, ${ahead === 1 ? '1 job of higher priority is' : `${ahead} jobs of higher priority are`} ahead`
+        : '';
+    const undone = waits === 1 ? '1 task is' : `${waits} tasks are`;
+    return `${undone} not done; ${healthy.length} of ${nodes.length} nodes take work${tail}`;
   }
 }

@@ -99,7 +99,7 @@ export class Vitals implements Service {
   async setDraining(name: string, draining: boolean): Promise<LiveNode> {
     const { nodes, fleet, onCapacity, log } = this.#options;
     const row: NodeRow | undefined = await nodes.setDraining(name, draining);
-    if (!row) throw new MeshError('NOT_FOUND', `there is no node "${name}"`);
+    if (!row) throw new MeshError('NOT_FOUND', `there is no node "${name}"`, { hint: 'see: mesh nodes' });
     log.info({ event: draining ? 'node.draining' : 'node.undrained', node: name });
     const node = fleet.put(row);
     onCapacity();
