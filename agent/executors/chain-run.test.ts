@@ -85,6 +85,45 @@ test('they run one after the other, each with its own output and end', async (t)
   t.ok((runs[0]?.end.runUs ?? 0) > 0);
 });
 
+test('each finds what they share and what is its own in its environment, once, whatever the job gives', async (t) => {
+  const { executor } = await setup(t);
+  const given = {
+    GIVEN: 'a b\nc',
+    LANG: 'de_DE',
+    HOME: '/root',
+    MESH_NODE: 'forged',
+    MESH_INDEX: '99',
+    MESH_ATTEMPT: '99',
+  };
+  const work = { $case: 'process' as const, value: { argv: ['env', '-0'], environment: given } };
+  const body = makeBody(work, { array: { start: 5, step: 1 }, taskCount: 9, jobId: 'the-job' });
+  const runs = await runAll(
+    executor,
+    [0, 1, 2].map((index) => makeAttempt(body, index)),
+  );
+  runs.forEach(({ text }, index) => {
+    const lines = text.split('\0').filter(Boolean);
+    const ours = { MESH_JOB_ID: 'the-job', MESH_NODE: 'node-1', MESH_TASK_COUNT: '9', LANG: 'de_DE', GIVEN: 'a b\nc' };
+    const own = {
+      MESH_TASK_INDEX: String(index),
+      MESH_INDEX: String(5 + index),
+      MESH_ATTEMPT: '1',
+      MESH_GENERATION: '1',
+    };
+    for (const [name, value] of Object.entries({ ...ours, ...own }))
+      t.strictSame(
+        lines.filter((line) => line.startsWith(`${name}=`)),
+        [`${name}=${value}`],
+      );
+    t.equal(
+      new Set(lines.map((line) => line.slice(0, line.indexOf('=')))).size,
+      lines.length,
+      'no name is there twice',
+    );
+  });
+  t.notMatch(runs[0]?.text, 'HOME=/root');
+});
+
 test('of those that print nothing and succeed several are told of at once', async (t) => {
   const { executor } = await setup(t);
   const body = shell('[ "$1" = loud ] && echo; exit 0');

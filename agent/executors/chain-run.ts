@@ -20,7 +20,7 @@ import type {
 } from '../core/types.js';
 import type { PrivateDirectory } from './directories.js';
 import { notStarted, ownEnd, stoppedEnd } from './ends.js';
-import { plainCommand } from './environment.js';
+import { argumentsOf, ownEnvironment, sharedEnvironment } from './environment.js';
 import { type ProcessExecutorOptions, RunningProcess, type Shared } from './running-process.js';
 import { type Bounds, boundsOf } from './sandbox/bounds.js';
 import { ended, type ExitReport, type Hearer, refusal, type SpawnedChild } from './spawner/child.js';
@@ -104,16 +104,16 @@ export class ChainRun implements RunningLaunch {
     const { spawner, workRoot, nodeName } = this.#options;
     const { gpus } = this.#launch;
     const { path: directory, made } = this.#directory;
-    const common = { user: workRoot.user, bounds: this.#bounds };
-    const node = nodeName();
     let links: Link[] | undefined;
     try {
+      const environment = sharedEnvironment(this.#launch.body, { node: nodeName(), directory, gpus });
+      const common = { directory, environment, user: workRoot.user, bounds: this.#bounds };
       const plans = this.#members.map(({ attempt, cookie, position }) => ({
-        ...plainCommand(attempt, { node, directory, gpus, cookie }),
-        ...common,
+        argv: argumentsOf(attempt),
+        environment: ownEnvironment(attempt, cookie),
         directoryCare: position > 0 || made ? ('check' as const) : ('make' as const),
       }));
-      links = spawner?.chain(plans, this.#members);
+      links = spawner?.chain(common, plans, this.#members);
     } catch {
       // One of them cannot be given to any process; alone it will say so.
     }

@@ -1,5 +1,6 @@
 import { posix } from 'node:path';
 import { MeshError } from '../../common/errors.js';
+import type { JobBody } from '../../proto/gen/mesh/v1/agent.js';
 import { type AttemptSpec, arrayIndexOf } from '../core/types.js';
 
 /** The same everywhere; a job that needs another says so with `--env PATH=…`. */
@@ -11,8 +12,9 @@ interface Place {
   node: string;
   directory: string;
   gpus: readonly number[];
-  cookie: string;
 }
+
+type Environment = Record<string, string>;
 
 /**
  * What is executed for an attempt, where, and what it finds there.
@@ -20,44 +22,57 @@ interface Place {
  */
 export function plainCommand(
   attempt: AttemptSpec,
-  { secrets, ...place }: Place & { secrets?: Readonly<Record<string, string>> | undefined },
-): { argv: string[]; environment: Record<string, string>; directory: string } {
+  { secrets, cookie, ...place }: Place & { cookie: string; secrets?: Readonly<Environment> | undefined },
+): { argv: string[]; environment: Environment; directory: string } {
+  const argv = argumentsOf(attempt);
+  const environment = { ...sharedEnvironment(attempt.body, place, secrets), ...ownEnvironment(attempt, cookie) };
+  return { argv, environment, directory: place.directory };
+}
+
+/** @throws MeshError BAD_SPEC when the job has no command */
+export function argumentsOf(attempt: AttemptSpec): string[] {
   const { work } = attempt.body;
   if (work?.$case !== 'process') throw new MeshError('BAD_SPEC', 'the job has no command');
   const argv = fillArguments(work.value.argv, attempt);
   if (!argv[0]) throw new MeshError('BAD_SPEC', 'the command is empty');
-  const environment = taskEnvironment(attempt, { ...work.value.environment, ...secrets }, place);
-  return { argv, environment, directory: place.directory };
+  return argv;
 }
 
 /**
- * Everything a task finds in its environment, and nothing else: the agent's own is never passed on. What the job gives
- * may replace PATH and LANG, not the rest.
+ * Of everything a task finds in its environment, what it shares with others of its job in the same place. The agent's own
+ * environment is never passed on. What the job gives may replace PATH and LANG, not the rest, here or in `ownEnvironment`.
  */
-export function taskEnvironment(
-  attempt: AttemptSpec,
-  given: Readonly<Record<string, string>>,
-  place: Place,
-): Record<string, string> {
-  return {
+export function sharedEnvironment(
+  { work, resources, jobId, taskCount }: JobBody,
+  { node, directory, gpus }: Place,
+  secrets: Readonly<Environment> = {},
+): Environment {
+  const environment: Environment = {
     PATH: TASK_PATH,
     LANG: 'C.UTF-8',
-    ...given,
-    ...(attempt.body.resources?.gpus
-      ? { CUDA_DEVICE_ORDER: 'PCI_BUS_ID', CUDA_VISIBLE_DEVICES: place.gpus.join(',') }
-      : {}),
-    HOME: place.directory,
-    TMPDIR: place.directory,
-    MESH_JOB_ID: attempt.body.jobId,
-    MESH_TASK_INDEX: String(attempt.index),
-    MESH_INDEX: String(arrayIndexOf(attempt)),
-    MESH_ATTEMPT: String(attempt.attempt),
-    MESH_GENERATION: String(attempt.generation),
-    MESH_NODE: place.node,
-    MESH_TASK_COUNT: String(attempt.body.taskCount),
-    [COOKIE_VARIABLE]: place.cookie,
+    ...(work?.$case === 'process' ? work.value.environment : {}),
+    ...secrets,
+    ...(resources?.gpus ? { CUDA_DEVICE_ORDER: 'PCI_BUS_ID', CUDA_VISIBLE_DEVICES: gpus.join(',') } : {}),
+    HOME: directory,
+    TMPDIR: directory,
+    MESH_JOB_ID: jobId,
+    MESH_NODE: node,
+    MESH_TASK_COUNT: String(taskCount),
   };
+  for (const name of OWN_NAMES) delete environment[name];
+  return environment;
 }
+
+/** The rest of it. */
+export const ownEnvironment = (attempt: AttemptSpec, cookie: string): Environment => ({
+  MESH_TASK_INDEX: String(attempt.index),
+  MESH_INDEX: String(arrayIndexOf(attempt)),
+  MESH_ATTEMPT: String(attempt.attempt),
+  MESH_GENERATION: String(attempt.generation),
+  [COOKIE_VARIABLE]: cookie,
+});
+
+const OWN_NAMES = ['MESH_TASK_INDEX', 'MESH_INDEX', 'MESH_ATTEMPT', 'MESH_GENERATION', COOKIE_VARIABLE];
 
 const PLACEHOLDER = /\{(?:|\/|\/\.|index)\}/g;
 

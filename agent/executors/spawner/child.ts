@@ -147,16 +147,14 @@ export class SpawnedChild implements Child, Hearer {
 /** As the system reports it: see wait(2). */
 export function ended({ id, status, runUs, directoryPristine, directoryAside }: ExitReport): Ended {
   const signal = status & 0x7f;
-  const how = signal === 0 ? { exitCode: (status >> 8) & 0xff, signal: undefined } : killedBy(signal);
   return {
-    ...how,
+    exitCode: signal === 0 ? (status >> 8) & 0xff : undefined,
+    signal: signal === 0 ? undefined : (SIGNALS.get(signal) ?? `signal ${signal}`),
     runMs: runUs / 1000,
     directoryPristine,
     directoryAside: directoryAside ? asideSuffix(id) : undefined,
   };
 }
-
-const killedBy = (signal: number) => ({ exitCode: undefined, signal: SIGNALS.get(signal) ?? `signal ${signal}` });
 
 export function refusal({ step, errno }: ExitReport): Error {
   const code = CODES.get(errno) ?? `error ${errno}`;

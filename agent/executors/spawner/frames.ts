@@ -58,53 +58,76 @@ export const asideSuffix = (id: number): string => `.${id}.aside`;
 export const systemError = (code: string, message: string): NodeJS.ErrnoException =>
   Object.assign(new Error(message), { code });
 
-/**
- * @param chain commands of one run one after the other; 0 for one that starts at once
- * @throws what `spawn` throws: ERR_INVALID_ARG_VALUE for a text with a NUL, E2BIG for what no process can be given
- */
-export function startFrame(id: number, plan: StartPlan, chain = 0): Buffer {
-  const { argv, environment, directory, user, words = '' } = plan;
-  const limits = limitsOf(plan.bounds);
-  const texts = [directory, ...argv];
-  for (const name of Object.keys(environment)) texts.push(`${name}=${environment[name]}`);
+/** What commands of a chain have in common. */
+export type ChainPlan = Pick<StartPlan, 'directory' | 'environment' | 'user' | 'bounds'>;
+/** What one of them has to itself. Its environment is beside the common one, and has no name of that. */
+export type LinkPlan = Pick<StartPlan, 'argv' | 'environment' | 'directoryCare' | 'words'>;
+
+/** Each with a NUL at its end. */
+function joined(texts: readonly string[]): string {
   for (const text of texts) if (text.includes('\0')) throw systemError('ERR_INVALID_ARG_VALUE', 'a text holds a NUL');
-  const joined = `${texts.join('\0')}\0`;
-  const textsBytes = Buffer.byteLength(joined);
-  const wordsBytes = Buffer.byteLength(words);
-  const length = HEAD_BYTES + START_BYTES + limits.length * LIMIT_BYTES + textsBytes + wordsBytes;
-  if (length > FRAME_BYTES_MAX) throw systemError('E2BIG', 'arguments and environment are too long');
-  const frame = Buffer.allocUnsafe(length);
-  putWord(frame, length - 4, 0);
-  frame.writeUInt8(START, 4);
-  const flags =
-    (user ? WITH_USER : 0) |
-    (plan.directoryCare ? WITH_DIRECTORY : 0) |
-    (plan.directoryCare === 'make' ? MAKE_DIRECTORY : 0) |
-    (plan.words === undefined ? 0 : WITH_REPORT | WITH_WORDS);
-  const variables = texts.length - 1 - argv.length;
-  let at = HEAD_BYTES;
-  for (const word of [
-    id,
-    flags,
-    user?.uid ?? 0,
-    user?.gid ?? 0,
-    limits.length,
-    argv.length,
-    variables,
-    wordsBytes,
-    chain,
-  ])
-    at = putWord(frame, word, at);
+  return texts.length > 0 ? `${texts.join('\0')}\0` : '';
+}
+
+const variablesOf = (environment: Readonly<Record<string, string>>): string[] =>
+  Object.keys(environment).map((name) => `${name}=${environment[name]}`);
+
+function limitsFrame(limits: readonly Limit[]): Buffer {
+  const frame = Buffer.allocUnsafe(limits.length * LIMIT_BYTES);
+  let at = 0;
   for (const [resource, soft, hard] of limits) {
     at = putWord(frame, resource, at);
     at = putWord(frame, 0, at);
     at = putLong(frame, soft, at);
     at = putLong(frame, hard, at);
   }
-  at += frame.write(joined, at);
-  if (wordsBytes > 0) frame.write(words, at);
   return frame;
 }
+
+/**
+ * Makes the frames of commands that have much in common; that is put into words once.
+ * @throws what `spawn` throws, here and with each frame: ERR_INVALID_ARG_VALUE for a text with a NUL, E2BIG for what no process can be given
+ */
+export function startFrames(common: ChainPlan): (id: number, plan: LinkPlan, chain: number) => Buffer {
+  const { directory, user } = common;
+  const limits = limitsFrame(limitsOf(common.bounds));
+  const shared = variablesOf(common.environment);
+  const sharedTexts = Buffer.from(joined(shared));
+  return (id, { argv, environment, directoryCare, words }, chain) => {
+    const own = variablesOf(environment);
+    const texts = joined([directory, ...argv, ...own]);
+    const textsBytes = Buffer.byteLength(texts);
+    const wordsBytes = Buffer.byteLength(words ?? '');
+    const length = HEAD_BYTES + START_BYTES + limits.length + textsBytes + sharedTexts.length + wordsBytes;
+    if (length > FRAME_BYTES_MAX) throw systemError('E2BIG', 'arguments and environment are too long');
+    const frame = Buffer.allocUnsafe(length);
+    putWord(frame, length - 4, 0);
+    frame.writeUInt8(START, 4);
+    const flags =
+      (user ? WITH_USER : 0) |
+      (directoryCare ? WITH_DIRECTORY : 0) |
+      (directoryCare === 'make' ? MAKE_DIRECTORY : 0) |
+      (words === undefined ? 0 : WITH_REPORT | WITH_WORDS);
+    let at = putWord(frame, id, HEAD_BYTES);
+    at = putWord(frame, flags, at);
+    at = putWord(frame, user?.uid ?? 0, at);
+    at = putWord(frame, user?.gid ?? 0, at);
+    at = putWord(frame, limits.length / LIMIT_BYTES, at);
+    at = putWord(frame, argv.length, at);
+    at = putWord(frame, own.length + shared.length, at);
+    at = putWord(frame, wordsBytes, at);
+    at = putWord(frame, chain, at);
+    at += limits.copy(frame, at);
+    at += frame.write(texts, at);
+    at += sharedTexts.copy(frame, at);
+    if (wordsBytes > 0) frame.write(words as string, at);
+    return frame;
+  };
+}
+
+/** Of a command that starts at once. @throws as `startFrames` */
+export const startFrame = (id: number, plan: StartPlan): Buffer =>
+  startFrames({ ...plan, environment: {} })(id, plan, 0);
 
 /** @param about a stream, or the number of a signal */
 export function commandFrame(type: number, id: number, about = 0): Buffer {
@@ -157,7 +180,7 @@ export class FrameReader {
     while (bytes.length - at >= 4) {
       const end = at + 4 + getWord(bytes, at);
       if (end > bytes.length) break;
-      const report = parse(bytes.subarray(at + 4, end));
+      const report = parse(bytes, at + 4, end);
       if (report) use(report);
       at = end;
     }
@@ -165,20 +188,28 @@ export class FrameReader {
   }
 }
 
-function parse(frame: Buffer): Report | undefined {
-  const id = getWord(frame, 1);
-  switch (frame[0]) {
+function parse(bytes: Buffer, start: number, end: number): Report | undefined {
+  const word = (at: number): number => getWord(bytes, start + at);
+  const id = word(1);
+  switch (bytes[start]) {
     case 1:
-      return { kind: 'pid', id, pid: getWord(frame, 5), ageMs: getWord(frame, 9) };
+      return { kind: 'pid', id, pid: word(5), ageMs: word(9) };
     case 2:
-      return { kind: 'data', id, stream: frame[5] as number, data: frame.subarray(6) };
+      return { kind: 'data', id, stream: bytes[start + 5] as number, data: bytes.subarray(start + 6, end) };
     case 3: {
-      const [status, step, errno] = [getWord(frame, 5), getWord(frame, 9), getWord(frame, 13)];
-      const runUs = getWord(frame, 17) + getWord(frame, 21) * 2 ** 32;
-      const bits = getWord(frame, 25);
-      const common = { id, status, step: STEPS[step], errno, runUs, pid: getWord(frame, 29) };
-      const directory = { directoryPristine: (bits & 2) !== 0, directoryAside: (bits & 4) !== 0 };
-      return { kind: 'exit', ...common, ...directory, closed: (bits & 1) !== 0 };
+      const bits = word(25);
+      return {
+        kind: 'exit',
+        id,
+        status: word(5),
+        step: STEPS[word(9)],
+        errno: word(13),
+        runUs: word(17) + word(21) * 2 ** 32,
+        pid: word(29),
+        closed: (bits & 1) !== 0,
+        directoryPristine: (bits & 2) !== 0,
+        directoryAside: (bits & 4) !== 0,
+      };
     }
     case 4:
       return { kind: 'closed', id };

@@ -13,7 +13,16 @@ import type { Logger } from '../../../common/log.js';
 import { NodeFault } from '../../core/types.js';
 import { type Child, startHere, type StartPlan } from '../child.js';
 import { type Hearer, SpawnedChild } from './child.js';
-import { commandFrame, DROP, FrameReader, type Report, startFrame } from './frames.js';
+import {
+  type ChainPlan,
+  commandFrame,
+  DROP,
+  FrameReader,
+  type LinkPlan,
+  type Report,
+  startFrame,
+  startFrames,
+} from './frames.js';
 
 /** What it can be given before the process runs: the largest pipe of an ordinary user, less a page. */
 const WORDS_MAX = 1 << 19;
@@ -99,13 +108,14 @@ export class Spawner implements Service {
    * Has commands run one after the other. Undefined where that cannot be done; then nothing of it was.
    * @throws what `spawn` throws
    */
-  chain(plans: readonly StartPlan[], hearers: readonly Hearer[]): Link[] | undefined {
+  chain(common: ChainPlan, plans: readonly LinkPlan[], hearers: readonly Hearer[]): Link[] | undefined {
     if (!this.available) return undefined;
     const first = this.#ids + 1;
     const idOf = (position: number) => (first + position) >>> 0;
     // Zero stands for none.
     this.#chains = (this.#chains % MAX_UINT32) + 1;
-    const frames = plans.map((plan, position) => startFrame(idOf(position), plan, this.#chains));
+    const frameOf = startFrames(common);
+    const frames = plans.map((plan, position) => frameOf(idOf(position), plan, this.#chains));
     this.#ids = idOf(plans.length - 1);
     if (!this.#running) void this.#run();
     const running = this.#running;
