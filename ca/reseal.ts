@@ -19,7 +19,10 @@ const filesIn = (directory: string): string[] => {
     return readdirSync(directory);
   } catch (error) {
     if (systemCode(error) === 'ENOENT') return [];
-    throw new MeshError('DATA_DIR', `cannot read ${directory} (${systemCode(error)})`, { cause: error });
+    throw new MeshError('DATA_DIR', `cannot read ${directory} (${systemCode(error)})`, {
+      hint: 'run it as the user who owns it',
+      cause: error,
+    });
   }
 };
 

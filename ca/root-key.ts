@@ -45,7 +45,10 @@ function read(path: string): string {
   try {
     return readFileSync(path, 'utf8');
   } catch (error) {
-    throw new MeshError('DATA_DIR', `cannot read ${path} (${systemCode(error)})`, { cause: error });
+    throw new MeshError('DATA_DIR', `cannot read ${path} (${systemCode(error)})`, {
+      hint: 'name the file that was exported, and run it as the user who owns it',
+      cause: error,
+    });
   }
 }
 

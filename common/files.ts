@@ -93,7 +93,10 @@ export function readIfExists(path: string): string | undefined {
     return readFileSync(path, 'utf8');
   } catch (error) {
     if (systemCode(error) === 'ENOENT') return undefined;
-    throw new MeshError('DATA_DIR', `cannot read ${path} (${systemCode(error)})`, { cause: error });
+    throw new MeshError('DATA_DIR', `cannot read ${path} (${systemCode(error)})`, {
+      hint: 'run it as the user who owns it',
+      cause: error,
+    });
   }
 }
 

@@ -75,6 +75,18 @@ test('help and version are no errors; a defect is one', async (t) => {
   t.match(await run(t, ['go', '--size', '3']), { code: 0, out: '', err: '' });
 });
 
+test('what the file system refuses is no defect', async (t) => {
+  const refuse = (code: string) =>
+    run(t, ['go'], () => {
+      throw Object.assign(new Error(code), { code, path: '/srv/x' });
+    });
+  t.match(await refuse('EACCES'), {
+    code: 1,
+    err: 'tool: cannot use /srv/x (EACCES); see who owns it, or name another place\n',
+  });
+  t.match(await refuse('ENOSPC'), { code: 1, err: 'tool: cannot use /srv/x (ENOSPC); free some space\n' });
+});
+
 test('output that cannot be written fails the command, at its end', async (t) => {
   const lose = (code: string) =>
     run(t, ['go'], () => void process.stdout.emit('error', Object.assign(new Error(code), { code })));

@@ -36,9 +36,27 @@ const asClause = (text: string): string =>
     .replace(/\. (Expected|Allowed)/, (_, word: string) => `: ${word.toLowerCase()}`)
     .replace(/^Did you/, 'did you');
 
+/** No defects: what the file system refuses, wherever it is met. */
+const REFUSALS: Readonly<Record<string, 'DATA_DIR' | 'DISK_FULL'>> = {
+  EACCES: 'DATA_DIR',
+  EPERM: 'DATA_DIR',
+  EROFS: 'DATA_DIR',
+  ENOTDIR: 'DATA_DIR',
+  ENOSPC: 'DISK_FULL',
+  EDQUOT: 'DISK_FULL',
+};
+
+function fromFileSystem(error: unknown): MeshError | undefined {
+  const code = REFUSALS[systemCode(error) ?? ''];
+  const path = (error as { path?: unknown } | null)?.path;
+  if (error instanceof MeshError || !code || typeof path !== 'string') return undefined;
+  const hint = code === 'DATA_DIR' ? 'see who owns it, or name another place' : undefined;
+  return new MeshError(code, `cannot use ${path} (${systemCode(error)})`, { ...(hint ? { hint } : {}), cause: error });
+}
+
 /** One line: what and why, then what to do. Under `--json` one JSON document. Both on standard error. */
 export function reportError(name: string, error: unknown, json: boolean): number {
-  const known = toMeshError(error);
+  const known = fromFileSystem(error) ?? toMeshError(error);
   const text = json
     ? JSON.stringify({ error: { code: known.code, message: known.message, hint: known.hint } })
     : `${name}: ${oneLine(known.message)}; ${oneLine(known.hint)}`;

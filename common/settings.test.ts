@@ -74,6 +74,7 @@ test('a bad value names the flag, the variable or the key it came from', async (
   t.throws(bad('[port]\nx = 1\n'), { code: 'BAD_CONFIG', message: /^port: / });
   t.throws(bad('prot = 1\n'), { code: 'BAD_CONFIG', message: /unknown setting "prot"/ });
   t.throws(bad('port = \n'), { code: 'BAD_CONFIG', message: /not valid TOML/ });
+  t.throws(() => resolve(agentSettings, ['--log-level', 'loud']), { code: 'USAGE', message: /^--log-level: "loud"/ });
   t.throws(() => resolve(TABLE, ['--config', '/nowhere.toml']), { code: 'BAD_CONFIG', message: /does not exist/ });
   t.throws(() => resolve(TABLE, ['--config', t.testdir()]), { code: 'BAD_CONFIG', message: /cannot read .*EISDIR/ });
 });

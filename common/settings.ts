@@ -33,6 +33,11 @@ export const asFlag = (text: string): boolean => {
   if (text === 'false' || text === '0') return false;
   throw new MeshError('USAGE', `"${text}" is neither true nor false`);
 };
+const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'];
+export const asLogLevel = (text: string): string => {
+  if (LOG_LEVELS.includes(text)) return text;
+  throw new MeshError('USAGE', `"${text}" is no level of a log`, { hint: `use ${LOG_LEVELS.slice(0, -1).join(', ')}` });
+};
 export { asInteger, asNumber } from './numbers.js';
 
 /** `maxLogBytes` as MESH_MAX_LOG_BYTES. */

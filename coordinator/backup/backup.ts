@@ -157,7 +157,10 @@ async function openIfThere(path: string): Promise<FileHandle | undefined> {
     return await open(path);
   } catch (error) {
     if (systemCode(error) === 'ENOENT') return undefined;
-    throw new MeshError('DATA_DIR', `cannot read ${path} (${systemCode(error)})`, { cause: error });
+    throw new MeshError('DATA_DIR', `cannot read ${path} (${systemCode(error)})`, {
+      hint: 'run it as the user who owns it',
+      cause: error,
+    });
   }
 }
 

@@ -76,7 +76,10 @@ async function startsEncrypted(file: string): Promise<boolean> {
       await handle.close();
     }
   } catch (error) {
-    throw new MeshError('DATA_DIR', `cannot read the backup ${file} (${systemCode(error)})`, { cause: error });
+    throw new MeshError('DATA_DIR', `cannot read the backup ${file} (${systemCode(error)})`, {
+      hint: 'name the file that mesh backup made',
+      cause: error,
+    });
   }
 }
 

@@ -1,5 +1,5 @@
 import { formatEndpoint, parseEndpoint } from '../../link/endpoints.js';
-import { asFlag, asInteger, asNumber, asText, setting } from '../../common/settings.js';
+import { asFlag, asInteger, asLogLevel, asNumber, asText, setting } from '../../common/settings.js';
 import { MeshError } from '../../common/errors.js';
 import { PROFILES } from '../../common/identity/profile.js';
 import { COEFFICIENTS_DEFAULT } from '../core/scheduler/rank.js';
@@ -105,7 +105,7 @@ export const coordinatorSettings = {
   logLevel: setting({
     flag: '--log-level <level>',
     describe: 'trace, debug, info, warn, error or fatal',
-    parse: asText,
+    parse: asLogLevel,
     fallback: 'info',
   }),
   heartbeat: setting({
