@@ -101,7 +101,7 @@ async function joinWhenApproved(
   let askAgainMs = 0;
   for (;;) {
     try {
-      return await joinMesh(asking);
+      return await joinMesh({ ...asking, again: askAgainMs > 0 });
     } catch (error) {
       const { code, hint } = toMeshError(error);
       const waits = code === 'NOT_APPROVED' || (askAgainMs > 0 && PASSING.has(code));

@@ -264,7 +264,11 @@ function addList(program: Command, remote: LoadRemote): void {
   const command = addDeskOptions(program.command('list').description('list the certificates that were issued')).action(
     async (options: Common) => {
       const items = await withDesk(options, remote, openFilingDesk, (desk) => desk.list());
-      present(options, { items: items.map(shownCertificate), next: null }, () => listText(items));
+      present(options, { items: items.map(shownCertificate), next: null }, () =>
+        items.length === 0 && options.dir !== undefined
+          ? 'nothing was issued with --dir; what a coordinator issued: mesh-ca list --profile DIR\n'
+          : listText(items),
+      );
     },
   );
   withExamples(command, ['mesh-ca list', 'mesh-ca list --dir ./ca --json']);

@@ -40,6 +40,8 @@ export interface JoinOptions {
   privateKey?: string;
   /** Of a coordinator: the key it will issue with. */
   issuerKey?: KeyObject;
+  /** Asked before and waits for approval: not worth a line of the log each time. */
+  again?: boolean;
   /** When this machine belongs to a mesh already: the only one it joins, whatever the token says. */
   meshId?: string | undefined;
 }
@@ -95,7 +97,11 @@ export async function join(options: JoinOptions): Promise<Joined> {
       timeoutMs: options.timeoutMs ?? JOIN_MS_MAX,
       probe,
       commit: async (endpoint, proven, signal) => {
-        log.info({ event: 'join.asking', coordinator: formatEndpoint(endpoint), mesh: proven.meshId });
+        log[options.again ? 'debug' : 'info']({
+          event: 'join.asking',
+          coordinator: formatEndpoint(endpoint),
+          mesh: proven.meshId,
+        });
         const response = await callJoin(endpoint, proven, request, clock, signal);
         return accept(response, proven, privateKeyPem, endpoint, clock.wallMs());
       },

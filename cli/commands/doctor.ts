@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Command } from 'commander';
 import { systemClock } from '../../common/clock.js';
-import { toMeshError } from '../../common/errors.js';
+import { MeshError, toMeshError } from '../../common/errors.js';
 import { defaultDataDir } from '../../common/files.js';
 import { type Finding, isBad } from '../../common/finding.js';
 import type { MeshConnection } from '../../sdk/connect.js';
@@ -46,6 +46,7 @@ export function build(): Command {
     .action(async (_options: Options, command: Command) => {
       const options = optionsOf<Options>(command);
       exitOnInterrupt(options.json === true);
+      checkData(options);
       const bench = new LocalBench(options);
       try {
         const findings = await examine(bench, { security: options.security === true });
@@ -55,6 +56,15 @@ export function build(): Command {
         await bench.close();
       }
     });
+}
+
+/** @throws MeshError USAGE */
+function checkData({ data = [], security }: Options): void {
+  if (data.length > 0 && !security)
+    throw new MeshError('USAGE', '--data is looked at with --security only', { hint: 'add --security' });
+  const gone = data.find((directory) => !existsSync(directory));
+  if (gone !== undefined)
+    throw new MeshError('USAGE', `--data: there is no ${gone}`, { hint: 'name a data directory of this machine' });
 }
 
 class LocalBench implements Bench {

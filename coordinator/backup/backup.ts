@@ -197,7 +197,9 @@ async function writeWhole(path: string, content: AsyncIterable<Buffer>): Promise
   } catch (error) {
     if (error instanceof MeshError) throw error;
     const code = systemCode(error);
-    throw new MeshError(code === 'ENOSPC' ? 'DISK_FULL' : 'DATA_DIR', `cannot write ${path} (${code})`, {
+    const full = code === 'ENOSPC';
+    throw new MeshError(full ? 'DISK_FULL' : 'DATA_DIR', `cannot write ${path} (${code})`, {
+      hint: full ? 'free some space, or name another disk with --out' : 'name a place you may write to with --out',
       cause: error,
     });
   } finally {
