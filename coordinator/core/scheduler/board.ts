@@ -119,6 +119,17 @@ export function queueRoomFor(node: NodeState, group: Group, settings: PlanSettin
   return Math.max(0, depthFor(node, group, settings) - node.queued);
 }
 
+/** A queue no longer than what the node works off in so many pipeline delays is not worth asking back. */
+const PATIENCE = 2;
+
+/** Tasks the node works off while a retraction travels; 0 while nothing is known about its speed. */
+export const workedOff = ({ view }: NodeState, { pipelineDelayMs }: PlanSettings): number =>
+  (view.turnoverPerMs ?? 0) * (pipelineDelayMs + view.rttMs);
+
+/** The longest queue there that is left alone, whatever would better run instead. */
+export const shortQueue = (node: NodeState, settings: PlanSettings): number =>
+  Math.floor(PATIENCE * workedOff(node, settings));
+
 /** Keys of nodes for tasks that last about equally long, whatever else they ask: what differs is who may run them. */
 export class Keys {
   readonly #keys: Float64Array;

@@ -7,11 +7,22 @@
  * surfaces with an outdated key is given its new one, and the rest need not be touched.
  */
 import { CPU_MILLIS_DEFAULT, isLarge } from '../room.js';
-import { type Board, type Group, type Keys, type NodeState, queueRoomFor, roomFor } from './board.js';
+import { type Board, type Group, type Keys, type NodeState, queueRoomFor, roomFor, shortQueue } from './board.js';
 import { ruledOut } from './feasible.js';
 import { Heap } from './heap.js';
 import { Patience } from './patience.js';
 import type { Cost, NodeView, Room, WorkView } from './types.js';
+
+/** One question for a place. */
+export interface Asked {
+  work: WorkView;
+  /** So many tasks at most. */
+  upTo: number;
+  /** Nodes that are no place for it. */
+  avoid: readonly number[];
+  /** Whether work of a higher priority waits that could run there: what is queued before it would have to make way. */
+  isWanted: (node: NodeState) => boolean;
+}
 
 export interface Taken {
   node: NodeState;
@@ -89,10 +100,8 @@ export class Candidates {
   }
 
   /** Takes places for up to `upTo` tasks on the best node that is not to be avoided. Undefined: there is none now. */
-  take(work: WorkView, upTo: number, avoid: readonly number[]): Taken | undefined {
-    const taken =
-      this.#takeFrom(this.#room, true, { work, upTo, avoid }) ??
-      this.#takeFrom(this.#queue, false, { work, upTo, avoid });
+  take(asked: Asked): Taken | undefined {
+    const taken = this.#takeFrom(this.#room, true, asked) ?? this.#takeFrom(this.#queue, false, asked);
     this.exhausted = !taken && this.#room.size === 0 && this.#queue.size === 0 && !this.mayReserve;
     return taken;
   }
@@ -108,7 +117,7 @@ export class Candidates {
    * having room, where nothing smaller will overtake it. At most one in a plan; undefined when the task is not large, or each such
    * node waits for a large one already.
    */
-  reserve(avoid: readonly number[]): Taken | undefined {
+  reserve({ avoid, isWanted }: Asked): Taken | undefined {
     if (!this.mayReserve) return undefined;
     this.#reserved = true;
     const { board, group } = this;
@@ -120,6 +129,7 @@ export class Candidates {
       if (missing >= least) continue;
       const node = board.state(index);
       if (avoid.includes(node.view.seq) || !this.#isUsable(node)) continue;
+      if (isWanted(node) && node.queued >= shortQueue(node, board.settings)) continue;
       least = missing;
       best = node;
     }
@@ -159,18 +169,21 @@ export class Candidates {
     return this.board.views.some((view) => !blocked.has(view.seq) && !ruledOut(kind, cost, view));
   }
 
-  #takeFrom(
-    heap: Heap,
-    starts: boolean,
-    { work, upTo, avoid }: { work: WorkView; upTo: number; avoid: readonly number[] },
-  ): Taken | undefined {
+  #queueRoom(node: NodeState, { isWanted }: Asked): number {
+    const { group, board } = this;
+    const room = queueRoomFor(node, group, board.settings);
+    return room > 0 && isWanted(node) ? Math.min(room, shortQueue(node, board.settings) - node.queued) : room;
+  }
+
+  #takeFrom(heap: Heap, starts: boolean, asked: Asked): Taken | undefined {
     const { board, group } = this;
+    const { work, upTo, avoid } = asked;
     let aside: NodeState[] | undefined;
     let taken: Taken | undefined;
     while (!taken) {
       const node = this.#first(heap);
       if (!node) break;
-      const room = starts ? roomFor(node.free, node.reserve, group.cost) : queueRoomFor(node, group, board.settings);
+      const room = starts ? roomFor(node.free, node.reserve, group.cost) : this.#queueRoom(node, asked);
       if (room <= 0) {
         heap.pop();
         if (starts && queueRoomFor(node, group, board.settings) > 0) this.#push(this.#queue, node);

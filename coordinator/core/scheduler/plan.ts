@@ -3,7 +3,8 @@
  *
  * Work is offered in fair order (fair.ts) and placed in chunks on the best candidates of its group (candidates.ts), first
  * where it can start, then in the queues that bridge the pipeline delay (prefill.ts). Returned tasks of a job go before its
- * fresh ones. Then prefilled tasks that would better be elsewhere are asked back (retract.ts).
+ * fresh ones. Nothing is queued where work of a higher priority waits that could run there, beyond what is worked off at once:
+ * it would have to make way. Then prefilled tasks that would better be elsewhere are asked back (retract.ts).
  *
  * Fresh work is a number, so nothing depends on how much of it waits. The cost is a short look at each node and at each job
  * with work, a longer one at each node that may take something for every group with work, and O(log nodes) for every chunk.
@@ -12,8 +13,8 @@
  * It fails soft: a snapshot that is out of date makes assignments that the store's guards refuse, or that wait on the agent.
  */
 import { type Allowance, allowedTo } from '../quotas.js';
-import { Board, costOfKind, type Group, groupKey, groupOf } from './board.js';
-import { Candidates, type Taken } from './candidates.js';
+import { Board, costOfKind, type Group, groupKey, groupOf, type NodeState } from './board.js';
+import { type Asked, Candidates, type Taken } from './candidates.js';
 import { FairOrder, type Turn } from './fair.js';
 import { COEFFICIENTS_DEFAULT } from './rank.js';
 import { PlanReasons, type Shares } from './reasons.js';
@@ -85,6 +86,8 @@ export class Placing {
   readonly #offered: Uint32Array;
   /** Fresh tasks placed per work. */
   readonly #freshPlaced: Float64Array;
+  /** Of works that wait and found no place: who could take them, the highest priority first; one of each group. */
+  readonly #left = new Map<Candidates, number>();
   /** Tasks prefilled anywhere, by job. */
   readonly #prefilled = new Map<number, number>();
 
@@ -123,7 +126,7 @@ export class Placing {
       const before = this.placed[turn.index] as number;
       const more = this.#serve(turn);
       const placed = (this.placed[turn.index] as number) - before;
-      if (!more) this.#close(turn.index);
+      if (!more) this.#close(turn);
       order.placed(placed, more);
     }
   }
@@ -137,8 +140,11 @@ export class Placing {
   }
 
   /** The work finds no place any more; nor do others of its group, if that is exhausted. */
-  #close(position: number): void {
-    const group = this.#groupOf(position);
+  #close({ index, work }: Turn): void {
+    const group = this.#groupOf(index);
+    const candidates = this.#candidatesOf(group);
+    if ((this.placed[index] as number) < waitingOf(work) && !this.#left.has(candidates) && this.allowedOf(work) > 0)
+      this.#left.set(candidates, work.priority);
     if (group.open === 0) return;
     const closed = group.candidates?.exhausted ? group.open : 1;
     group.open -= closed;
@@ -179,11 +185,14 @@ export class Placing {
     const candidates = this.candidatesOf(index);
     let rest = Math.min(upTo, this.left, this.allowedOf(work));
     if (rest <= 0 || candidates.exhausted) return false;
+    const isWanted = (node: NodeState): boolean => this.#isWanted(node, work.priority);
+    const asked: Asked = { work, upTo: rest, avoid: NOWHERE, isWanted };
     for (let next = this.#offered[index] as number; rest > 0 && next < work.returned.length; ) {
       const task = work.returned[next++];
       this.#offered[index] = next;
       if (!task) break;
-      const taken = this.#take(candidates, work, 1, candidates.avoidable(task.failedNodes));
+      const avoid = candidates.avoidable(task.failedNodes);
+      const taken = this.#take(candidates, { ...asked, upTo: 1, avoid });
       if (!taken) continue;
       this.#assign(index, work, taken).returned.push(task.index);
       rest--;
@@ -191,7 +200,7 @@ export class Placing {
     while (rest > 0) {
       const fresh = Math.min(rest, work.fresh - (this.#freshPlaced[index] as number));
       if (fresh <= 0) return (this.#offered[index] as number) < work.returned.length;
-      const taken = this.#take(candidates, work, fresh, NOWHERE);
+      const taken = this.#take(candidates, { ...asked, upTo: fresh });
       if (!taken) return false;
       this.#assign(index, work, taken).fresh += taken.count;
       this.#freshPlaced[index] = (this.#freshPlaced[index] as number) + taken.count;
@@ -200,10 +209,18 @@ export class Placing {
     return true;
   }
 
-  #take(candidates: Candidates, work: WorkView, upTo: number, avoid: readonly number[]): Taken | undefined {
-    const taken = candidates.take(work, upTo, avoid);
-    if (taken || (this.#prefilled.get(work.job) ?? 0) > 0) return taken;
-    return candidates.reserve(avoid);
+  #take(candidates: Candidates, asked: Asked): Taken | undefined {
+    const taken = candidates.take(asked);
+    if (taken || (this.#prefilled.get(asked.work.job) ?? 0) > 0) return taken;
+    return candidates.reserve(asked);
+  }
+
+  #isWanted(node: NodeState, priority: number): boolean {
+    for (const [candidates, higher] of this.#left) {
+      if (higher <= priority) return false;
+      if (candidates.isFeasible(node)) return true;
+    }
+    return false;
   }
 
   #assign(index: number, work: WorkView, { node, count, starts }: Taken): Assignment {

@@ -35,6 +35,33 @@ test('a task that failed on the idle node stays where it waits, while that is no
   t.same(asked([1], makeNode(2, 3)), [plain, wary]);
 });
 
+test('what waits on a fast node is not asked back for a slow one that the next plan would leave idle', async (t) => {
+  const fast = (seq: number, queued: number) => ({ ...busy(seq, queued, 1 / 10_000), pace: 1 });
+  const asked = (pace: number, ...others: ReturnType<typeof makeNode>[]) => {
+    const nodes = [fast(1, 2), ...others, makeNode(9, 1, { pace })];
+    const prefilled = [{ node: 1, job: 1, count: 2 }];
+    return run(makeSnapshot(nodes, [makeWork(1, 0, { taskMs: 10_000 })], { prefilled })).retractions;
+  };
+  t.same(asked(2.5), [{ node: 1, job: 1, count: 1 }], 'it would end 5 s sooner there');
+  t.same(asked(2.5, fast(2, 0)), [], 'and later than on the first of two that falls free');
+  t.same(asked(1.2, fast(2, 0)), [{ node: 1, job: 1, count: 1 }]);
+});
+
+test('nothing of a lower priority is queued where it would have to make way for what waits', async (t) => {
+  const queued = (high: Parameters<typeof makeWork>[2], taskMs: number, more: Partial<Snapshot> = {}) => {
+    const nodes = [busy(1, 0, 4 / taskMs)];
+    // Minute-long tasks are not queued at all: a slot that falls free is theirs a moment later.
+    const work = [makeWork(1, 9, { taskMs }), makeWork(2, 9, { taskMs: 600_000, priority: 1, ...high })];
+    return assigned(run(makeSnapshot(nodes, work, more)), { job: 1 });
+  };
+  t.equal(queued({}, 10_000), 0);
+  t.equal(queued({ priority: 0 }, 10_000), 1, 'its equals wait for nobody');
+  t.equal(queued({ kind: makeKind(2, { gpus: 1 }) }, 10_000), 1, 'what cannot run there');
+  t.equal(queued({}, 50), 4, 'a queue that is worked off at once');
+  const held = { allowances: new Map([['full', { tasks: 0, cpuMillis: 0 }]]) };
+  t.equal(queued({ namespace: 'full' }, 10_000, held), 1, 'what a quota holds back');
+});
+
 test('the longest queue gives first, and no room is promised twice', async (t) => {
   const prefilled = [
     { node: 1, job: 1, count: 2 },

@@ -10,20 +10,18 @@
  * again, and so on for as long as nothing else happens.
  *
  * Asking back costs a round trip and two commits, so the last two only apply when the queue is longer than what the node
- * works off in PATIENCE pipeline delays, and the third only where the task would end sooner on the other node, which may be a
- * slow one. Retracting is a question: what has started meanwhile stays.
+ * works off in a few pipeline delays (board.ts, shortQueue), and the third only where the task would end sooner on the
+ * other node, which may be a slow one. Retracting is a question: what has started meanwhile stays.
  *
  * A mesh at work costs nothing here: nobody drains, all priorities are the same, and no node has room.
  */
 import { Space } from '../room.js';
-import { groupOf, type NodeState, roomFor } from './board.js';
+import { groupOf, type NodeState, roomFor, shortQueue, workedOff } from './board.js';
 import type { Candidates } from './candidates.js';
 import type { Placing } from './plan.js';
 import type { NodeView, Plan, Snapshot, WorkView } from './types.js';
 
 const NOWHERE: readonly number[] = [];
-
-const PATIENCE = 2;
 const MUCH_FASTER = 1.25;
 /** Works of higher priority that one plan makes way for. */
 const URGENT_MAX = 64;
@@ -91,11 +89,7 @@ function ask(row: Row, count: number): void {
   row.count -= count;
 }
 
-/** Tasks the node works off while a retraction travels; 0 while nothing is known about its speed. */
-const workedOff = (node: NodeState, { board }: Placing): number =>
-  (node.view.turnoverPerMs ?? 0) * (board.settings.pipelineDelayMs + node.view.rttMs);
-
-const isLong = (node: NodeState, placing: Placing): boolean => node.view.queued > PATIENCE * workedOff(node, placing);
+const isLong = (node: NodeState, { board }: Placing): boolean => node.view.queued > shortQueue(node, board.settings);
 
 function makeWay(rows: Row[], placing: Placing): void {
   const lowest = rows.reduce((least, row) => Math.min(least, row.work.priority), Infinity);
@@ -112,9 +106,12 @@ function makeWay(rows: Row[], placing: Placing): void {
   }
   for (const { work, position, waiting } of urgentWorks(lowest, placing)) {
     let wanted = waiting;
+    const isHeldBack = placing.allowedOf(work) <= 0;
+    /** A quota holds it back: only what counts for the same one would make way. */
+    const frees = (lower: WorkView): boolean => !isHeldBack || lower.namespace === work.namespace;
     for (const [node, there] of byNode) {
       if (wanted <= 0) break;
-      const lower = there.filter((row) => row.count > 0 && row.work.priority < work.priority);
+      const lower = there.filter((row) => row.count > 0 && row.work.priority < work.priority && frees(row.work));
       if (lower.length === 0 || !isLong(node, placing)) continue;
       if (!placing.candidatesOf(position).isFeasible(node)) continue;
       for (const row of lower) ask(row, row.count);
@@ -161,7 +158,7 @@ function useIdleNodes(rows: Row[], idle: readonly NodeState[], placing: Placing)
     const candidates = placing.candidatesOf(row.position);
     const isFaster = (idle[0] as NodeState).pace * MUCH_FASTER < row.node.pace;
     // What is about to start there is as good as started, unless that means to wait for a slow machine.
-    const stays = workedOff(row.node, placing);
+    const stays = workedOff(row.node, placing.board.settings);
     let wanted = Math.min(row.count, row.node.view.queued - (isFaster ? Math.floor(stays) : Math.ceil(stays)));
     const avoid = candidates.avoidable(row.failedNodes);
     let at = reached.get(candidates) ?? 0;
