@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import { systemClock } from '../common/clock.js';
-import type { MeshError } from '../common/errors.js';
+import { MeshError, toMeshError } from '../common/errors.js';
 import { defaultDataDir, writeReadyFile } from '../common/files.js';
 import { createLogger } from '../common/log.js';
 import { makeProgram, reportError } from '../common/program.js';
@@ -55,6 +55,9 @@ async function run(program: Command): Promise<void> {
       fatal = error;
       signal.raise('fatal');
     },
+  }).catch((error: unknown) => {
+    if (toMeshError(error).code !== 'INTERRUPTED') throw error;
+    throw new MeshError('INTERRUPTED', 'stopped before it was in the mesh', { hint: 'start it again', cause: error });
   });
   signal.onAgain(() => agent.hurry());
   const cause = await signal.promise;

@@ -91,9 +91,10 @@ function runInitdb(account: Account, directory: string, passwordFile: string): P
     child.on('error', (error) => reject(new MeshError('DATA_DIR', 'initdb cannot be started', { cause: error })));
     child.on('close', (code) => {
       if (code === 0) return resolve();
-      const why = output.split('\n').find((line) => line.includes('error:')) ?? `initdb ended with ${code}`;
+      const why = /(?:error|FATAL|PANIC): +(.*)/.exec(output)?.[1] ?? `initdb ended with ${code}`;
+      const kind = /No space left|Check free disk space/.test(output) ? 'DISK_FULL' : 'DATA_DIR';
       reject(
-        new MeshError('DATA_DIR', `the database cannot be made in ${dirname(directory)}: ${why.trim()}`, {
+        new MeshError(kind, `the database cannot be made in ${dirname(directory)}: ${why.trim()}`, {
           cause: new Error(output),
         }),
       );

@@ -1,9 +1,10 @@
-/** SIGTERM while a coordinator starts ends it at once and cleanly, whatever its start waits for. */
+/** SIGTERM while a coordinator or an agent starts ends it at once and cleanly, whatever its start waits for. */
 import { existsSync } from 'node:fs';
 import { createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { sql } from 'kysely';
 import { test } from 'tap';
+import { encodeToken } from '../../common/identity/token.js';
 import { eventually } from '../support/eventually.js';
 import { makeMesh, type Mesh } from '../support/mesh.js';
 import { openTestStore, withDatabase } from '../support/postgres.js';
@@ -63,4 +64,24 @@ test('while its own PostgreSQL starts', async (t) => {
   await eventually('the cluster to be made', () => existsSync(join(data, 'postgres', 'data', 'PG_VERSION')));
   t.same(await program.stop(), CLEAN);
   t.notOk(existsSync(join(data, 'postgres', 'data', 'postmaster.pid')), 'no server is left');
+});
+
+test('an agent that looks for its mesh says that it was stopped, and nothing of jobs', async (t) => {
+  const mesh = makeMesh(t);
+  const sockets: Socket[] = [];
+  const server = createServer((socket) => void sockets.push(socket.on('error', () => undefined).resume()));
+  const connected = new Promise((resolve) => server.once('connection', resolve));
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  t.teardown(() => {
+    for (const socket of sockets) socket.destroy();
+    server.close();
+  });
+  const { port } = server.address() as { port: number };
+  const token = encodeToken({ id: 'ab'.repeat(6), secret: 'cd'.repeat(16), rootDigest: 'ef'.repeat(32) });
+  const flags = ['--data', mesh.folder('agent'), '--coordinator', `127.0.0.1:${port}`, '--no-mdns', '--join', token];
+  const program = mesh.launch('agent', flags);
+  await connected;
+  program.signal('SIGTERM');
+  t.equal((await program.ended).code, 130);
+  t.match(program.stderr, 'stopped before it was in the mesh; start it again');
 });
