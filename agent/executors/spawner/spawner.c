@@ -668,12 +668,15 @@ static void give(struct given *to, char **at, struct extent extent, const char *
   *paths = NULL;
 }
 
+/* The system refused to let a child share memory. */
+static bool unshared = false;
+
 /*
  * Whether memory stays what only this program reads while a process of that user has it, too. A change of user sets what the
  * system says (fs.suid_dumpable) in place of the 0 of `prepare`; with 1, others of that user could look in for a moment.
  */
 static bool may_share(const struct start *head) {
-  if (!LEAN) return false;
+  if (!LEAN || unshared) return false;
   if (!(head->flags & WITH_USER)) return true;
   char value = 0;
   return pread(suid_dumpable_fd, &value, 1, 0) == 1 && (value == '0' || value == '2');
@@ -698,8 +701,11 @@ static pid_t begin(const char *body, size_t length, const struct start *head, co
     to->taken = 1;
     int how = CLONE_VM | CLONE_CHILD_CLEARTID | SIGCHLD;
     pid_t pid = clone(become, to->stack + sizeof to->stack, how, to, NULL, NULL, &to->taken);
-    if (pid < 0) to->taken = 0;
-    return pid;
+    if (pid >= 0) return pid;
+    to->taken = 0;
+    /* Not every system that is like Linux does this. */
+    if (errno != EINVAL) return pid;
+    unshared = true;
   }
   void *own = given.room;
   if (!fits) own = mmap(NULL, extent.needed, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
