@@ -14,6 +14,7 @@ import { formatSize } from '../../common/units.js';
 import { type OutputChunk, type OutputTail, Stream } from '../../proto/gen/mesh/v1/common.js';
 import type { OutputRecord } from '../core/types.js';
 import { Block, BLOCK_BYTES } from './block.js';
+import { outputBuffers } from './buffers.js';
 
 /** How much of the end of the output travels with the result. */
 export const TAIL_BYTES = 64 * 1024;
@@ -21,6 +22,8 @@ export const SPOOL_BYTES_DEFAULT = 16 * 2 ** 20;
 const SPOOL_BYTES_MIN = 8 * BLOCK_BYTES;
 /** Blocks that may wait for the disk before the writer is asked to pause. */
 const UNWRITTEN_MAX = 8;
+/** What came out of the pipe, and the block. */
+const BUFFERS_PER_BLOCK = 2;
 
 export interface OutputSpoolOptions {
   /** Created only when the output outgrows memory; removed by `dispose`. */
@@ -194,6 +197,7 @@ export class OutputSpool implements OutputRecord {
   /** Undefined when it was overwritten meanwhile. */
   async #load(stored: Stored): Promise<Block | undefined> {
     const encoded = Buffer.allocUnsafe(stored.length);
+    outputBuffers.made(stored.length);
     try {
       const { bytesRead } = (await this.#file?.read(encoded, 0, stored.length, stored.position)) ?? { bytesRead: 0 };
       if (stored.lost) return undefined;
@@ -207,6 +211,7 @@ export class OutputSpool implements OutputRecord {
 
   /** A full block moves on: to the disk, and to memory as the one before the current. */
   #seal(block: Block): void {
+    outputBuffers.made(BUFFERS_PER_BLOCK * BLOCK_BYTES);
     this.#previous = block;
     this.#current = undefined;
     if (this.#failure) return;

@@ -2,6 +2,7 @@ import { makeGenericClientConstructor } from '@grpc/grpc-js';
 import { WirePieces } from '../../common/wire-pieces.js';
 import { AgentServiceClient, AgentServiceService, StreamLogsRequest } from '../../proto/gen/mesh/v1/agent.js';
 import { OutputChunk } from '../../proto/gen/mesh/v1/common.js';
+import { outputBuffers } from '../output/buffers.js';
 
 /** Field 4 of the message is a chunk, field 4 of a chunk its output, the last field it has; both with a length. */
 const CHUNK_TAG = (4 << 3) | 2;
@@ -19,7 +20,12 @@ export function encodeOutput({ chunks, ...attempt }: StreamLogsRequest): WirePie
 
 const streamLogs = {
   ...AgentServiceService.streamLogs,
-  requestSerialize: (request: StreamLogsRequest) => encodeOutput(request).serialized,
+  requestSerialize: (request: StreamLogsRequest) => {
+    const message = encodeOutput(request);
+    // The frame that gRPC makes.
+    outputBuffers.made(message.length);
+    return message.serialized;
+  },
 };
 
 /** What an agent calls a coordinator with. */

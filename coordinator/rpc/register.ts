@@ -17,7 +17,7 @@ import { type AuthorityPlane, makeCaService, makeEnrollService } from './authori
 import type { Clock } from '../../common/clock.js';
 import type { Limits } from '../services/limits.js';
 import { assertCovered, Gate, type GateOptions } from './authorize.js';
-import { BufferCollection } from './buffer-collection.js';
+import { BufferCollection } from '../../common/buffer-collection.js';
 import { type DoctorPlane, makeDoctorService } from './doctor-service.js';
 import { decodeOutput, encodeLogs } from './log-message.js';
 import { makeMeshService, type MeshPlane } from './mesh-service.js';
