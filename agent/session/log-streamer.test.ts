@@ -11,13 +11,27 @@ import { LogStreamer } from './log-streamer.js';
 /** A stream of the bulk connection in the test's hands. */
 class FakeStream extends EventEmitter {
   readonly sent: StreamLogsRequest[] = [];
-  /** What `write` answers: false asks the writer to wait for `drain`. */
+  /** Otherwise what is written stays in it until it drains. */
   roomy = true;
+  #unsent: (() => void)[] = [];
   over: 'ended' | 'cancelled' | undefined;
 
-  write(request: StreamLogsRequest): boolean {
+  write(request: StreamLogsRequest, gone: () => void): boolean {
     this.sent.push(request);
+    if (this.roomy) queueMicrotask(gone);
+    else this.#unsent.push(gone);
     return this.roomy;
+  }
+
+  get writableNeedDrain(): boolean {
+    return this.#unsent.length > 0;
+  }
+
+  drain(): void {
+    this.roomy = true;
+    const unsent = this.#unsent.splice(0);
+    this.emit('drain');
+    for (const gone of unsent) gone();
   }
 
   end(): void {
@@ -199,8 +213,30 @@ test('a sender that waits for room is not stuck when the stream dies under it', 
   await until(() => streams[1]?.text === 'one two three');
   print(' four');
   await turn();
-  streams[1]?.emit('drain');
+  t.equal(streams[1]?.text, 'one two three', 'it waits');
+  streams[1]?.drain();
   await until(() => streams[1]?.text === 'one two three four');
+});
+
+test('what one stream holds at a time is bounded by bytes, and all attempts wait for the same room', async (t) => {
+  const { clock, streams, streamer, spool } = make(t);
+  const other = new OutputSpool({ path: join(t.testdir(), 'other'), clock });
+  t.teardown(() => other.dispose());
+  for (const each of [spool, other]) each.write(Stream.STDOUT, Buffer.alloc(2 ** 20, 'x'));
+  streamer.follow(REF, spool);
+  const [stream] = streams;
+  if (!stream) throw new Error('there is no stream');
+  stream.roomy = false;
+  await until(() => stream.sentTo > 0);
+  streamer.follow({ ...REF, index: 4 }, other);
+  for (let turns = 0; turns < 20; turns++) await turn();
+  t.equal(stream.sent.length, 1);
+  stream.drain();
+  const sentOf = (index: number): number =>
+    stream.sent
+      .filter((request) => request.index === index)
+      .reduce((bytes, { chunks }) => bytes + chunks.reduce((sum, { data }) => sum + data.length, 0), 0);
+  await until(() => sentOf(2) === 2 ** 20 && sentOf(4) === 2 ** 20);
 });
 
 test('a stream that breaks by itself is opened again after a while, though nothing more is printed', async (t) => {

@@ -6,6 +6,7 @@ import type { ClientDuplexStream } from '@grpc/grpc-js';
 import type { Clock, Timer } from '../../common/clock.js';
 import type { Service } from '../../common/lifecycle.js';
 import type { Logger } from '../../common/log.js';
+import { Outgoing } from '../../common/outgoing.js';
 import type { StreamLogsRequest, StreamLogsResponse } from '../../proto/gen/mesh/v1/agent.js';
 import type { AttemptRef } from '../core/types.js';
 import type { OutputSpool } from '../output/spool.js';
@@ -38,8 +39,7 @@ export class LogStreamer implements Service {
   readonly #followed = new Map<OutputSpool, Followed>();
   readonly #byRef = new Map<string, Followed>();
   #stream: ClientDuplexStream<StreamLogsRequest, StreamLogsResponse> | undefined;
-  /** Senders that wait for the stream to take more, or to go. */
-  readonly #blocked = new Set<() => void>();
+  #outgoing: Outgoing<StreamLogsRequest> | undefined;
   #retry: Timer | undefined;
 
   constructor(
@@ -54,8 +54,7 @@ export class LogStreamer implements Service {
     for (const spool of [...this.#followed.keys()]) this.unfollow(spool);
     this.#retry?.cancel();
     this.#stream?.end();
-    this.#stream = undefined;
-    this.#unblock();
+    this.#forgetStream();
   }
 
   follows(spool: OutputSpool): boolean {
@@ -117,28 +116,27 @@ export class LogStreamer implements Service {
   disconnected(): void {
     this.#retry?.cancel();
     this.#stream?.cancel();
-    this.#stream = undefined;
-    this.#unblock();
+    this.#forgetStream();
     for (const entry of this.#followed.values()) {
       entry.sentOffset = entry.storedOffset;
       release(entry);
     }
   }
 
-  #connected(): ClientDuplexStream<StreamLogsRequest, StreamLogsResponse> | undefined {
-    if (this.#stream) return this.#stream;
+  #connected(): Outgoing<StreamLogsRequest> | undefined {
+    if (this.#outgoing) return this.#outgoing;
     const client = this.client();
     if (!client) return undefined;
     const stream = client.streamLogs();
     this.#stream = stream;
     stream.on('data', (response: StreamLogsResponse) => this.#stored(response));
-    stream.on('drain', () => this.#unblock());
     stream.on('error', (err: Error) => {
       this.log.debug({ event: 'logs.stream-ended', err });
       this.#broken(stream);
     });
     stream.on('end', () => this.#broken(stream));
-    return stream;
+    this.#outgoing = new Outgoing(stream);
+    return this.#outgoing;
   }
 
   /** The session may well be there still: what was not acknowledged is sent again after a while. */
@@ -150,9 +148,10 @@ export class LogStreamer implements Service {
     });
   }
 
-  #unblock(): void {
-    for (const resolve of this.#blocked) resolve();
-    this.#blocked.clear();
+  /** Whoever waits for it to take more looks for another. */
+  #forgetStream(): void {
+    this.#outgoing?.release();
+    this.#stream = this.#outgoing = undefined;
   }
 
   #stored(response: StreamLogsResponse): void {
@@ -186,13 +185,19 @@ export class LogStreamer implements Service {
   async #send(entry: Followed): Promise<void> {
     while (entry.again && this.#followed.has(entry.spool)) {
       entry.again = false;
-      const stream = this.#connected();
-      if (!stream || entry.sentOffset - entry.storedOffset >= WINDOW_BYTES) return;
+      const outgoing = this.#connected();
+      if (!outgoing || entry.sentOffset - entry.storedOffset >= WINDOW_BYTES) return;
+      if (outgoing.full) {
+        await outgoing.room();
+        entry.again = true;
+        continue;
+      }
       const { chunks, nextOffset } = await entry.spool.read(entry.sentOffset, MESSAGE_BYTES);
-      if (this.#stream !== stream || chunks.length === 0) continue;
+      if (this.#outgoing !== outgoing || chunks.length === 0) continue;
+      const bytes = chunks.reduce((sum, { data }) => sum + data.length, 0);
+      outgoing.write({ ...entry.ref, chunks }, bytes);
       entry.sentOffset = nextOffset;
       entry.again = true;
-      if (!stream.write({ ...entry.ref, chunks })) await new Promise<void>((resolve) => this.#blocked.add(resolve));
     }
   }
 }

@@ -59,6 +59,7 @@ export function makeAgentService(options: AgentServiceOptions): AgentServiceServ
       async function* ({ digest }) {
         for await (const data of options.plane.blobs.read(digest)) yield { data };
       },
+      ({ data }) => data.length,
     ),
   };
 }

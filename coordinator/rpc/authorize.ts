@@ -19,6 +19,7 @@ import { MeshError, toMeshError } from '../../common/errors.js';
 import { askForRenewal, nameCoordinators, toCallError, toStatus } from '../../common/grpc-errors.js';
 import type { Identity } from '../../common/identity/identity.js';
 import type { Logger } from '../../common/log.js';
+import { Outgoing } from '../../common/outgoing.js';
 import type { CallLike } from '../door/door.js';
 import { type Peer, plainAddress } from '../door/peer.js';
 import { actorOf, type Audit } from '../services/audit.js';
@@ -113,19 +114,26 @@ export class Gate {
     };
   }
 
-  /** The handler yields batches; the stream waits for the client's flow control and ends when the client is gone. */
+  /**
+   * The handler yields batches; the stream waits for the client's flow control and ends when the client is gone.
+   * @param bytesOf what a batch holds, where that may be much
+   */
   serverStream<Request, Response>(
     path: string,
     handle: (request: Request, context: CallContext, gone: AbortSignal) => AsyncIterable<Response>,
+    bytesOf: (response: Response) => number = () => 0,
   ): handleServerStreamingCall<Request, Response> {
     return (call: ServerWritableStream<Request, Response>) => {
+      const outgoing = new Outgoing<Response>(call);
       const gone = new AbortController();
+      gone.signal.addEventListener('abort', () => outgoing.release());
       call.on('cancelled', () => gone.abort());
       call.on('error', () => gone.abort());
       this.#run(path, call, async (context) => {
         for await (const message of handle(call.request, context, gone.signal)) {
           if (gone.signal.aborted) return;
-          if (!call.write(message)) await drained(call, gone.signal);
+          outgoing.write(message, bytesOf(message));
+          if (outgoing.full && !gone.signal.aborted) await outgoing.room();
         }
       }).then(
         () => call.end(),
@@ -224,18 +232,6 @@ async function* toTheEnd<Request>(call: ServerReadableStream<Request, unknown>):
   }
   await new Promise((resolve) => setImmediate(resolve));
   if (call.cancelled) throw broken();
-}
-
-function drained(call: ServerWritableStream<unknown, unknown>, gone: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const done = () => {
-      call.removeListener('drain', done);
-      gone.removeEventListener('abort', done);
-      resolve();
-    };
-    call.once('drain', done);
-    gone.addEventListener('abort', done, { once: true });
-  });
 }
 
 /** Every method a service has must be in the table; checked when the server is put together. */

@@ -165,6 +165,7 @@ function readMethods({
           const entries = logReader.read(job, { index, attempt, follow }, over);
           for await (const items of gathered(entries, (entry) => entry.data.length)) yield { items };
         }),
+      ({ items }) => items.reduce((bytes, { data }) => bytes + data.length, 0),
     ),
     readResults: gate.serverStream<api.ReadResultsRequest, api.ReadResultsResponse>(
       Mesh.readResults.path,

@@ -1,0 +1,45 @@
+import type { Writable } from 'node:stream';
+
+/** Of one stream: a message that is on its way, and one that is ready when it has gone. */
+export const OUTGOING_BYTES_MAX = 256 * 1024;
+
+/**
+ * What waits to be sent on a stream of gRPC, which takes sixteen messages, however large they are, before it asks to wait.
+ * Here it is bounded by bytes too: for whoever reads slowly so much is held, and not sixteen times as much.
+ */
+export class Outgoing<Message> {
+  #bytes = 0;
+  readonly #waiting = new Set<() => void>();
+
+  constructor(private readonly stream: Pick<Writable, 'write' | 'on' | 'writableNeedDrain'>) {
+    stream.on('drain', () => this.#tellRoom());
+  }
+
+  get full(): boolean {
+    return this.#bytes >= OUTGOING_BYTES_MAX || this.stream.writableNeedDrain;
+  }
+
+  /** Takes it even when it is full: that is for the caller to see, before or after. */
+  write(message: Message, bytes: number): void {
+    this.#bytes += bytes;
+    this.stream.write(message, () => {
+      this.#bytes -= bytes;
+      this.#tellRoom();
+    });
+  }
+
+  /** Resolves when it may not be full any more, others may have been first, or when nobody is there to take anything. */
+  room(): Promise<void> {
+    return new Promise((resolve) => this.#waiting.add(resolve));
+  }
+
+  /** The stream has ended: nobody waits for it. */
+  release(): void {
+    for (const resolve of this.#waiting) resolve();
+    this.#waiting.clear();
+  }
+
+  #tellRoom(): void {
+    if (!this.full) this.release();
+  }
+}
