@@ -24,8 +24,8 @@ import { OutputSpool } from '../output/spool.js';
 import type { Fence, Fenced } from './fence.js';
 import type { LogStreamer } from './log-streamer.js';
 import type { Outbox } from './outbox.js';
-import { Outgoing } from './outgoing.js';
 import { readopt } from './readopt.js';
+import { ResultSender } from './result-sender.js';
 import { blank, goOn, isPlain, refsOf, resultOf } from './results.js';
 import { Running, RUNNING_AFTER_MS } from './running.js';
 import type { Reconciliation, Upstream, WorkReport } from './upstream.js';
@@ -48,7 +48,7 @@ export class Work implements Service, Fenced {
   readonly name = 'work';
   readonly #options: WorkOptions;
   readonly #running: Running;
-  readonly #outgoing: Outgoing;
+  readonly #results: ResultSender;
   #bodies = new RecentSet<number, JobBody>(SESSION_BODIES_MAX);
   #upstream: Upstream | undefined;
   #stopping = false;
@@ -60,7 +60,7 @@ export class Work implements Service, Fenced {
   constructor(options: WorkOptions) {
     this.#options = options;
     this.#running = new Running(options.clock);
-    this.#outgoing = new Outgoing({ ...options, queued: () => options.ledger.queued });
+    this.#results = new ResultSender({ ...options, queued: () => options.ledger.queued });
     options.fence.around(this);
   }
 
@@ -71,7 +71,7 @@ export class Work implements Service, Fenced {
     this.refuse();
     this.kill('shutdown');
     await this.idle();
-    await this.#outgoing.idle();
+    await this.#results.idle();
   }
 
   /** How things stand, for the heartbeat. */
@@ -115,11 +115,11 @@ export class Work implements Service, Fenced {
     const { ledger, outbox } = this.#options;
     this.#bodies = new RecentSet(SESSION_BODIES_MAX);
     ledger.forgetIdleBodies();
-    for (const finished of readopt(this.#options, readopted)) this.#outgoing.pass(finished);
+    for (const finished of readopt(this.#options, readopted)) this.#results.pass(finished);
     for (const attempt of ledger.discard(superseded)) this.#running.stop(attempt, 'cancelled');
     outbox.remove(superseded);
     this.#upstream = upstream;
-    await this.#outgoing.connected(upstream);
+    await this.#results.connected(upstream);
     this.#running.noneTold();
     this.#watch();
     this.#launch();
@@ -127,7 +127,7 @@ export class Work implements Service, Fenced {
 
   disconnected(): void {
     this.#upstream = undefined;
-    this.#outgoing.disconnected();
+    this.#results.disconnected();
   }
 
   fence(level: FenceLevel): void {
@@ -169,21 +169,21 @@ export class Work implements Service, Fenced {
     for (let i = 0; i < unknown.jobs.length; i++) {
       const [job, index, generation] = [unknown.jobs[i], unknown.indexes[i], unknown.generations[i]];
       const ref = { job: job as number, index: index as number, generation: generation as number };
-      this.#outgoing.pass(blank(ref, Outcome.CANCELLED, 'it is not here'));
+      this.#results.pass(blank(ref, Outcome.CANCELLED, 'it is not here'));
     }
   }
 
   acknowledged(refs: TaskRefs): void {
     this.#options.outbox.remove(refs);
     this.#options.ledger.acknowledge(refs);
-    this.#outgoing.pump();
+    this.#results.pump();
   }
 
   acknowledgedRuns(runs: TaskRuns): void {
     const { outbox, ledger } = this.#options;
     outbox.removeRuns(runs);
     runs.jobs.forEach((job, i) => ledger.acknowledgeRun(job, runs.firsts[i] as number, runs.counts[i] as number));
-    this.#outgoing.pump();
+    this.#results.pump();
   }
 
   /** Takes no more work and gives back what has not started. */
@@ -264,7 +264,7 @@ export class Work implements Service, Fenced {
   #goOn(launch: Launch): void {
     this.#running.ended(launch);
     this.#launch();
-    this.#outgoing.weigh();
+    this.#results.weigh();
     this.#checkIdle();
   }
 
@@ -314,10 +314,10 @@ export class Work implements Service, Fenced {
       this.#running.forget(attempt);
       if (!ledger.ended(attempt)) return;
       const next = goOn(run, attempt, resultJson, tookUs, exitCode);
-      if (run && run !== next) this.#outgoing.sendRun(run);
+      if (run && run !== next) this.#results.sendRun(run);
       run = next;
     });
-    if (run) this.#outgoing.sendRun(run);
+    if (run) this.#results.sendRun(run);
   }
 
   /**
@@ -332,10 +332,10 @@ export class Work implements Service, Fenced {
     if (attempt.state === 'ENDED') {
       const finished = resultOf(attempt, end, spool);
       outbox.add(finished, true);
-      this.#outgoing.pass(finished);
+      this.#results.pass(finished);
       await logs.drained(spool);
       const ready = attempt.state === 'ENDED' ? outbox.ready(attempt) : undefined;
-      if (ready) this.#outgoing.pass(ready);
+      if (ready) this.#results.pass(ready);
     }
     void this.#discard(attempt, spool);
     this.#finishing--;
@@ -350,12 +350,12 @@ export class Work implements Service, Fenced {
   }
 
   #report(attempt: Attempt, end: AttemptEnd, spool: OutputSpool | undefined): void {
-    this.#outgoing.send(resultOf(attempt, end, spool));
+    this.#results.send(resultOf(attempt, end, spool));
     if (spool) void this.#discard(attempt, spool);
   }
 
   #finish(attempt: Attempt, outcome: Outcome, error: string): void {
-    this.#outgoing.send(blank(attempt, outcome, error));
+    this.#results.send(blank(attempt, outcome, error));
   }
 
   /** Looks, while anything runs, for attempts that are old enough to be told of and to have their output followed. */

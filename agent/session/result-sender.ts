@@ -14,7 +14,7 @@ import type { Upstream } from './upstream.js';
 
 const BATCH_MAX = 1000;
 
-export interface OutgoingOptions {
+export interface ResultSenderOptions {
   outbox: Outbox;
   clock: Clock;
   log: Logger;
@@ -22,13 +22,13 @@ export interface OutgoingOptions {
   queued: () => number;
 }
 
-export class Outgoing {
+export class ResultSender {
   readonly #outbox: Outbox;
   readonly #delivery: Delivery;
   readonly #gatherer: Gatherer;
   readonly #batcher: Batcher<Result>;
 
-  constructor({ outbox, clock, log, queued }: OutgoingOptions) {
+  constructor({ outbox, clock, log, queued }: ResultSenderOptions) {
     this.#outbox = outbox;
     this.#delivery = new Delivery(outbox);
     this.#gatherer = new Gatherer({ clock, queued, send: (runs) => this.#batcher.addAll(runs) });
