@@ -4,11 +4,14 @@ import { jobShape } from '../sdk/shapes.js';
 import { requireCompleted, waitForJob } from '../sdk/watch.js';
 import type { Job, MeshServiceService } from '../proto/gen/mesh/v1/mesh.js';
 import { Progress } from './render/progress.js';
+import { safe, shorten } from './render/terminal.js';
 
 /** How long nothing may have started before the bar says where to look. */
 const HINT_AFTER_MS = 10_000;
 /** Where the first failure is looked for, so that a huge job does not keep anybody waiting. */
 const PAGES_MAX = 100;
+/** Of an error of a task; mesh tasks JOB.INDEX has all of it. */
+const ERROR_CHARACTERS_MAX = 200;
 
 /** Waits for a job behind a progress bar. */
 export async function awaitJob(
@@ -47,5 +50,7 @@ async function firstFailure(mesh: Pick<Api<typeof MeshServiceService>, 'listTask
   for (let pages = 1; page.items.length === 0 && page.next !== '' && pages < PAGES_MAX; pages++)
     page = await ask(page.next);
   const [task] = page.items;
-  return task?.lastError ? `task ${task.index}: ${task.lastError}` : '';
+  if (!task?.lastError) return '';
+  const [first = ''] = task.lastError.split('\n');
+  return `task ${task.index}: ${shorten(safe(first), ERROR_CHARACTERS_MAX)}`;
 }

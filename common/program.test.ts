@@ -40,6 +40,13 @@ test('an error is one line: what, why, what to do; with the exit code of its kin
   t.same(found, { code: 5, out: '', err: 'tool: there is no job "x"; see: mesh jobs\n' });
 });
 
+test('what others wrote does not command the terminal', async (t) => {
+  const found = await run(t, ['go'], () => {
+    throw new MeshError('NOT_FOUND', 'no \u001b[31mx\u009b\u202e', { hint: 'see\u0007' });
+  });
+  t.equal(found.err, 'tool: no [31mx; see\n');
+});
+
 test('under --json it is one JSON document; after -- the flag is somebody else’s', async (t) => {
   const fail = () => {
     throw new MeshError('TIMED_OUT', 'too\nslow');

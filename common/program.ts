@@ -65,7 +65,12 @@ export function reportError(name: string, error: unknown, json: boolean): number
   return ERRORS[known.code].exit;
 }
 
-const oneLine = (text: string): string => text.replace(/\s+/g, ' ').trim();
+/** What others wrote may be part of it, and must not command the terminal. */
+const oneLine = (text: string): string =>
+  text
+    .replace(/\s+/g, ' ')
+    .replace(/[\p{Cc}\u202a-\u202e\u2066-\u2069]/gu, '')
+    .trim();
 
 /** What is printed and cannot be written. */
 export function outputLost(error: Error): MeshError {
