@@ -77,7 +77,7 @@ export class Term implements Service {
     const jobs = new Jobs(new KindRegistry(), changes, config.maxLogBytes);
     const fleet = new Fleet(clock, log, livenessOf(config), ledger);
     const namespaces = new Namespaces({ store: store.namespaces, jobs, ledger, audit, onChanged: onCapacity });
-    const copies = new Copies({ store, jobs, fleet, ledger, onOutcome: metrics.copyEnded });
+    const copies = new Copies({ store, jobs, fleet, ledger, clock, onOutcome: metrics.copyEnded });
     const own = { ledger, changes, jobs, fleet, copies, namespaces, onCapacity, pipeline };
     const onUnfit: Results['unfit'] = (attempts, why) => this.results.unfit(attempts, why);
     const shared = { store, audit, clock, log, random, epoch: () => epoch, secrets, onUnfit, ...own };

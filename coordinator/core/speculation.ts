@@ -9,7 +9,7 @@
  * OSDI 2004, §3.6 (backup tasks), and Spark's spark.speculation.* (quantile 0.75, multiplier).
  *
  * What it costs: slots that stood idle, on at most a tenth of the job's tasks at a time. What it does not do: find tasks
- * that are slow by nature. They are copied once, both attempts take long, and the first result counts.
+ * that are slow by nature. They have one copy at a time, both attempts take long, and the first result counts.
  */
 import { ruledOut } from './scheduler/feasible.js';
 import type { Cost, Kind, NodeView } from './scheduler/types.js';

@@ -33,9 +33,9 @@ export interface CopySettled extends TaskPast {
  */
 export interface CopyStore {
   /**
-   * A task RUNNING in exactly this generation on exactly this node → ASSIGNED on `to` in the next generation; the attempt
-   * that runs becomes its original. Refused (no task) when the guard does not match, when `to` is the same node, when the
-   * task has an original already, and when its job is being cancelled or has ended. Whether the node suits is the planner's
+   * A task RUNNING in exactly this generation on exactly this node → ASSIGNED on `to` in its next generation; the attempt
+   * that runs becomes its original, or is again if a former copy left it alone. Refused (no task) when the guard does not
+   * match, when `to` is the same node, when it has a copy already, and when its job is being cancelled or has ended. Whether the node suits is the planner's
    * affair, which knows whether there is another. Repeating one that was done returns it again, as long as both attempts
    * live. Moves the counters from running to assigned.
    */

@@ -4,6 +4,7 @@
  * noted task takes the statement that spares the other (CopyStore.settle), and everybody else the ordinary one. Should the
  * two cross, the ordinary statement refuses, because a copy moves the row on, and the end is settled here again.
  */
+import type { Clock } from '../../common/clock.js';
 import { groupBy } from '../../common/group-by.js';
 import type { Ledger, LiveAttempt } from '../core/ledger.js';
 import type { TaskRef } from '../core/task.js';
@@ -31,6 +32,7 @@ export interface CopiesOptions {
   jobs: Jobs;
   fleet: Fleet;
   ledger: Ledger;
+  clock: Clock;
   onOutcome: (outcome: CopyOutcome) => void;
 }
 
@@ -40,7 +42,13 @@ interface Noted {
   original: Pair;
   /** Undefined until it is known to be committed, and after its end. */
   copy: Pair | undefined;
+  /** Since when the original is the task's only attempt again, its copy having ended; monotonic. */
+  aloneSinceMs: number | undefined;
+  /** A copy was asked for, and whether it was made is not known yet. */
+  asked: boolean;
 }
+
+const isLone = ({ aloneSinceMs, asked }: Noted): boolean => aloneSinceMs !== undefined && !asked;
 
 const isSame = (a: TaskRef, b: TaskRef): boolean => a.generation === b.generation;
 
@@ -63,15 +71,46 @@ export class Copies {
     return this.#noted.get(job)?.size ?? 0;
   }
 
+  /** Of how many of those a copy is under way. */
+  underWay(job: number): number {
+    let count = 0;
+    for (const noted of this.#noted.get(job)?.values() ?? []) if (!isLone(noted)) count++;
+    return count;
+  }
+
+  /** Since when the task's copy has ended, of one that may have another; undefined: it has one, or may have, or never had. */
+  aloneSinceMs({ job, index }: { job: number; index: number }): number | undefined {
+    const noted = this.#noted.get(job)?.get(index);
+    return noted && isLone(noted) ? noted.aloneSinceMs : undefined;
+  }
+
   jobs(): number[] {
     return [...this.#noted.keys()];
   }
 
   /** From here on its ends are settled with care. Before a copy is asked for. */
-  note(original: Pair, copy?: Pair): void {
-    const ofJob = this.#noted.get(original.job) ?? new Map<number, Noted>();
-    this.#noted.set(original.job, ofJob);
-    ofJob.set(original.index, { original, copy });
+  ask(original: Pair): void {
+    const noted = this.#noted.get(original.job)?.get(original.index);
+    if (noted) noted.asked = true;
+    else this.#note({ original, copy: undefined, aloneSinceMs: undefined, asked: true });
+  }
+
+  made(original: Pair, copy: Pair): void {
+    this.#note({ original, copy, aloneSinceMs: undefined, asked: false });
+  }
+
+  /** No copy was made. What has had one goes on as it was: in the store its row is not its own. */
+  refused(original: Pair): void {
+    const noted = this.#noted.get(original.job)?.get(original.index);
+    if (noted?.aloneSinceMs !== undefined) noted.asked = false;
+    else this.forget(original);
+  }
+
+  #note(noted: Noted): void {
+    const { job, index } = noted.original;
+    const ofJob = this.#noted.get(job) ?? new Map<number, Noted>();
+    this.#noted.set(job, ofJob);
+    ofJob.set(index, noted);
   }
 
   forget({ job, index }: { job: number; index: number }): void {
@@ -95,7 +134,8 @@ export class Copies {
     for (const task of originals) {
       const job = jobs.get(task.job);
       if (!job) continue;
-      this.note({ job: task.job, index: task.index, generation: task.generation, node: task.node });
+      const original = { job: task.job, index: task.index, generation: task.generation, node: task.node };
+      this.#note({ original, copy: undefined, aloneSinceMs: task.alone ? nowMs : undefined, asked: false });
       ledger.add(task, job.kind, job.row.submitter, nowMs);
       ledger.markRunning(task, task.node, nowMs);
       if (task.alone) alone.add(`${task.job}.${task.index}`);
@@ -162,6 +202,7 @@ export class Copies {
       if (ofCopy) noted.copy = undefined;
     }
     if (!live.some((ref) => isSame(ref, noted.original))) this.forget(item);
+    else if (accepted) Object.assign(noted, { aloneSinceMs: this.#options.clock.monotonicMs(), asked: false });
     const attempts = this.#options.ledger.ofTask(item.job, item.index);
     this.#stop(
       attempts.filter((attempt) => !isSame(attempt, item) && !live.some((ref) => isSame(ref, attempt))).map(toPair),

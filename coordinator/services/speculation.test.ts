@@ -1,80 +1,12 @@
-import { type Test, test } from 'tap';
+import { test } from 'tap';
 import { MeshError } from '../../common/errors.js';
 import { Outcome } from '../../proto/gen/mesh/v1/agent.js';
 import { OnDisconnect } from '../../proto/gen/mesh/v1/common.js';
-import {
-  elapse,
-  type HeldTask,
-  jobUntil,
-  PlayedAgent,
-  startPlane,
-  submit,
-  type TestPlane,
-} from '../../test/support/plane.js';
-import { withStore } from '../../test/support/postgres.js';
 import { ManualClock } from '../../test/support/manual-clock.js';
+import { elapse, jobUntil, PlayedAgent, startPlane, submit } from '../../test/support/plane.js';
+import { withStore } from '../../test/support/postgres.js';
+import { beats, config, copied, held, outcomes, scene, start, taskOf } from '../../test/support/straggler.js';
 import type { JobRow, Store } from '../ports.js';
-
-const config = { stragglerFactor: 2, stragglerFloor: 2000 };
-
-interface Scene extends TestPlane {
-  slow: PlayedAgent;
-  quick: PlayedAgent;
-  job: JobRow;
-  /** The one task that is left, on `slow`. */
-  original: HeldTask;
-}
-
-const held = (tasks: readonly HeldTask[]): HeldTask => {
-  const [task] = tasks;
-  if (!task) throw new Error('a task was assigned');
-  return task;
-};
-
-const beats = (...agents: PlayedAgent[]) => {
-  return () => {
-    for (const agent of agents) agent.beat();
-  };
-};
-
-async function start({ plane }: Pick<TestPlane, 'plane'>, agent: PlayedAgent, task: HeldTask, ageMs = 300) {
-  plane.results.started(agent.session, [{ ...task, ageMs }]);
-  await plane.results.settled();
-}
-
-/** Of a job of two tasks on two nodes with one slot each, one is done in no time and the other takes long. */
-async function scene(
-  t: Test,
-  options: { store?: Store; spec?: Parameters<typeof submit>[2]; clock?: ManualClock } = {},
-) {
-  const { store, clock } = options;
-  const parts = await startPlane(t, { config, ...(store ? { store } : {}), ...(clock ? { clock } : {}) });
-  const { plane } = parts;
-  const agents = [new PlayedAgent(plane, 'attic', 1), new PlayedAgent(plane, 'cellar', 1)] as const;
-  for (const agent of agents) await agent.connect();
-  const job = await submit(plane, 2, { speculate: true, ...options.spec });
-  const [slow, quick] = agents;
-  const original = held(await slow.assigned());
-  const other = held(await quick.assigned());
-  await start(parts, slow, original);
-  await quick.finish([other]);
-  return { ...parts, slow, quick, job, original };
-}
-
-/** Waits until the straggler has its copy. */
-async function copied({ clock, slow, quick }: Scene): Promise<HeldTask> {
-  const copy = quick.assigned();
-  await elapse(clock, 4000, beats(slow, quick));
-  return held(await copy);
-}
-
-const outcomes = async ({ plane }: Scene): Promise<string[]> => {
-  const { values } = await plane.metrics.copies.get();
-  return values.flatMap(({ labels, value }) => (value > 0 ? [`${labels.outcome} ${value}`] : []));
-};
-
-const taskOf = async ({ store, job, original }: Scene) =>
-  (await store.tasks.list({ job: job.seq, fromIndex: original.index, limit: 1 }))[0];
 
 for (const winner of ['copy', 'original'] as const)
   test(`a straggler gets a second attempt; the ${winner} is first, and the other is killed`, async (t) => {
@@ -206,43 +138,6 @@ test('both fail: each is counted, within the bound, and the task ends with the l
     );
     t.equal(all.plane.ledger.size, 0);
   }
-});
-
-test('the copy fails: the original goes on alone, is not copied again, and completes', async (t) => {
-  const all = await scene(t);
-  const { plane, slow, quick, original, clock } = all;
-  const copy = await copied(all);
-  await quick.finish([copy], { outcome: Outcome.FAILED, exitCode: 1, error: 'exit code 1' });
-  t.match(await taskOf(all), { status: 'RUNNING', failures: 1, node: 'attic' });
-  t.same(await outcomes(all), ['failed 1']);
-  await elapse(clock, 3000, beats(slow, quick));
-  t.equal(plane.ledger.ofTask(original.job, original.index).length, 1);
-  await slow.finish([original]);
-  t.match(await taskOf(all), { status: 'COMPLETED', node: 'attic', failures: 1 });
-  t.equal(plane.ledger.size, 0);
-});
-
-test('where its task failed a straggler gets its copy, when there is no other node', async (t) => {
-  const all = await startPlane(t, { config });
-  const { plane, clock } = all;
-  const [attic, cellar] = [new PlayedAgent(plane, 'attic', 1), new PlayedAgent(plane, 'cellar', 1)] as const;
-  for (const agent of [attic, cellar]) await agent.connect();
-  const job = await submit(plane, 2, { speculate: true, backoffMs: 0 });
-  const [first, second] = [held(await attic.assigned()), held(await cellar.assigned())];
-  const retried = attic.assigned();
-  await cellar.finish([second], { outcome: Outcome.FAILED, exitCode: 1, error: 'exit code 1' });
-  attic.report([first]);
-  await elapse(clock, 3000, beats(attic, cellar));
-  const original = held(await retried);
-  t.match(original, { index: second.index, generation: 2 }, 'it is tried elsewhere first');
-  await start(all, attic, original);
-  const copying = cellar.assigned();
-  await elapse(clock, 4000, beats(attic, cellar));
-  const copy = held(await copying);
-  t.match(copy, { index: second.index, generation: 3 });
-  await cellar.finish([copy]);
-  t.match(await attic.mailbox.next('cancel'), { generations: [2] });
-  t.match(await all.store.jobs.get(job.id), { status: 'COMPLETED', counts: { completed: 2 } });
 });
 
 test('the node of one is lost: the other goes on; the lost one is not wanted any more', async (t) => {

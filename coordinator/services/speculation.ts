@@ -15,6 +15,7 @@ import { OnDisconnect } from '../../proto/gen/mesh/v1/common.js';
 import type { Ledger, LiveAttempt } from '../core/ledger.js';
 import { costOf } from '../core/room.js';
 import type { NodeView } from '../core/scheduler/types.js';
+import type { RetryPolicy } from '../core/task.js';
 import {
   copiesMax,
   nearsEnd,
@@ -96,9 +97,9 @@ export class Speculation implements Service {
 
   async #look(job: LiveJob): Promise<void> {
     const { copies, settings, nodes, namespaces } = this.#options;
-    const room = copiesMax(job.row.counts.total) - copies.count(job.row.seq);
+    const room = copiesMax(job.row.counts.total) - copies.underWay(job.row.seq);
     if (room <= 0) return;
-    const running = this.#running(job.row.seq);
+    const running = this.#running(job);
     if (!running.some(({ ageMs }) => ageMs >= settings.floorMs)) return;
     const fromAgeMs = stragglerAgeMs(await this.#times(job.row.seq), settings);
     if (fromAgeMs === undefined || !running.some(({ ageMs }) => ageMs >= fromAgeMs)) return;
@@ -111,14 +112,17 @@ export class Speculation implements Service {
     }
   }
 
-  /** What runs of the job and may have a copy. */
-  #running(seq: number): RunningTask[] {
+  /** What runs of the job and may have a copy; where one has ended, as old as that is long ago. */
+  #running({ row: { seq }, policy }: LiveJob): RunningTask[] {
     const { ledger, copies, clock } = this.#options;
     const nowMs = clock.monotonicMs();
     return ledger.runningOf(seq).flatMap((attempt) => {
       const { job, index, generation, node, failedNodes, startedAtMs } = attempt;
-      if (startedAtMs === undefined || copies.has(attempt) || nowMs < (this.#refused.get(attempt) ?? 0)) return [];
-      return [{ job, index, generation, node, failedNodes, ageMs: nowMs - startedAtMs }];
+      if (startedAtMs === undefined || nowMs < (this.#refused.get(attempt) ?? 0)) return [];
+      const aloneSinceMs = copies.aloneSinceMs(attempt);
+      if (copies.has(attempt) && (aloneSinceMs === undefined || !survivesOneMore(attempt, policy))) return [];
+      const ageMs = nowMs - Math.max(startedAtMs, aloneSinceMs ?? startedAtMs);
+      return [{ job, index, generation, node, failedNodes, ageMs }];
     });
   }
 
@@ -138,14 +142,14 @@ export class Speculation implements Service {
     if (!jobs.get(asked.job)) return;
     const values = await valuesFor(secrets, jobs, [asked.job]);
     const attempt = ledger.get(original, original.node);
-    copies.note(original);
+    copies.ask(original);
     const made = await store.copies.make(epoch(), asked).catch((error: unknown) => {
       this.#unsure.push(asked);
       throw error;
     });
     jobs.apply(made.jobs);
     if (made.task) return this.#told(asked, made.task, values);
-    copies.forget(original);
+    copies.refused(original);
     if (attempt) this.#refused.set(attempt, clock.monotonicMs() + REFUSED_MS);
   }
 
@@ -160,7 +164,7 @@ export class Speculation implements Service {
     const job = jobs.get(asked.job);
     if (!job || job.row.cancelling) return;
     const isAside = ledger.setAside(original);
-    copies.note(original, { job: task.job, index: task.index, generation: task.generation, node: to });
+    copies.made(original, { job: task.job, index: task.index, generation: task.generation, node: to });
     const attempt = ledger.add(task, job.kind, job.row.submitter, clock.monotonicMs());
     const node = fleet.get(to);
     // The failures and losses of the task, its original, and this one: the number its agent hears is its own.
@@ -179,6 +183,10 @@ export class Speculation implements Service {
     if (!isAside) await copies.settle(epoch(), [vanished(original)]);
   }
 }
+
+/** Another copy must not cost the task the attempt that runs. */
+const survivesOneMore = ({ failures, losses }: LiveAttempt, { failuresMax, lossesMax }: RetryPolicy): boolean =>
+  failures + 1 < failuresMax && losses + 1 < lossesMax;
 
 /** `stop` promises that no two attempts run at a time (invariant I8), whatever else was asked. */
 const mayCopy = ({ row }: LiveJob): boolean =>

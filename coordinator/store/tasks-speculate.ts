@@ -16,7 +16,7 @@ import type { Turns } from './turns.js';
  */
 
 interface MadeRow extends Verdict {
-  task: (TaskPast & { input: string | null }) | null;
+  task: (TaskPast & { generation: number; input: string | null }) | null;
 }
 
 interface SettledCopyRow extends Verdict {
@@ -33,26 +33,27 @@ const isTask = (job: number, index: number): RawBuilder<unknown> =>
   sql`t.job = ${job}::bigint and t.index = ${index}::integer`;
 
 /**
- * RUNNING → ASSIGNED to another node in the next generation, with the attempt that runs kept as the original. Repeating it
- * says the same again, also when the first try was committed and its answer lost.
+ * RUNNING → ASSIGNED to another node in the next generation, with the attempt that runs kept as the original; one that a
+ * former copy left alone is it already, under a generation of its own. Repeating it says the same again, also when the first
+ * try was committed and its answer lost.
  */
 export function makeCopyStatement(epoch: number, { job, index, generation, node, to }: CopyAsked): RawBuilder<MadeRow> {
   return sql<MadeRow>`
     with ${lease(epoch)},
     ${lockedJobs([job], { assignable: true })},
     held as materialized (
-      select job, index, generation, node, failures + losses + 1 as attempt, running_at, started_at from task t
-      where ${isTask(job, index)} and t.status = 'RUNNING' and t.generation = ${generation}::integer
-        and t.node = ${node}::integer and t.node <> ${to}::integer
+      select t.job, t.index, t.generation, t.node, coalesce(o.attempt, t.failures + t.losses + 1) as attempt,
+        t.running_at, t.started_at
+      from task t
+      left join task_original o on o.job = t.job and o.index = t.index and o.copy_generation = t.generation
+      where ${isTask(job, index)} and t.status = 'RUNNING' and t.node = ${node}::integer and t.node <> ${to}::integer
+        and coalesce(o.generation, t.generation) = ${generation}::integer and coalesce(o.alone, true)
         and exists (select from locked)
-        and not exists (
-          select from task_original o where o.job = t.job and o.index = t.index and o.copy_generation = t.generation
-        )
-      for no key update
+      for no key update of t
     ),
     kept as (
       insert into task_original (job, index, generation, node, copy_generation, attempt, running_at, started_at)
-      select job, index, generation, node, generation + 1, attempt, running_at, started_at from held
+      select job, index, ${generation}::integer, node, generation + 1, attempt, running_at, started_at from held
       on conflict (job, index) do update set
         generation = excluded.generation, node = excluded.node, copy_generation = excluded.copy_generation,
         attempt = excluded.attempt, alone = false, running_at = excluded.running_at, started_at = excluded.started_at
@@ -62,14 +63,13 @@ export function makeCopyStatement(epoch: number, { job, index, generation, node,
         status = 'ASSIGNED', generation = t.generation + 1, node = ${to}::integer, assigned_at = now(),
         running_at = null, started_at = null
       where ${isTask(job, index)} and exists (select from held)
-      returning t.job, t.failures, t.losses, t.failed_nodes, t.input
+      returning t.job, t.generation, t.failures, t.losses, t.failed_nodes, t.input
     ),
     known as (
-      select t.failures, t.losses, t.failed_nodes, t.input from task t
+      select t.generation, t.failures, t.losses, t.failed_nodes, t.input from task t
       join task_original o on o.job = t.job and o.index = t.index and o.copy_generation = t.generation and not o.alone
       where ${isTask(job, index)} and t.status in ('ASSIGNED', 'RUNNING') and t.node = ${to}::integer
-        and t.generation = ${generation + 1}::integer and o.generation = ${generation}::integer
-        and o.node = ${node}::integer
+        and o.generation = ${generation}::integer and o.node = ${node}::integer
     ),
     delta as (
       select job, 0 as queued, 1 as assigned, -1 as running, 0 as retrying, 0 as completed, 0 as failed, 0 as cancelled,
@@ -78,11 +78,11 @@ export function makeCopyStatement(epoch: number, { job, index, generation, node,
     ),
     ${movedJobs()}
     select ${verdict}, (
-      select json_build_object(${past}, 'input', input)
+      select json_build_object(${past}, 'generation', generation, 'input', input)
       from (
-        select failures, losses, failed_nodes, input from changed
+        select generation, failures, losses, failed_nodes, input from changed
         union all
-        select failures, losses, failed_nodes, input from known
+        select generation, failures, losses, failed_nodes, input from known
       ) m
     ) as task`;
 }
@@ -115,8 +115,9 @@ export function settleCopyStatement(epoch: number, item: Settlement): RawBuilder
     ),
     found as materialized (
       select h.*, o.generation as original_generation, o.node as original_node, o.alone,
-        coalesce(o.attempt, h.failures + h.losses + 1) as attempt, o.running_at as original_running_at,
-        o.started_at as original_started_at,
+        coalesce(o.attempt, h.failures + h.losses + 1) as attempt,
+        h.failures + h.losses + 1 + (o.generation is not null)::integer as copy_attempt,
+        o.running_at as original_running_at, o.started_at as original_started_at,
         case when o.generation = ${generation}::integer and o.node = ${node}::integer then 'original'
           when h.generation = ${generation}::integer and h.node = ${node}::integer and not coalesce(o.alone, false)
           then 'copy' end as part,
@@ -154,7 +155,7 @@ export function settleCopyStatement(epoch: number, item: Settlement): RawBuilder
         job, index, generation, attempt, node, outcome, error, exit_code, signal, started_at, finished_at, output
       )
       select d.job, d.index, ${generation}::integer,
-        d.attempt + (d.part = 'copy' and d.original_generation is not null)::integer, ${node}::integer, ${outcome},
+        case when d.part = 'original' then d.attempt else d.copy_attempt end, ${node}::integer, ${outcome},
         ${error}, ${item.exitCode ?? null}::integer, ${item.signal ?? null}::text,
         case when d.part = 'original' then d.original_started_at else coalesce(d.started_at, ${began}) end,
         now() - ${age}, ${output}
@@ -165,7 +166,7 @@ export function settleCopyStatement(epoch: number, item: Settlement): RawBuilder
         d.original_started_at, now(), null
       from decided d where ${isEnd} and d.part = 'copy' and d.original_generation is not null
       union all
-      select d.job, d.index, d.generation, d.attempt + 1, d.node, 'cancelled', null, null, null, d.started_at, now(), null
+      select d.job, d.index, d.generation, d.copy_attempt, d.node, 'cancelled', null, null, null, d.started_at, now(), null
       from decided d where ${isEnd} and d.part = 'original' and not d.alone and d.status = 'RUNNING'
     ),
     dropped as (
@@ -210,7 +211,7 @@ async function make(database: Database, epoch: number, asked: CopyAsked): Return
   const { job, index, to } = asked;
   const made = task && { ...task, input: task.input ?? undefined };
   return {
-    task: made ? { job, index, generation: asked.generation + 1, node: to, ...made } : undefined,
+    task: made ? { job, index, node: to, ...made } : undefined,
     jobs: jobs.map(toJobChange),
   };
 }

@@ -201,6 +201,43 @@ export function copiesConform({ withStore, originals }: Subject): void {
     });
   }
 
+  test('an original that is alone may have another copy, with the next generation and number', async (t) => {
+    const store = await withStore(t);
+    const epoch = await lead(store);
+    for (const name of ['attic', 'cellar']) await store.nodes.upsert(newNode(name));
+    for (const end of ['copy', 'original', 'won'] as const) {
+      const { job, original, copy } = await copied(store, epoch);
+      t.match(await store.copies.make(epoch, { ...copy, to: 3 }), { task: undefined }, 'not while it has one');
+      await store.copies.settle(epoch, retrying(copy));
+      for (const wrong of [copy, { ...original, generation: 2 }, { ...original, node: 3 }])
+        t.match(await store.copies.make(epoch, { ...wrong, to: 4 }), { task: undefined }, 'not of another attempt');
+      t.match(await store.copies.make(epoch, { ...original, to: 1 }), { task: undefined }, 'not beside itself');
+      const { task: next, jobs } = await store.copies.make(epoch, { ...original, to: OTHER });
+      const second = next as AssignedTask;
+      t.match(second, { generation: 3, node: OTHER, failures: 1, failedNodes: [OTHER] });
+      t.match(jobs, [{ counts: { assigned: 2, running: 0 } }]);
+      t.same(await store.copies.make(epoch, { ...original, to: OTHER }), { task: second, jobs: [] }, 'asked again');
+      t.match(await store.copies.settle(epoch, retrying(copy)), { accepted: false }, 'the first one has ended');
+      if (end === 'won') {
+        await store.tasks.markRunning(epoch, [{ ...second, ageMs: 1 }]);
+        t.match(await store.copies.settle(epoch, settlement(original)), { accepted: true, live: [] });
+        t.match(await rowOf(store, job), { status: 'COMPLETED', generation: 1, node: 'attic' });
+      } else {
+        const [first, last] = end === 'copy' ? [second, original] : [original, second];
+        t.match(await store.copies.settle(epoch, retrying(first)), { accepted: true, live: [refOf(last)] });
+        t.match(await store.copies.settle(epoch, retrying(last)), { accepted: true, live: [], failures: 3 });
+        t.match(await rowOf(store, job), { status: 'RETRYING', generation: 3 });
+      }
+      const attempts = await store.tasks.attempts(job.seq, 0);
+      t.same(attempts.map(({ generation, attempt }) => `${generation}: ${attempt}`).sort(), [
+        ...(end === 'won' ? [] : ['1: 1']),
+        ...['2: 2', '3: 3'],
+      ]);
+      t.equal(await originals(store), 0);
+      t.match(await countsOf(store, job.id), { assigned: 1, running: 0 });
+    }
+  });
+
   test('an attempt that exhausts the task ends it, and the other with it', async (t) => {
     const store = await withStore(t);
     const epoch = await lead(store);

@@ -104,6 +104,11 @@ test('I3: a copy leaves its original current until that is settled or the task i
   caught(t, 'I3', [original, copy, lost, won], /generation 1 on a was accepted .*; current is 2 on b/);
   const anew = event('task-assigned', { generation: 3, node: 'c' });
   caught(t, 'I3', [original, copy, anew, won], /generation 1 on a was accepted .*; current is 3 on c/);
+  const ended = event('attempt-settled', { generation: 2, node: 'b', outcome: 'failed', to: 'RETRYING' });
+  const again = event('task-assigned', { generation: 3, node: 'c', copy: true });
+  t.same(check([original, copy, ended, again, won]), [], 'the original wins over its second copy');
+  const late = event('attempt-settled', { generation: 2, node: 'b' });
+  caught(t, 'I3', [original, copy, again, late], /generation 2 on b was accepted .*; current is 3 on c/);
 });
 
 test('I3: a result that is not of the attempt it ended', async (t) => {

@@ -99,7 +99,8 @@ export const onlyCurrent: Invariant = (history) => {
     if (event.kind === 'task-assigned') {
       if (now && event.generation <= now.generation)
         violated(`${attemptText(event)} was assigned after generation ${now.generation}`);
-      if (event.copy && now) originals.set(taskKey(event), now);
+      // Of an original whose copy has ended there may be another copy.
+      if (event.copy && now) originals.set(taskKey(event), originals.get(taskKey(event)) ?? now);
       else originals.delete(taskKey(event));
       current.set(taskKey(event), { generation: event.generation, node: event.node });
     } else if (isSame(event, originals.get(taskKey(event)))) {

@@ -25,24 +25,23 @@ function make(tables: Tables, epoch: number, asked: CopyAsked): Awaited<ReturnTy
   const task = tables.jobs.get(asked.job)?.tasks[index];
   if (!task) return { task: undefined, jobs: [] };
   const made = () => ({
-    ...{ job: asked.job, index, generation: generation + 1, node: to, ...pastOf(task), input: task.input },
+    ...{ job: asked.job, index, generation: task.generation, node: to, ...pastOf(task), input: task.input },
   });
   const known = originalOf(tables, asked, task);
-  const isMade = task.node === to && task.generation === generation + 1;
-  if (isMade && known?.alone === false && known.generation === generation && known.node === node)
+  if (task.node === to && known?.alone === false && known.generation === generation && known.node === node)
     return { task: made(), jobs: [] };
   const job = tables.open(asked.job, { assignable: true });
-  const runs = task.status === 'RUNNING' && task.generation === generation && task.node === node;
-  if (!job || !runs || known || node === to) return { task: undefined, jobs: [] };
+  const isLone = known?.alone !== false && (known ?? task).generation === generation && task.node === node;
+  if (!job || task.status !== 'RUNNING' || !isLone || node === to) return { task: undefined, jobs: [] };
   const { runningAtMs, startedAtMs } = task;
   tables.originals.set(keyOf(asked), {
-    ...{ job: job.seq, index, generation, node, copyGeneration: generation + 1, alone: false },
-    ...{ attempt: task.failures + task.losses + 1, runningAtMs, startedAtMs },
+    ...{ job: job.seq, index, generation, node, copyGeneration: task.generation + 1, alone: false },
+    ...{ attempt: known?.attempt ?? task.failures + task.losses + 1, runningAtMs, startedAtMs },
   });
   const cleared = { runningAtMs: undefined, startedAtMs: undefined };
   Object.assign(
     task,
-    { status: 'ASSIGNED', generation: generation + 1, node: to, assignedAtMs: tables.now() },
+    { status: 'ASSIGNED', generation: task.generation + 1, node: to, assignedAtMs: tables.now() },
     cleared,
   );
   deltas.add(job, { running: -1, assigned: 1 });
@@ -122,12 +121,13 @@ function end(tables: Tables, found: Found, item: Settlement, deltas: Deltas): vo
 /** The attempt's end, and that of the other one if the task ended with it. */
 function record(tables: Tables, { task, original, part, last }: Found, item: Settlement, atMs: number): void {
   const { job, index, outcome, error, output, runUs } = item;
-  const attempt = original?.attempt ?? task.failures + task.losses + 1;
+  const copyAttempt = task.failures + task.losses + 1 + (original ? 1 : 0);
+  const attempt = part === 'original' && original ? original.attempt : copyAttempt;
   const began = runUs === undefined ? undefined : atMs - runUs / 1000;
   const startedAtMs = part === 'original' ? original?.startedAtMs : (task.startedAtMs ?? began);
   if (outcome !== 'succeeded' && !(outcome === 'retracted' && item.to === 'QUEUED'))
     tables.attempts.push({
-      ...{ job, index, generation: item.generation, attempt: attempt + (part === 'copy' && original ? 1 : 0) },
+      ...{ job, index, generation: item.generation, attempt },
       ...{ node: item.node, outcome, error: error?.replaceAll('\0', ''), output, startedAtMs, finishedAtMs: atMs },
     });
   const ends = last && (item.to === 'COMPLETED' || item.to === 'FAILED');
@@ -136,7 +136,7 @@ function record(tables: Tables, { task, original, part, last }: Found, item: Set
   else if (!original.alone && task.status === 'RUNNING')
     recordCancelled(tables, {
       ...{ job, index, generation: task.generation, node: task.node as number },
-      ...{ attempt: attempt + 1, startedAtMs: task.startedAtMs },
+      ...{ attempt: copyAttempt, startedAtMs: task.startedAtMs },
     });
 }
 
