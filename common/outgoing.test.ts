@@ -49,6 +49,18 @@ test('a stream takes so many bytes, in however few messages, and more when they 
   t.ok(outgoing.full, 'what has gone does not count, what comes does');
 });
 
+test('whoever waits is told when half of it has gone', async (t) => {
+  const { outgoing, next, wait } = make(t);
+  for (const message of ['a', 'b', 'c', 'd']) outgoing.write(message, OUTGOING_BYTES_MAX / 4);
+  t.ok(outgoing.full);
+  const waited = wait();
+  await next();
+  t.notOk(outgoing.full);
+  t.notOk(waited());
+  await next();
+  t.ok(waited());
+});
+
 test('a stream takes no more messages than gRPC wants, however small they are', async (t) => {
   const { outgoing, next, wait } = make(t);
   let taken = 0;

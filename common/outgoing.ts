@@ -1,7 +1,7 @@
 import type { Writable } from 'node:stream';
 
-/** Of one stream: a message that is on its way, and one that is ready when it has gone. */
-export const OUTGOING_BYTES_MAX = 256 * 1024;
+/** Of one stream: two messages of the largest kind, or eight pieces of a file. */
+export const OUTGOING_BYTES_MAX = 512 * 1024;
 
 /**
  * What waits to be sent on a stream of gRPC, which takes sixteen messages, however large they are, before it asks to wait.
@@ -28,7 +28,10 @@ export class Outgoing<Message> {
     });
   }
 
-  /** Resolves when it may not be full any more, others may have been first, or when nobody is there to take anything. */
+  /**
+   * Resolves when half of it has gone, so that not every piece wakes somebody; others may have been first, and it may be full
+   * again. Also when nobody is there any more to take anything.
+   */
   room(): Promise<void> {
     return new Promise((resolve) => this.#waiting.add(resolve));
   }
@@ -40,6 +43,6 @@ export class Outgoing<Message> {
   }
 
   #tellRoom(): void {
-    if (!this.full) this.release();
+    if (this.#bytes <= OUTGOING_BYTES_MAX / 2 && !this.stream.writableNeedDrain) this.release();
   }
 }

@@ -218,7 +218,7 @@ test('a sender that waits for room is not stuck when the stream dies under it', 
   await until(() => streams[1]?.text === 'one two three four');
 });
 
-test('what one stream holds at a time is bounded by bytes, and all attempts wait for the same room', async (t) => {
+test('all attempts wait for the same room, and all of them go on', async (t) => {
   const { clock, streams, streamer, spool } = make(t);
   const other = new OutputSpool({ path: join(t.testdir(), 'other'), clock });
   t.teardown(() => other.dispose());
