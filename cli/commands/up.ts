@@ -2,7 +2,7 @@ import { hostname } from 'node:os';
 import { dirname, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { pause, systemClock } from '../../common/clock.js';
-import { type MeshError, toMeshError } from '../../common/errors.js';
+import { MeshError, toMeshError } from '../../common/errors.js';
 import { defaultDataDir } from '../../common/files.js';
 import { nameFrom } from '../../common/ids.js';
 import { asInteger } from '../../common/numbers.js';
@@ -26,6 +26,12 @@ const TOKEN_TTL_MS = 15 * 60_000;
 const REFRESH_MS = 1000;
 const JOBS_SHOWN = 5;
 
+/** An empty variable in a script is not the current folder. */
+function asFolder(text: string): string {
+  if (text === '') throw new MeshError('USAGE', 'no folder is named', { hint: 'name one, or leave --data out' });
+  return text;
+}
+
 export function build(): Command {
   return makeCommand(
     'up',
@@ -37,7 +43,13 @@ export function build(): Command {
       'mesh up --approve-nodes        # others wait until you have let them in',
     ],
   )
-    .option('--data <dir>', 'where everything is kept; otherwise the XDG data directory, or MESH_HOME')
+    .addOption(
+      parsedOption(
+        '--data <dir>',
+        'where everything is kept; otherwise the XDG data directory, or MESH_HOME',
+        asFolder,
+      ),
+    )
     .addOption(parsedOption('--agents <n>', 'agents on this machine', asInteger(0, 64), { value: 1, shown: '1' }))
     .addOption(
       parsedOption('--port <n>', 'the port; 0 picks one', asInteger(0, 65_535), { value: 7443, shown: '7443' }),
