@@ -232,6 +232,7 @@ test('bad input: one line, the right exit code, nothing made', async (t) => {
       /mesh-ca init/,
     ],
     [['issue', 'n1', '--role', 'agent', '--out', join(dir, 'ca.crt', 'x'), '--dir', dir], 1, /cannot write into/],
+    [['issue', 'n1', '--role', 'agent', '--out', '/proc/nothing/here', '--dir', dir], 1, /cannot write into/],
     [['revoke', 'nobody', '--dir', dir], 5, /no certificate was issued/],
     [['renew', 'nobody', ...at], 5, /no certificate was issued/],
     [['renew', ...at], 2, /takes a name/],

@@ -1,7 +1,7 @@
-import { accessSync, constants, existsSync, mkdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
+import { accessSync, constants, existsSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { MeshError, systemCode } from '../common/errors.js';
-import { readIfExists, writeFileAtomic } from '../common/files.js';
+import { makeDirs, readIfExists, writeFileAtomic } from '../common/files.js';
 import { readRoots } from '../common/identity/roots.js';
 
 export interface Target {
@@ -33,10 +33,11 @@ const pathsOf = ({ directory, name, p12 }: Target): TargetPaths => ({
 export function prepareTarget(target: Target): TargetPaths {
   const paths = pathsOf(target);
   try {
-    mkdirSync(target.directory, { recursive: true });
+    makeDirs(target.directory);
     accessSync(target.directory, constants.W_OK);
   } catch (error) {
-    throw new MeshError('DATA_DIR', `cannot write into ${target.directory} (${systemCode(error)})`, {
+    const code = systemCode(error instanceof MeshError ? error.cause : error);
+    throw new MeshError('DATA_DIR', `cannot write into ${target.directory} (${code})`, {
       hint: 'name a writable folder with --out',
       cause: error,
     });

@@ -31,7 +31,7 @@ test('wrong usage is one line on standard error and exit code 2', async (t) => {
     [['submit', '--array', '1-10000000000', '--', 'x'], /^mesh: --array: .* would make 10000000000 tasks; /],
     [['submit', '--where', 'a b c', '--', 'x'], /^mesh: --where: .* does not parse; /],
     [['jobs'], /^mesh: there is no profile on this machine; /],
-    [['up', '--data', ''], /^mesh: --data: no folder is named; /],
+    [['up', '--data', ''], /^mesh: --data: it is empty; /],
     [['submit', '--memory', '512', '--', 'x'], /^mesh: --memory: .* is 512 bytes, .*512MiB/],
     [['secret', 'set', '9x'], /^mesh: "9x" cannot be the name of a secret; /],
     [['doctor', '--data', '/x'], /^mesh: --data is looked at with --security only; /],

@@ -3,11 +3,12 @@
  * file, and it leads a process group of its own, so that Ctrl-C reaches it only through us and in the right order.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, existsSync, type FSWatcher, mkdirSync, openSync, readFileSync, rmSync, watch } from 'node:fs';
+import { closeSync, existsSync, type FSWatcher, openSync, readFileSync, rmSync, watch } from 'node:fs';
 import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { type Clock, systemClock } from '../common/clock.js';
 import { MeshError } from '../common/errors.js';
+import { makePrivateDir } from '../common/files.js';
 import { formatDuration } from '../common/units.js';
 import { lastErrorLines } from './process-log.js';
 
@@ -49,8 +50,8 @@ export class ManagedProcess {
     this.#options = options;
     this.#clock = clock;
     this.#startedMs = clock.monotonicMs();
-    mkdirSync(dirname(options.logFile), { recursive: true });
-    mkdirSync(dirname(options.readyFile), { recursive: true });
+    makePrivateDir(dirname(options.logFile));
+    makePrivateDir(dirname(options.readyFile));
     rmSync(options.readyFile, { force: true });
     const log = openSync(options.logFile, 'a', 0o600);
     try {

@@ -20,9 +20,10 @@ import { MeshError, systemCode } from './errors.js';
 /**
  * Creates a directory and its parents. Not `mkdirSync` with `recursive`: that one never returns where a parent is there
  * and yet nothing can be made in it with ENOENT as the reason, as below /proc.
+ * @param mode of those that are made, less the umask
  * @throws MeshError DATA_DIR
  */
-function makeDirs(path: string, mode: number): void {
+export function makeDirs(path: string, mode = 0o777): void {
   try {
     mkdirSync(path, { mode });
   } catch (error) {

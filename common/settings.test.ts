@@ -75,6 +75,8 @@ test('a bad value names the flag, the variable or the key it came from', async (
   t.throws(bad('prot = 1\n'), { code: 'BAD_CONFIG', message: /unknown setting "prot"/ });
   t.throws(bad('port = \n'), { code: 'BAD_CONFIG', message: /not valid TOML/ });
   t.throws(() => resolve(agentSettings, ['--log-level', 'loud']), { code: 'USAGE', message: /^--log-level: "loud"/ });
+  for (const flag of ['--data', '--database-url'])
+    t.throws(() => resolve(coordinatorSettings, [flag, '']), { code: 'USAGE', message: `${flag}: it is empty` }, flag);
   t.throws(() => resolve(TABLE, ['--config', '/nowhere.toml']), { code: 'BAD_CONFIG', message: /does not exist/ });
   t.throws(() => resolve(TABLE, ['--config', t.testdir()]), { code: 'BAD_CONFIG', message: /cannot read .*EISDIR/ });
 });

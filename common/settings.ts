@@ -27,7 +27,11 @@ export type Source = 'flag' | 'environment' | 'config file' | 'default';
 
 export const setting = <T>(value: Setting<T>): Setting<T> => value;
 
-export const asText = (text: string): string => text;
+/** An empty variable in a script is no database, no file, and not the current folder. */
+export const asText = (text: string): string => {
+  if (text !== '') return text;
+  throw new MeshError('USAGE', 'it is empty', { hint: 'give it a value, or leave it out' });
+};
 export const asFlag = (text: string): boolean => {
   if (text === 'true' || text === '1') return true;
   if (text === 'false' || text === '0') return false;

@@ -6,6 +6,7 @@ import { MeshError, toMeshError } from '../../common/errors.js';
 import { defaultDataDir } from '../../common/files.js';
 import { nameFrom } from '../../common/ids.js';
 import { asInteger } from '../../common/numbers.js';
+import { asText } from '../../common/settings.js';
 import { formatDuration } from '../../common/units.js';
 import type { MeshConnection } from '../../sdk/connect.js';
 import { jobShape, nodeShape } from '../../sdk/shapes.js';
@@ -26,12 +27,6 @@ const TOKEN_TTL_MS = 15 * 60_000;
 const REFRESH_MS = 1000;
 const JOBS_SHOWN = 5;
 
-/** An empty variable in a script is not the current folder. */
-function asFolder(text: string): string {
-  if (text === '') throw new MeshError('USAGE', 'no folder is named', { hint: 'name one, or leave --data out' });
-  return text;
-}
-
 export function build(): Command {
   return makeCommand(
     'up',
@@ -44,11 +39,7 @@ export function build(): Command {
     ],
   )
     .addOption(
-      parsedOption(
-        '--data <dir>',
-        'where everything is kept; otherwise the XDG data directory, or MESH_HOME',
-        asFolder,
-      ),
+      parsedOption('--data <dir>', 'where everything is kept; otherwise the XDG data directory, or MESH_HOME', asText),
     )
     .addOption(parsedOption('--agents <n>', 'agents on this machine', asInteger(0, 64), { value: 1, shown: '1' }))
     .addOption(
