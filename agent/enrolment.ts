@@ -79,6 +79,7 @@ export async function enrol(options: EnrolmentOptions): Promise<Enrolled> {
   if (!options.token) throw noWayIn();
   const asking = {
     token: options.token,
+    roles: ['agent'] as const,
     name: options.name ?? nameFrom(hostname(), 'node'),
     addresses: options.coordinator ? [options.coordinator] : [],
     discover: options.discover && options.coordinator === undefined,

@@ -113,7 +113,7 @@ class Crowd {
       const { name } = member;
       const joined = await joinMesh({
         ...{ token, name, addresses: [parseEndpoint(this.setup.coordinator)], discover: false },
-        ...{ clock: systemClock, log: this.log, privateKey: this.#store(name).keyForJoining() },
+        ...{ clock: systemClock, log: this.log, roles: ['agent'], privateKey: this.#store(name).keyForJoining() },
       });
       member.credential = joined.credential;
       this.#store(name).save(joined.credential);

@@ -79,7 +79,7 @@ async function joinAs(
   makePrivateDir(directory);
   const keyFile = join(directory, 'join.key');
   const joined = await joinMesh({
-    ...{ token, clock, log, signal },
+    ...{ token, clock, log, signal, roles: ['coordinator'] as const },
     privateKey: waitingKey(keyFile, passphrase).export({ type: 'pkcs8', format: 'pem' }) as string,
     name: config.name ?? nameFrom(hostname(), 'coordinator'),
     addresses: config.coordinator === undefined ? [] : [parseEndpoint(config.coordinator)],

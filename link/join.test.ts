@@ -21,8 +21,9 @@ const tokenOf = ({ rootDigest }: TestMesh) =>
   encodeToken({ id: randomBytes(6).toString('hex'), secret: randomBytes(16).toString('hex'), rootDigest });
 const token = tokenOf(mesh);
 
+const common = { token, name: 'box', roles: ['agent'] as const, clock: systemClock, log: silentLogger };
 const enter = (addresses: Endpoint[], more: Partial<JoinOptions> = {}) =>
-  join({ token, name: 'box', addresses, discover: false, clock: systemClock, log: silentLogger, ...more });
+  join({ ...common, addresses, discover: false, ...more });
 
 /** Enrols whoever asks, or answers as `refuse` says; keeps what was asked. */
 function enrolling(refuse?: () => MeshError) {

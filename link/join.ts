@@ -40,6 +40,8 @@ export interface JoinOptions {
   privateKey?: string;
   /** Of a coordinator: the key it will issue with. */
   issuerKey?: KeyObject;
+  /** What it can be: a token for another role is refused, and not spent. */
+  roles: readonly Role[];
   /** Asked before and waits for approval: not worth a line of the log each time. */
   again?: boolean;
   /** When this machine belongs to a mesh already: the only one it joins, whatever the token says. */
@@ -78,7 +80,10 @@ export async function join(options: JoinOptions): Promise<Joined> {
   const csr = makeCsr(createPrivateKey(privateKeyPem), options.name);
   const { issuerKey } = options;
   const issuerCsr = issuerKey === undefined ? Buffer.alloc(0) : makeCsr(issuerKey, options.name);
-  const request: JoinRequest = { token: options.token.trim(), csr, name: options.name, issuerCsr };
+  const request: JoinRequest = {
+    ...{ token: options.token.trim(), csr, name: options.name, issuerCsr },
+    roles: [...options.roles],
+  };
   let foreign: MeshError | undefined;
   const probe = async (endpoint: Endpoint, signal: AbortSignal, reached: () => void): Promise<Proven> => {
     const proven = await prove(endpoint, rootDigest, clock.wallMs(), signal, reached);

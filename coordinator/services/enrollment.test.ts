@@ -18,7 +18,7 @@ function desk({ plane }: TestPlane) {
           ...over,
         })
       ).token,
-    join: (token: string, over: { csr?: Uint8Array; name?: string; address?: string } = {}) =>
+    join: (token: string, over: { csr?: Uint8Array; name?: string; address?: string; roles?: string[] } = {}) =>
       plane.enrollment.join({ token, csr: over.csr ?? newCsr(), name: 'attic', address: '10.0.0.1', ...over }),
   };
 }
@@ -72,6 +72,15 @@ test('an expired, unknown, damaged or foreign token is refused and says why', as
   await t.rejects(join('mesh1_short'), { code: 'BAD_TOKEN' });
   const right = await token();
   await t.rejects(join(right, { csr: Buffer.from('junk') }), { code: 'BAD_CERTIFICATE' });
+  for (const [role, hint] of [
+    ['agent', /: mesh-agent --join$/],
+    ['viewer', /: mesh login$/],
+  ] as const) {
+    const text = await token({ role });
+    const others = { roles: ['operator', 'coordinator'] };
+    await t.rejects(join(text, others), { code: 'TOKEN_REFUSED', message: `the token is for the role ${role}`, hint });
+    t.equal(await outcome(join(text, { roles: ['agent', 'viewer'] })), 'joined', 'and is not spent by that');
+  }
   t.equal(await outcome(join(right)), 'joined', 'a bad request spends nothing');
 });
 

@@ -47,6 +47,8 @@ export interface Joining {
   address: string;
   /** Of a coordinator: the request for its issuing key. */
   issuerCsr?: Uint8Array;
+  /** What it can be; absent or none: whatever the token is for. */
+  roles?: readonly string[];
 }
 
 /** Who is let in, or would be. */
@@ -58,6 +60,12 @@ interface Entrant {
   wish: string;
   address: string;
 }
+
+/** What a token of this role is for. */
+const useOf = (role: string): string =>
+  role === 'agent' || role === 'coordinator'
+    ? `it is not spent; use it with: mesh-${role} --join`
+    : 'it is not spent; use it with: mesh login';
 
 export class Enrollment {
   readonly #options: EnrollmentOptions;
@@ -151,6 +159,8 @@ export class Enrollment {
     const token = await tokens.get(presented.id);
     if (!token || !sameText(token.secretDigest, secretDigest(presented.secret)))
       throw new MeshError('TOKEN_REFUSED', 'the token is not known here');
+    if (request.roles?.length && !request.roles.includes(token.role))
+      throw new MeshError('TOKEN_REFUSED', `the token is for the role ${token.role}`, { hint: useOf(token.role) });
     if (token.role === 'coordinator') {
       this.#requireSharedDatabase();
       issuance.checkIssuer(request.issuerCsr ?? new Uint8Array());

@@ -51,7 +51,7 @@ class Machine {
     const client = new EnrollServiceClient(this.address, trust(this.mesh), channelOptions);
     try {
       const answer = await new Promise<JoinResponse>((resolve, reject) =>
-        client.join({ token, csr: this.csr, name, issuerCsr: Buffer.alloc(0) }, (error, response) =>
+        client.join({ token, csr: this.csr, name, issuerCsr: Buffer.alloc(0), roles: [] }, (error, response) =>
           error ? reject(fromServiceError(error)) : resolve(response),
         ),
       );

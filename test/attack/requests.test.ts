@@ -42,7 +42,7 @@ function enroll(token: string, csr: Buffer, name = 'root'): Promise<JoinResponse
   const root = readFileSync(join(adminProfile, 'ca.crt'), 'utf8');
   const client = new EnrollServiceClient(address, channelCredentials({ root }, meshId), channelOptions);
   return new Promise<JoinResponse | ServiceError>((resolve) =>
-    client.join({ token, csr, name, issuerCsr: Buffer.alloc(0) }, new Metadata(), (error, answer) =>
+    client.join({ token, csr, name, issuerCsr: Buffer.alloc(0), roles: [] }, new Metadata(), (error, answer) =>
       resolve(error ?? answer),
     ),
   ).finally(() => client.close());

@@ -31,6 +31,11 @@ export interface JoinRequest {
   name: string;
   /** For the role coordinator: PKCS#10, DER, of the key it will issue certificates with. */
   issuerCsr: Buffer;
+  /**
+   * What it can be: a token for another role is refused, and not spent. None: whatever the token is for. Since 2026-11-29;
+   * coordinators of before give what the token is for.
+   */
+  roles: string[];
 }
 
 export interface JoinResponse {
@@ -58,7 +63,7 @@ export interface RecoverResponse {
 }
 
 function createBaseJoinRequest(): JoinRequest {
-  return { token: "", csr: Buffer.alloc(0), name: "", issuerCsr: Buffer.alloc(0) };
+  return { token: "", csr: Buffer.alloc(0), name: "", issuerCsr: Buffer.alloc(0), roles: [] };
 }
 
 export const JoinRequest: MessageFns<JoinRequest> = {
@@ -74,6 +79,9 @@ export const JoinRequest: MessageFns<JoinRequest> = {
     }
     if (message.issuerCsr.length !== 0) {
       writer.uint32(34).bytes(message.issuerCsr);
+    }
+    for (const v of message.roles) {
+      writer.uint32(42).string(v!);
     }
     return writer;
   },
@@ -123,6 +131,14 @@ export const JoinRequest: MessageFns<JoinRequest> = {
             message.issuerCsr = Buffer.from(reader.bytes());
             continue;
           }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.roles.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -144,6 +160,7 @@ export const JoinRequest: MessageFns<JoinRequest> = {
     message.csr = object.csr ?? Buffer.alloc(0);
     message.name = object.name ?? "";
     message.issuerCsr = object.issuerCsr ?? Buffer.alloc(0);
+    message.roles = object.roles?.map((e) => e) || [];
     return message;
   },
 };
