@@ -2,7 +2,7 @@ import { availableParallelism } from 'node:os';
 import { isAbsolute } from 'node:path';
 import { MeshError } from '../common/errors.js';
 import { isName } from '../common/ids.js';
-import { asFlag, asInteger, asLogLevel, asText, setting } from '../common/settings.js';
+import { asFlag, asInteger, asText, logLevelSetting, setting } from '../common/settings.js';
 import { parseDuration, parseSize } from '../common/units.js';
 
 const LABEL = /^([A-Za-z0-9][A-Za-z0-9._/-]{0,62})=([A-Za-z0-9._/:+ -]{0,63})$/;
@@ -144,10 +144,5 @@ export const agentSettings = {
     parse: asFlag,
     fallback: true,
   }),
-  logLevel: setting({
-    flag: '--log-level <level>',
-    describe: 'trace, debug, info, warn, error or fatal',
-    parse: asLogLevel,
-    fallback: 'info',
-  }),
+  logLevel: logLevelSetting,
 };

@@ -1,5 +1,5 @@
 import { Command, CommanderError } from 'commander';
-import { ERRORS, MeshError, systemCode, toMeshError } from './errors.js';
+import { ERRORS, isDiskFull, MeshError, systemCode, toMeshError } from './errors.js';
 import { packageVersion } from './package.js';
 
 /** A command with the manners all of ours share: errors thrown instead of exits, help with examples. */
@@ -37,21 +37,15 @@ const asClause = (text: string): string =>
     .replace(/^Did you/, 'did you');
 
 /** No defects: what the file system refuses, wherever it is met. */
-const REFUSALS: Readonly<Record<string, 'DATA_DIR' | 'DISK_FULL'>> = {
-  EACCES: 'DATA_DIR',
-  EPERM: 'DATA_DIR',
-  EROFS: 'DATA_DIR',
-  ENOTDIR: 'DATA_DIR',
-  ENOSPC: 'DISK_FULL',
-  EDQUOT: 'DISK_FULL',
-};
+const REFUSALS: readonly string[] = ['EACCES', 'EPERM', 'EROFS', 'ENOTDIR'];
 
 function fromFileSystem(error: unknown): MeshError | undefined {
-  const code = REFUSALS[systemCode(error) ?? ''];
+  const code = systemCode(error) ?? '';
+  const full = isDiskFull(error);
   const path = (error as { path?: unknown } | null)?.path;
-  if (error instanceof MeshError || !code || typeof path !== 'string') return undefined;
-  const hint = code === 'DATA_DIR' ? 'see who owns it, or name another place' : undefined;
-  return new MeshError(code, `cannot use ${path} (${systemCode(error)})`, { ...(hint ? { hint } : {}), cause: error });
+  if (error instanceof MeshError || !(full || REFUSALS.includes(code)) || typeof path !== 'string') return undefined;
+  const hint = full ? {} : { hint: 'see who owns it, or name another place' };
+  return new MeshError(full ? 'DISK_FULL' : 'DATA_DIR', `cannot use ${path} (${code})`, { ...hint, cause: error });
 }
 
 /** One line: what and why, then what to do. Under `--json` one JSON document. Both on standard error. */
@@ -75,7 +69,7 @@ const oneLine = (text: string): string =>
 /** What is printed and cannot be written. */
 export function outputLost(error: Error): MeshError {
   const code = systemCode(error) ?? error.message;
-  const full = ['ENOSPC', 'EDQUOT'].includes(code);
+  const full = isDiskFull(error);
   return new MeshError(full ? 'DISK_FULL' : 'USAGE', `the output cannot be written (${code})`, {
     ...(full ? {} : { hint: 'send it somewhere else' }),
     cause: error,

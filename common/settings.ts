@@ -38,10 +38,20 @@ export const asFlag = (text: string): boolean => {
   throw new MeshError('USAGE', `"${text}" is neither true nor false`);
 };
 const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'];
-export const asLogLevel = (text: string): string => {
-  if (LOG_LEVELS.includes(text)) return text;
-  throw new MeshError('USAGE', `"${text}" is no level of a log`, { hint: `use ${LOG_LEVELS.slice(0, -1).join(', ')}` });
-};
+
+/** Of each program that runs for long. */
+export const logLevelSetting = setting({
+  flag: '--log-level <level>',
+  describe: 'trace, debug, info, warn, error or fatal',
+  parse: (text: string): string => {
+    if (LOG_LEVELS.includes(text)) return text;
+    throw new MeshError('USAGE', `"${text}" is no level of a log`, {
+      hint: `use ${LOG_LEVELS.slice(0, -1).join(', ')}`,
+    });
+  },
+  fallback: 'info',
+});
+
 export { asInteger, asNumber } from './numbers.js';
 
 /** `maxLogBytes` as MESH_MAX_LOG_BYTES. */

@@ -7,6 +7,8 @@ import { type AttemptSpec, arrayIndexOf } from '../core/types.js';
 export const TASK_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 /** Names whose process it is; how escaped processes are found. */
 export const COOKIE_VARIABLE = 'MESH_ATTEMPT_COOKIE';
+/** What is different for each attempt. */
+const OWN_NAMES = ['MESH_TASK_INDEX', 'MESH_INDEX', 'MESH_ATTEMPT', 'MESH_GENERATION', COOKIE_VARIABLE] as const;
 
 interface Place {
   node: string;
@@ -64,15 +66,13 @@ export function sharedEnvironment(
 }
 
 /** The rest of it. */
-export const ownEnvironment = (attempt: AttemptSpec, cookie: string): Environment => ({
+export const ownEnvironment = (attempt: AttemptSpec, cookie: string): Record<(typeof OWN_NAMES)[number], string> => ({
   MESH_TASK_INDEX: String(attempt.index),
   MESH_INDEX: String(arrayIndexOf(attempt)),
   MESH_ATTEMPT: String(attempt.attempt),
   MESH_GENERATION: String(attempt.generation),
   [COOKIE_VARIABLE]: cookie,
 });
-
-const OWN_NAMES = ['MESH_TASK_INDEX', 'MESH_INDEX', 'MESH_ATTEMPT', 'MESH_GENERATION', COOKIE_VARIABLE];
 
 const PLACEHOLDER = /\{(?:|\/|\/\.|index)\}/g;
 

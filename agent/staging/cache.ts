@@ -9,7 +9,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { systemCode } from '../../common/errors.js';
+import { isDiskFull, systemCode } from '../../common/errors.js';
 import { NodeFault } from '../core/types.js';
 
 const DIGEST = /^[0-9a-f]{64}$/;
@@ -165,7 +165,6 @@ export class StagingCache {
 }
 
 function fetchProblem(digest: string, error: unknown): string {
-  const code = systemCode(error);
-  if (code === 'ENOSPC' || code === 'EDQUOT') return 'the disk of the node is full';
+  if (isDiskFull(error)) return 'the disk of the node is full';
   return `the file ${digest} could not be fetched: ${error instanceof Error ? error.message : String(error)}`;
 }

@@ -1,7 +1,7 @@
 import { constants } from 'node:fs';
 import { chmod, chown, copyFile, mkdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { MeshError, systemCode } from '../../common/errors.js';
+import { isDiskFull, MeshError, systemCode } from '../../common/errors.js';
 import type { StagedFile } from '../../proto/gen/mesh/v1/common.js';
 import { NodeFault } from '../core/types.js';
 
@@ -75,6 +75,6 @@ function placeProblem(path: string, error: unknown): Error {
     return new MeshError('BAD_SPEC', `the staged file ${path} is in the place of another one`, { cause: error });
   if (code === 'ENAMETOOLONG')
     return new MeshError('BAD_SPEC', `the name of the staged file ${path} is too long for this node`, { cause: error });
-  if (code === 'ENOSPC' || code === 'EDQUOT') return new NodeFault('the disk of the node is full', error);
+  if (isDiskFull(error)) return new NodeFault('the disk of the node is full', error);
   return new NodeFault(`the staged file ${path} could not be placed: ${code ?? String(error)}`, error);
 }

@@ -4,7 +4,7 @@ import type { Command } from 'commander';
 import { systemClock } from '../../common/clock.js';
 import { MeshError } from '../../common/errors.js';
 import { isName, nameFrom } from '../../common/ids.js';
-import { ROLES } from '../../common/identity/identity.js';
+import { isOfMachines, ROLES } from '../../common/identity/identity.js';
 import { silentLogger } from '../../common/log.js';
 import { CredentialStore } from '../../link/credential-store.js';
 import { formatEndpoint, parseEndpoint } from '../../link/endpoints.js';
@@ -65,7 +65,7 @@ const enrol = (token: string, options: Options, directory: string): Promise<Join
   join({
     meshId: meshIdIn(directory),
     token,
-    roles: ROLES.filter((role) => role !== 'agent' && role !== 'coordinator'),
+    roles: ROLES.filter((role) => !isOfMachines(role)),
     name: options.name ?? nameFrom(userInfo().username, 'user'),
     addresses: options.coordinator === undefined ? [] : [parseEndpoint(options.coordinator)],
     discover: options.coordinator === undefined,

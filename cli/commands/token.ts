@@ -1,5 +1,6 @@
 import { Argument, Command, Option } from 'commander';
 import { isName } from '../../common/ids.js';
+import { type Role, ROLES } from '../../common/identity/identity.js';
 import { MeshError } from '../../common/errors.js';
 import { asInteger } from '../../common/numbers.js';
 import { parseDuration } from '../../common/units.js';
@@ -8,12 +9,10 @@ import { exitOnInterrupt, makeCommand, optionsOf, parsedOption, present, print, 
 import { renderTable } from '../render/table.js';
 import { safe } from '../render/terminal.js';
 
-const ROLES = ['agent', 'coordinator', 'operator', 'submitter', 'viewer', 'metrics'] as const;
-
 const TTL = { value: 15 * 60_000, shown: '15m' };
 
 interface CreateOptions {
-  role: (typeof ROLES)[number];
+  role: Role;
   name?: string;
   ttl: number;
   uses: number;

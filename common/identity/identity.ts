@@ -2,6 +2,9 @@
 export const ROLES = ['agent', 'coordinator', 'operator', 'submitter', 'viewer', 'metrics'] as const;
 export type Role = (typeof ROLES)[number];
 
+/** Whether programs have it that run a mesh, and not people and what they run. */
+export const isOfMachines = (role: string): boolean => role === 'agent' || role === 'coordinator';
+
 export const isRole = (text: string): text is Role => (ROLES as readonly string[]).includes(text);
 
 /** Who a peer is: the outcome of the profile check of its certificate, fixed for the life of a connection. */

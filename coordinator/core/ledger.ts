@@ -16,11 +16,11 @@
  */
 import { Book } from './book.js';
 import type { JobAccount } from './job-account.js';
-import { Entry, type LiveAttempt, NOT_STARTED, NOWHERE, type Share } from './live-attempt.js';
+import { Entry, type LiveAttempt, NOT_STARTED, type Share } from './live-attempt.js';
 import { fitCount, isLarge, Space } from './room.js';
 import { type NodeRoom, nodeRoom } from './node-room.js';
 import type { Kind, Prefilled, Retraction, Room, Snapshot } from './scheduler/types.js';
-import { attemptKey, type TaskPast, type TaskRef } from './task.js';
+import { attemptKey, NOWHERE, type TaskPast, type TaskRef } from './task.js';
 
 export type { LiveAttempt } from './live-attempt.js';
 

@@ -2,7 +2,7 @@
 import type { Space } from './room.js';
 import type { JobAccount } from './job-account.js';
 import type { Kind, Room } from './scheduler/types.js';
-import type { TaskRef } from './task.js';
+import { NOWHERE, type TaskRef } from './task.js';
 
 /** One assigned attempt, as the ledger lends it out: read it, keep it only as long as it is in the ledger. */
 export interface LiveAttempt extends TaskRef {
@@ -46,8 +46,6 @@ export interface NodeAccount {
   shares: Map<number, Share>;
 }
 
-export const NOWHERE: readonly number[] = [];
-
 /** Lower than any start: an attempt may well be older than this process and its clock. */
 export const NOT_STARTED = -(2 ** 31);
 
@@ -59,7 +57,6 @@ export class Entry implements LiveAttempt {
   holding = false;
   retracting = false;
   condemned = false;
-  /** The same array for all that failed nowhere: it costs them a pointer. */
   failedNodes = NOWHERE;
   /** NOT_STARTED until the agent says so: a small number keeps the object small. */
   startedAt = NOT_STARTED;

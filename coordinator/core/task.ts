@@ -47,6 +47,9 @@ export interface TaskPast extends AttemptCounts {
   failedNodes?: readonly number[];
 }
 
+/** Of a task that failed on no node. The same for all of them, so that it costs each a pointer. */
+export const NOWHERE: readonly number[] = [];
+
 export interface RetryPolicy {
   /** A task may fail this many times; one more than `--retries`. */
   failuresMax: number;

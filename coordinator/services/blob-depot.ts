@@ -8,7 +8,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { createReadStream, existsSync, readdirSync, rmSync } from 'node:fs';
 import { type FileHandle, open, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { MeshError, systemCode } from '../../common/errors.js';
+import { isDiskFull, MeshError } from '../../common/errors.js';
 import type { Clock } from '../../common/clock.js';
 import { makePrivateDir } from '../../common/files.js';
 import type { BlobStore } from '../ports.js';
@@ -117,7 +117,7 @@ export class BlobDepot {
     try {
       return await this.#content.fetch(digest, path);
     } catch (error) {
-      if (isFull(error)) return false;
+      if (isDiskFull(error)) return false;
       throw error;
     }
   }
@@ -258,13 +258,12 @@ class BlobWriter {
   }
 }
 
-const isFull = (error: unknown): boolean => ['ENOSPC', 'EDQUOT'].includes(systemCode(error) ?? '');
-
 async function onDisk<T>(act: () => Promise<T>): Promise<T> {
   try {
     return await act();
   } catch (error) {
-    if (isFull(error)) throw new MeshError('DISK_FULL', 'the coordinator has no room for this file', { cause: error });
+    if (isDiskFull(error))
+      throw new MeshError('DISK_FULL', 'the coordinator has no room for this file', { cause: error });
     throw error;
   }
 }

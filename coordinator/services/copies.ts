@@ -6,7 +6,7 @@
  */
 import type { Clock } from '../../common/clock.js';
 import { groupBy } from '../../common/group-by.js';
-import type { Ledger, LiveAttempt } from '../core/ledger.js';
+import type { Ledger } from '../core/ledger.js';
 import type { TaskRef } from '../core/task.js';
 import {
   type CompletedRun,
@@ -134,8 +134,12 @@ export class Copies {
     for (const task of originals) {
       const job = jobs.get(task.job);
       if (!job) continue;
-      const original = { job: task.job, index: task.index, generation: task.generation, node: task.node };
-      this.#note({ original, copy: undefined, aloneSinceMs: task.alone ? nowMs : undefined, asked: false });
+      this.#note({
+        original: toPair(task),
+        copy: undefined,
+        aloneSinceMs: task.alone ? nowMs : undefined,
+        asked: false,
+      });
       ledger.add(task, job.kind, job.row.submitter, nowMs);
       ledger.markRunning(task, task.node, nowMs);
       if (task.alone) alone.add(`${task.job}.${task.index}`);
@@ -223,4 +227,4 @@ export class Copies {
   }
 }
 
-const toPair = ({ job, index, generation, node }: LiveAttempt): Pair => ({ job, index, generation, node });
+const toPair = ({ job, index, generation, node }: Pair): Pair => ({ job, index, generation, node });

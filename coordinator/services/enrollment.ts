@@ -6,7 +6,7 @@
  */
 import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { decodeToken, encodeToken, secretDigest } from '../../common/identity/token.js';
-import { isRole } from '../../common/identity/identity.js';
+import { isOfMachines, isRole } from '../../common/identity/identity.js';
 import type { Clock } from '../../common/clock.js';
 import { MeshError, toMeshError } from '../../common/errors.js';
 import { isName } from '../../common/ids.js';
@@ -63,9 +63,7 @@ interface Entrant {
 
 /** What a token of this role is for. */
 const useOf = (role: string): string =>
-  role === 'agent' || role === 'coordinator'
-    ? `it is not spent; use it with: mesh-${role} --join`
-    : 'it is not spent; use it with: mesh login';
+  `it is not spent; use it with: ${isOfMachines(role) ? `mesh-${role} --join` : 'mesh login'}`;
 
 export class Enrollment {
   readonly #options: EnrollmentOptions;

@@ -1,5 +1,5 @@
 import { formatEndpoint, parseEndpoint } from '../../link/endpoints.js';
-import { asFlag, asInteger, asLogLevel, asNumber, asText, setting } from '../../common/settings.js';
+import { asFlag, asInteger, asNumber, asText, logLevelSetting, setting } from '../../common/settings.js';
 import { MeshError } from '../../common/errors.js';
 import { PROFILES } from '../../common/identity/profile.js';
 import { COEFFICIENTS_DEFAULT } from '../core/scheduler/rank.js';
@@ -102,12 +102,7 @@ export const coordinatorSettings = {
     parse: asText,
     fallback: undefined,
   }),
-  logLevel: setting({
-    flag: '--log-level <level>',
-    describe: 'trace, debug, info, warn, error or fatal',
-    parse: asLogLevel,
-    fallback: 'info',
-  }),
+  logLevel: logLevelSetting,
   heartbeat: setting({
     flag: '--heartbeat <duration>',
     describe: 'how often agents report; three missed make a node SUSPECT',

@@ -96,7 +96,7 @@ export function adoptStatement(epoch: number, items: readonly AdoptItem[]): RawB
     changed as (select 0 as waited, * from requeued union all select 1, * from retrying),
     known as (
       select t.job, t.index, t.generation, t.node, t.status, t.failures, t.losses, t.failed_nodes,
-      ${ageMs} as age_ms
+        ${ageMs} as age_ms
       from unnest(
         ${bigints(items, (u) => u.job)}, ${ints(items, (u) => u.index)}, ${ints(items, (u) => u.generation)},
         ${ints(items, (u) => u.node)}

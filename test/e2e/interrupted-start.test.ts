@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { sql } from 'kysely';
-import { test } from 'tap';
+import { type Test, test } from 'tap';
 import { encodeToken } from '../../common/identity/token.js';
 import { eventually } from '../support/eventually.js';
 import { makeMesh, type Mesh } from '../support/mesh.js';
@@ -16,12 +16,10 @@ const MIGRATION_LOCK = '3853314791062309107';
 const launch = (mesh: Mesh, data: string, ...args: string[]) =>
   mesh.launch('coordinator', ['--data', data, '--port', '0', '--no-mdns', ...args]);
 
-test('while the database takes connections and says nothing', async (t) => {
-  const mesh = makeMesh(t);
+/** Takes connections and says nothing. */
+async function startSilent(t: Test) {
   const sockets: Socket[] = [];
-  const server = createServer((socket) => {
-    sockets.push(socket.on('error', () => undefined).resume());
-  });
+  const server = createServer((socket) => void sockets.push(socket.on('error', () => undefined).resume()));
   const connected = new Promise((resolve) => server.once('connection', resolve));
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   t.teardown(() => {
@@ -29,6 +27,12 @@ test('while the database takes connections and says nothing', async (t) => {
     server.close();
   });
   const { port } = server.address() as { port: number };
+  return { port, connected };
+}
+
+test('while the database takes connections and says nothing', async (t) => {
+  const mesh = makeMesh(t);
+  const { port, connected } = await startSilent(t);
   const data = join(mesh.root, 'coordinator');
   const program = launch(mesh, data, '--database-url', `postgres://mesh:secret@127.0.0.1:${port}/mesh?sslmode=disable`);
   await connected;
@@ -68,15 +72,7 @@ test('while its own PostgreSQL starts', async (t) => {
 
 test('an agent that looks for its mesh says that it was stopped, and nothing of jobs', async (t) => {
   const mesh = makeMesh(t);
-  const sockets: Socket[] = [];
-  const server = createServer((socket) => void sockets.push(socket.on('error', () => undefined).resume()));
-  const connected = new Promise((resolve) => server.once('connection', resolve));
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  t.teardown(() => {
-    for (const socket of sockets) socket.destroy();
-    server.close();
-  });
-  const { port } = server.address() as { port: number };
+  const { port, connected } = await startSilent(t);
   const token = encodeToken({ id: 'ab'.repeat(6), secret: 'cd'.repeat(16), rootDigest: 'ef'.repeat(32) });
   const flags = ['--data', mesh.folder('agent'), '--coordinator', `127.0.0.1:${port}`, '--no-mdns', '--join', token];
   const program = mesh.launch('agent', flags);

@@ -119,6 +119,9 @@ export function queueRoomFor(node: NodeState, group: Group, settings: PlanSettin
   return Math.max(0, depthFor(node, group, settings) - node.queued);
 }
 
+/** Tasks of a work that wait. */
+export const waitingOf = ({ fresh, returned }: WorkView): number => fresh + returned.length;
+
 /** A queue no longer than what the node works off in so many pipeline delays is not worth asking back. */
 const PATIENCE = 2;
 

@@ -13,7 +13,8 @@
  * It fails soft: a snapshot that is out of date makes assignments that the store's guards refuse, or that wait on the agent.
  */
 import { type Allowance, allowedTo } from '../quotas.js';
-import { Board, costOfKind, type Group, groupKey, groupOf, type NodeState } from './board.js';
+import { NOWHERE } from '../task.js';
+import { Board, costOfKind, type Group, groupKey, groupOf, type NodeState, waitingOf } from './board.js';
 import { type Asked, Candidates, type Taken } from './candidates.js';
 import { FairOrder, type Turn } from './fair.js';
 import { COEFFICIENTS_DEFAULT } from './rank.js';
@@ -60,8 +61,6 @@ interface PlannedGroup extends Group {
   open: number;
   candidates: Candidates | undefined;
 }
-
-const NOWHERE: readonly number[] = [];
 
 /** One plan in the making. */
 export class Placing {
@@ -252,5 +251,3 @@ export class Placing {
     else share.prefilled += count;
   }
 }
-
-const waitingOf = ({ fresh, returned }: WorkView): number => fresh + returned.length;

@@ -16,12 +16,12 @@
  * A mesh at work costs nothing here: nobody drains, all priorities are the same, and no node has room.
  */
 import { Space } from '../room.js';
-import { groupOf, type NodeState, roomFor, shortQueue, workedOff } from './board.js';
+import { NOWHERE } from '../task.js';
+import { groupOf, type NodeState, roomFor, shortQueue, waitingOf, workedOff } from './board.js';
 import type { Candidates } from './candidates.js';
 import type { Placing } from './plan.js';
 import type { NodeView, Plan, Snapshot, WorkView } from './types.js';
 
-const NOWHERE: readonly number[] = [];
 const MUCH_FASTER = 1.25;
 /** Works of higher priority that one plan makes way for. */
 const URGENT_MAX = 64;
@@ -178,5 +178,3 @@ function useIdleNodes(rows: Row[], idle: readonly NodeState[], placing: Placing)
     if (avoid.length === 0) reached.set(candidates, at);
   }
 }
-
-const waitingOf = (work: WorkView): number => work.fresh + work.returned.length;
